@@ -1,0 +1,195 @@
+"""Execution of ordered blocks: the one function from (state, block) to (receipts, changes, next tip), the same on every
+node. A refused transaction leaves a receipt and nothing else; an exception in a rule refuses that transaction.
+
+Must not know: where blocks come from, or where the result is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ledger.block import Header, Proposal, Receipt, next_results_hash, receipts_root
+from ledger.codec import Value
+from ledger.errors import Code, CodecError, Reject
+from ledger.genesis import Genesis, development_public_keys
+from ledger.merkle import EMPTY_ROOT
+from ledger.modules import members
+from ledger.replay import ReplayWindow
+from ledger.rules import INDEXES_PER_TX_MAX, WRITES_PER_TX_MAX, Context, Registry
+from ledger.state import Changes, EmptyState, Overlay, Reader, state_key
+from ledger.transaction import Batch, Transaction, check_admissible
+from ledger.validators import ValidatorSet
+
+
+@dataclass(frozen=True)
+class Tip:
+    """The end of the executed chain. `validators` vote on the next height; `epoch_end` is the last height of theirs."""
+
+    height: int
+    block_hash: bytes
+    time_ms: int
+    results_hash: bytes
+    checkpoint_height: int
+    validators: ValidatorSet
+    epoch_end: int | None = None
+
+    def to_value(self) -> tuple[Value, ...]:
+        return (
+            self.height,
+            self.block_hash,
+            self.time_ms,
+            self.results_hash,
+            self.checkpoint_height,
+            self.validators.to_value(),
+            self.epoch_end,
+        )
+
+    @classmethod
+    def from_value(cls, value: Value) -> Tip:
+        match value:
+            case (
+                int(height),
+                bytes(block_hash),
+                int(time_ms),
+                bytes(results),
+                int(checkpoint),
+                validators,
+                end,
+            ):
+                valid = ValidatorSet.from_value(validators)
+                return cls(height, block_hash, time_ms, results, checkpoint, valid, end)  # type: ignore[arg-type]
+        raise CodecError("not a tip")
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """All that executing one block produced. `indexes` are (name, key, position of the transaction)."""
+
+    header: Header
+    receipts: tuple[Receipt, ...]
+    transactions: tuple[Transaction, ...]
+    changes: Changes
+    indexes: tuple[tuple[str, bytes, int], ...]
+    tip: Tip
+    is_checkpoint: bool
+
+
+class Executor:
+    """Executes blocks in order. Holds the replay window, which `accept` moves on once a result is stored."""
+
+    def __init__(self, genesis: Genesis, registry: Registry) -> None:
+        self.genesis = genesis
+        self.registry = registry
+        self.replay = ReplayWindow()
+        self._parameters = genesis.parameters
+        self._refused_keys = frozenset() if genesis.development else development_public_keys()
+
+    def begin(self) -> tuple[Changes, Tip]:
+        """The state after genesis and the tip below height 1."""
+        genesis, chain_id = self.genesis, self.genesis.chain_id
+        overlay = Overlay(EmptyState())
+        active = {module.name: module for module in self.registry.modules}
+        for name in sorted(genesis.modules):
+            module = active[name]
+            if module.genesis is not None:
+                module.genesis(genesis.modules[name], Context(overlay, name, b"", chain_id, 0, genesis.time_ms))
+        overlay.put(state_key("members", "validators"), genesis.validator_set.to_value())
+        overlay.put(state_key("members", "log_window"), self._parameters.log_window)
+        tip = Tip(0, chain_id, genesis.time_ms, EMPTY_ROOT, 0, genesis.validator_set)
+        return overlay.changes, tip
+
+    def execute(self, state: Reader, tip: Tip, proposal: Proposal, batches: Sequence[Batch]) -> BlockResult:
+        """Execute the block after `tip`. Pure but for reading the replay window; `accept` the result to go on."""
+        height = tip.height + 1
+        if proposal.height != height:
+            raise ValueError(f"block {proposal.height} cannot follow {tip.height}")
+        time_ms = max(tip.time_ms, proposal.time_ms)  # block time never runs backwards
+        block_state = Overlay(state)
+        transactions = tuple(tx for batch in batches for tx in batch.transactions)
+        receipts: list[Receipt] = []
+        indexes: list[tuple[str, bytes, int]] = []
+        fresh: set[bytes] = set()
+        for position, tx in enumerate(transactions):
+            overlay = Overlay(block_state)
+            try:
+                context = self._apply(tx, overlay, fresh, height, time_ms)
+            except Reject as reject:
+                receipts.append(Receipt(tx.id, int(reject.code), reject.detail))
+            else:
+                block_state.merge(overlay)
+                receipts.append(Receipt(tx.id, 0))
+                indexes.extend((name, key, position) for name, key in context.indexes)
+            if receipts[-1].code != Code.REPLAYED:
+                fresh.add(tx.replay_key)
+        following = self._next_tip(block_state, tip, proposal, time_ms, receipts)
+        header = Header(height, tip.validators.epoch, tip.block_hash, proposal.digest, time_ms, len(receipts))
+        return BlockResult(
+            header=header,
+            receipts=tuple(receipts),
+            transactions=transactions,
+            changes=block_state.changes,
+            indexes=tuple(indexes),
+            tip=Tip(block_hash=header.hash(self.genesis.chain_id), **following),  # type: ignore[arg-type]
+            is_checkpoint=following["checkpoint_height"] == height,
+        )
+
+    def accept(self, transactions: Sequence[Transaction], height: int) -> None:
+        """Move the replay window past `height`, whose block held `transactions`."""
+        self.replay.add((tx.replay_key, tx.valid_until) for tx in transactions if tx.valid_until > height)
+        self.replay.expire(height)
+
+    def check(self, tx: Transaction, height: int) -> None:
+        """What can be refused without the state, so at a node's door. Raises Reject."""
+        check_admissible(tx, self.genesis.chain_id, height, self._parameters.validity_heights_max)
+        if tx.sender in self._refused_keys:
+            raise Reject(Code.DEVELOPMENT_KEY)
+        handler = self.registry.handler(tx.operation, tx.version)
+        operation = handler.parse(tx.fields)
+        if handler.rule.check is not None:
+            handler.rule.check(operation)
+
+    def _apply(self, tx: Transaction, overlay: Overlay, fresh: set[bytes], height: int, time_ms: int) -> Context:
+        replay_key = tx.replay_key
+        if replay_key in self.replay or replay_key in fresh:
+            raise Reject(Code.REPLAYED)
+        check_admissible(tx, self.genesis.chain_id, height, self._parameters.validity_heights_max)
+        if tx.sender in self._refused_keys:
+            raise Reject(Code.DEVELOPMENT_KEY)
+        handler = self.registry.handler(tx.operation, tx.version)
+        operation = handler.parse(tx.fields)
+        context = Context(overlay, handler.module, tx.sender, tx.id, height, time_ms)
+        try:
+            if handler.rule.roles is not None and not any(role in handler.rule.roles for role in context.member.roles):
+                raise Reject(Code.ROLE_REQUIRED, *sorted(handler.rule.roles))
+            if handler.rule.check is not None:
+                handler.rule.check(operation)
+            handler.rule.apply(operation, context)
+        except (Reject, MemoryError):
+            raise
+        except Exception as error:  # a rule's mistake costs its transaction, never the node
+            raise Reject(Code.RULE_FAILED, handler.module, type(error).__name__) from error
+        if len(overlay.changes) > WRITES_PER_TX_MAX or len(context.indexes) > INDEXES_PER_TX_MAX:
+            raise Reject(Code.TOO_LARGE, "writes")
+        return context
+
+    def _next_tip(
+        self, state: Overlay, tip: Tip, proposal: Proposal, time_ms: int, receipts: Sequence[Receipt]
+    ) -> dict[str, object]:
+        height = tip.height + 1
+        validators, pending = tip.validators, members.next_validators(state)
+        epoch_end = None if pending is None else pending.first_height - 1
+        ends_epoch = epoch_end == height
+        due = height - tip.checkpoint_height >= self._parameters.checkpoint_interval
+        if ends_epoch and pending is not None:
+            validators, epoch_end = pending, None
+            state.put(state_key("members", "validators"), pending.to_value())
+            state.put(state_key("members", "next_validators"), None)
+        return {
+            "height": height,
+            "time_ms": time_ms,
+            "results_hash": next_results_hash(tip.results_hash, height, receipts_root(receipts)),
+            "checkpoint_height": height if due or proposal.seal or ends_epoch else tip.checkpoint_height,
+            "validators": validators,
+            "epoch_end": epoch_end,
+        }

@@ -1,0 +1,166 @@
+"""Genesis: what all nodes of a chain agree on before its first block.
+
+A JSON document; the chain id is the hash of its canonical form, so two nodes that differ in anything here are on two
+chains. It names the one signature rule, the parameters that must agree, the validators, and for each active rule module
+its version and first state.
+
+Must not know: files. Text comes in and goes out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from ledger.codec import Value, encode
+from ledger.crypto import SIGNATURE_RULE, KeyPair, check_public_key, hash_bytes
+from ledger.errors import ConfigError, SignatureRefused
+from ledger.transaction import BATCH_TXS_MAX
+from ledger.validators import VALIDATORS_MAX, ValidatorSet
+
+GENESIS_SIZE_BYTES_MAX = 4 * 1024 * 1024  # thousands of institutions with their keys
+FORMAT = "medchain/genesis/1"
+
+DEVELOPMENT_NAMES = ("hospital", "maker", "distributor", "pharmacy", "insurer", "regulator", "patient")
+
+
+def development_key(name: str) -> KeyPair:
+    """A well-known key for development chains. Anyone can make it: refused on a chain that is not for development."""
+    return KeyPair.from_seed(sha256(b"medchain development key: " + name.encode()).digest())
+
+
+def development_public_keys() -> frozenset[bytes]:
+    return frozenset(development_key(name).public for name in DEVELOPMENT_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What must agree on all nodes. Times in milliseconds, each checked against the others."""
+
+    window: int = 8  # heights in flight beyond the last executed one
+    checkpoint_interval: int = 10  # blocks between certified state roots
+    log_window: int = 64  # heights a replica keeps beyond its stable checkpoint
+    view_timeout_ms: int = 2_000  # patience with a leader; doubles with each failed view
+    view_timeout_ms_max: int = 30_000  # the cap of that doubling
+    block_interval_ms: int = 15  # the longest a waiting batch is held back for company
+    block_txs_max: int = 2_000
+    batch_txs_max: int = 500
+    clock_drift_ms_max: int = 10_000  # how far a proposal's time may be from a replica's clock
+    validity_heights_max: int = 1_000  # how far ahead a transaction's last height may lie
+
+    def problems(self) -> list[str]:
+        """Everything wrong with these, each naming its field; empty when they fit together."""
+        found = [
+            f"parameters.{item.name}: must be an integer from 1 to 2^31"
+            for item in fields(self)
+            if type(getattr(self, item.name)) is not int or not 1 <= getattr(self, item.name) < 2**31
+        ]
+        if found:
+            return found
+        if self.log_window < self.checkpoint_interval + 2 * self.window:
+            found.append("parameters.log_window: must be at least checkpoint_interval + 2 * window")
+        if self.view_timeout_ms_max < self.view_timeout_ms:
+            found.append("parameters.view_timeout_ms_max: must not be below view_timeout_ms")
+        if self.block_interval_ms * 4 > self.view_timeout_ms:
+            found.append("parameters.block_interval_ms: must be at most a quarter of view_timeout_ms")
+        if self.batch_txs_max > min(self.block_txs_max, BATCH_TXS_MAX):
+            found.append(f"parameters.batch_txs_max: must be at most block_txs_max and {BATCH_TXS_MAX}")
+        if self.validity_heights_max < 2 * self.log_window:
+            found.append("parameters.validity_heights_max: must be at least 2 * log_window")
+        return found
+
+
+@dataclass(frozen=True)
+class Genesis:
+    """One chain's agreed beginning. `modules` maps each active rule module to its version and first state."""
+
+    name: str
+    time_ms: int
+    validators: tuple[bytes, ...]
+    modules: Mapping[str, Mapping[str, Any]]
+    development: bool = False
+    parameters: Parameters = field(default_factory=Parameters)
+    signature_rule: str = SIGNATURE_RULE
+
+    def __post_init__(self) -> None:
+        problems = self.parameters.problems()
+        if self.signature_rule != SIGNATURE_RULE:
+            problems.append(f"signature_rule: this software knows only {SIGNATURE_RULE}")
+        if not 1 <= len(self.validators) <= VALIDATORS_MAX or len(set(self.validators)) != len(self.validators):
+            problems.append(f"validators: 1 to {VALIDATORS_MAX} distinct keys")
+        if 1 < len(self.validators) < 4:
+            problems.append("validators: 1 (development) or at least 4; 2 or 3 tolerate no fault")
+        for key in self.validators:
+            try:
+                check_public_key(key)
+            except SignatureRefused as error:
+                problems.append(f"validators: {key.hex()}: {error}")
+        if not self.development:
+            known = development_public_keys()
+            if any(key in known for key in self.validators) or any(key.hex() in self.to_json() for key in known):
+                problems.append("development keys are public: set development or replace them")
+            if len(self.validators) < 4:
+                problems.append("validators: a chain that is not for development needs at least 4")
+        if "members" not in self.modules:
+            problems.append("modules: members is required")
+        if problems:
+            raise ConfigError("genesis: " + "; ".join(problems))
+
+    @cached_property
+    def chain_id(self) -> bytes:
+        return hash_bytes(encode((FORMAT, _canonical(json.loads(self.to_json())))))
+
+    @cached_property
+    def validator_set(self) -> ValidatorSet:
+        return ValidatorSet.create(0, 1, self.validators)
+
+    def to_json(self) -> str:
+        document = {
+            "format": FORMAT,
+            "name": self.name,
+            "development": self.development,
+            "time_ms": self.time_ms,
+            "signature_rule": self.signature_rule,
+            "parameters": asdict(self.parameters),
+            "validators": [key.hex() for key in sorted(self.validators)],
+            "modules": {name: dict(self.modules[name]) for name in sorted(self.modules)},
+        }
+        return json.dumps(document, indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Genesis:
+        """Parse and check; ConfigError names every problem."""
+        if len(text) > GENESIS_SIZE_BYTES_MAX:
+            raise ConfigError("genesis: file too large")
+        try:
+            document = json.loads(text)
+            if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+                raise ConfigError(f"genesis: format must be {FORMAT}")
+            known = {item.name for item in fields(Parameters)}
+            parameters = document.pop("parameters", {})
+            unknown = sorted(set(parameters) - known)
+            if unknown:
+                raise ConfigError(f"genesis: parameters.{unknown[0]}: unknown")
+            validators = tuple(bytes.fromhex(key) for key in document.pop("validators"))
+            return cls(validators=validators, parameters=Parameters(**parameters), **document)
+        except ConfigError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"genesis: {type(error).__name__}: {error}") from None
+
+
+def _canonical(value: object) -> Value:
+    """JSON as a canonical value: objects as sorted pairs. Floats are refused, they have no place in agreement."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case list():
+            return ("list", *map(_canonical, value))
+        case dict():
+            return ("map", *((key, _canonical(value[key])) for key in sorted(value)))
+        case _:
+            raise ConfigError(f"genesis: {type(value).__name__} values are not allowed")

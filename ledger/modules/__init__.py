@@ -1,0 +1,1 @@
+"""The four built-in rule modules: members, records, drugs, payments. Each is found through its entry point."""
