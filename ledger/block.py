@@ -27,6 +27,7 @@ BLOCK_TXS_MAX = 4_000
 PROPOSAL_SIZE_BYTES_MAX = 4 * 1024  # 64 batch digests of 35 bytes and a few integers
 CERTIFICATE_SIZE_BYTES_MAX = 16 * 1024  # 128 signatures of 70 bytes
 RECEIPT_SIZE_BYTES_MAX = 1024
+BLOCK_SIZE_BYTES_MAX = 8 * 1024 * 1024  # a certified block on the wire; the largest thing a peer is ever asked for
 
 
 class Phase(IntEnum):
@@ -269,6 +270,32 @@ class CertifiedBlock:
     def batches_match(self) -> bool:
         """Whether the batches are exactly those the proposal orders."""
         return tuple(batch.digest for batch in self.batches) == self.proposal.batches
+
+
+def encode_certified(block: CertifiedBlock) -> bytes:
+    """A certified block as it travels: (proposal, certificate, batch wires), the batches opaque."""
+    wires = tuple(batch.wire for batch in block.batches)
+    return encode((block.proposal.to_value(), block.certificate.to_value(), wires))
+
+
+def decode_certified(data: bytes) -> CertifiedBlock:
+    """The inverse, within BLOCK_SIZE_BYTES_MAX; CodecError otherwise. Shape only: whether the certificate is valid and
+    the batches are the ordered ones (`batches_match`) is for the receiver to check.
+    """
+    match decode(data, size_bytes_max=BLOCK_SIZE_BYTES_MAX):
+        case (proposal_value, certificate_value, tuple(wires)):
+            pass
+        case _:
+            raise CodecError("not a certified block")
+    proposal, certificate = Proposal.from_value(proposal_value), Certificate.from_value(certificate_value)
+    if len(wires) != len(proposal.batches):
+        raise CodecError("as many batches as the proposal orders")
+    batches: list[Batch] = []
+    for wire in wires:
+        if type(wire) is not bytes:
+            raise CodecError("a batch travels as bytes")
+        batches.append(Batch.decode(wire))
+    return CertifiedBlock(proposal, certificate, tuple(batches))
 
 
 def decode_value(data: bytes, size_bytes_max: int) -> Value:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ledger.block import Header, Proposal, Receipt, next_results_hash, receipts_root
-from ledger.codec import Value
-from ledger.errors import Code, CodecError, Reject
+from ledger.codec import Value, encode
+from ledger.errors import Code, CodecError, ConfigError, Reject
 from ledger.genesis import Genesis, development_public_keys
 from ledger.merkle import EMPTY_ROOT
 from ledger.modules import members
@@ -20,6 +20,10 @@ from ledger.rules import INDEXES_PER_TX_MAX, WRITES_PER_TX_MAX, Context, Registr
 from ledger.state import Changes, EmptyState, Overlay, Reader, state_key
 from ledger.transaction import Batch, Transaction, check_admissible
 from ledger.validators import ValidatorSet
+
+# Together below RECEIPT_SIZE_BYTES_MAX. A key as text takes 66 bytes, a pack's identifier up to 95.
+RECEIPT_DETAILS_MAX = 8
+RECEIPT_DETAIL_SIZE_BYTES_MAX = 112
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,29 @@ class Tip:
         raise CodecError("not a tip")
 
 
+def _check_writes(overlay: Overlay, context: Context) -> None:
+    """Raise for what could not be stored, before it does so in every node's commit."""
+    encode(tuple(overlay.changes.values()))
+    if not all(type(name) is str and type(key) is bytes for name, key in context.indexes):
+        raise TypeError("an index entry is a name and bytes")
+
+
+def _receipt_detail(detail: Sequence[object]) -> tuple[str | int | bytes, ...]:
+    """What fits a receipt: few, short, encodable values, whatever a rule or a stranger's field put there."""
+    kept: list[str | int | bytes] = []
+    for item in detail[:RECEIPT_DETAILS_MAX]:
+        match item:
+            case int() if -(2**63) <= item < 2**63:
+                kept.append(item)
+            case bytes():
+                kept.append(item[:RECEIPT_DETAIL_SIZE_BYTES_MAX])
+            case str() if item.isprintable():
+                kept.append(item.encode()[:RECEIPT_DETAIL_SIZE_BYTES_MAX].decode(errors="ignore"))
+            case _:
+                kept.append(type(item).__name__)
+    return tuple(kept)
+
+
 @dataclass(frozen=True)
 class BlockResult:
     """All that executing one block produced. `indexes` are (name, key, position of the transaction)."""
@@ -86,14 +113,22 @@ class Executor:
         self._refused_keys = frozenset() if genesis.development else development_public_keys()
 
     def begin(self) -> tuple[Changes, Tip]:
-        """The state after genesis and the tip below height 1."""
+        """The state after genesis and the tip below height 1. ConfigError if a module refuses its part of genesis."""
         genesis, chain_id = self.genesis, self.genesis.chain_id
         overlay = Overlay(EmptyState())
         active = {module.name: module for module in self.registry.modules}
         for name in sorted(genesis.modules):
-            module = active[name]
+            module = active.get(name)
+            if module is None:
+                raise ConfigError(f"genesis: modules.{name}: no such rule module is installed")
             if module.genesis is not None:
-                module.genesis(genesis.modules[name], Context(overlay, name, b"", chain_id, 0, genesis.time_ms))
+                context = Context(overlay, name, b"", chain_id, 0, genesis.time_ms)
+                try:
+                    module.genesis(genesis.modules[name], context)
+                    encode(tuple(overlay.changes.values()))
+                except (Reject, KeyError, TypeError, ValueError, AttributeError) as error:
+                    detail = error.detail if isinstance(error, Reject) else ()
+                    raise ConfigError(" ".join(map(str, (f"genesis: modules.{name}: {error}", *detail)))) from error
         overlay.put(state_key("members", "validators"), genesis.validator_set.to_value())
         overlay.put(state_key("members", "log_window"), self._parameters.log_window)
         tip = Tip(0, chain_id, genesis.time_ms, EMPTY_ROOT, 0, genesis.validator_set)
@@ -115,7 +150,7 @@ class Executor:
             try:
                 context = self._apply(tx, overlay, fresh, height, time_ms)
             except Reject as reject:
-                receipts.append(Receipt(tx.id, int(reject.code), reject.detail))
+                receipts.append(Receipt(tx.id, int(reject.code), _receipt_detail(reject.detail)))
             else:
                 block_state.merge(overlay)
                 receipts.append(Receipt(tx.id, 0))
@@ -135,8 +170,13 @@ class Executor:
         )
 
     def accept(self, transactions: Sequence[Transaction], height: int) -> None:
-        """Move the replay window past `height`, whose block held `transactions`."""
-        self.replay.add((tx.replay_key, tx.valid_until) for tx in transactions if tx.valid_until > height)
+        """Move the replay window past `height`, whose block held `transactions`.
+
+        One refused for too long a validity is not remembered: a node that starts reads only the window's own heights,
+        and all nodes must remember the same.
+        """
+        last = height + self._parameters.validity_heights_max
+        self.replay.add((tx.replay_key, tx.valid_until) for tx in transactions if height < tx.valid_until <= last)
         self.replay.expire(height)
 
     def check(self, tx: Transaction, height: int) -> None:
@@ -165,6 +205,7 @@ class Executor:
             if handler.rule.check is not None:
                 handler.rule.check(operation)
             handler.rule.apply(operation, context)
+            _check_writes(overlay, context)
         except (Reject, MemoryError):
             raise
         except Exception as error:  # a rule's mistake costs its transaction, never the node

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 from ledger.codec import Value
 from ledger.errors import Code, Reject
-from ledger.fields import Choice, Flag, Hash, Key, ListOf, Operation, Text
+from ledger.fields import Choice, Flag, Hash, Key, ListOf, Operation, Text, parser_of
 from ledger.rules import Context, Member, Role, Rule, RuleModule
 from ledger.state import Reader, state_key
 from ledger.validators import VALIDATORS_MAX, ValidatorSet
@@ -78,11 +78,17 @@ class ProposeValidators(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Vote(Operation):
-    """A validator approves or refuses an open proposal, named by the transaction that made it."""
+    """A validator approves or refuses an open proposal, named by the transaction that made it.
+
+    A refusal by its proposer withdraws it.
+    """
 
     NAME = "members.vote"
     proposal: Annotated[bytes, Hash()]
     approve: Annotated[bool, Flag()]
+
+
+_parse_institution = parser_of(ProposeInstitution)
 
 
 def validators_in_force(state: Reader) -> ValidatorSet:
@@ -117,7 +123,7 @@ def _remove_keys(op: RemoveKeys, ctx: Context) -> None:
         if ctx.get("key", key) != ctx.member.id:
             raise Reject(Code.UNKNOWN_KEY, key)
         if key == ctx.sender:
-            raise Reject(Code.KEY_TAKEN, key)  # signing with the key that goes: keep the last one usable
+            raise Reject(Code.KEY_IN_USE, key)  # the key that signs stays, so at least one does
         ctx.delete("key", key)
 
 
@@ -174,19 +180,20 @@ def _vote(op: Vote, ctx: Context) -> None:
     proposer, change, approvals, is_open = proposal
     if not is_open:
         raise Reject(Code.PROPOSAL_CLOSED)
+    ctx.index("governance", "votes")
+    if not op.approve and ctx.sender == proposer:
+        ctx.put("proposal", op.proposal, value=(proposer, change, approvals, False))
+        return
     if ctx.sender in approvals:
         raise Reject(Code.ALREADY_VOTED)
     if not op.approve:
-        is_open = ctx.sender != proposer  # a refusal is only a record, but the proposer may withdraw
-        ctx.put("proposal", op.proposal, value=(proposer, change, approvals, is_open))
-        return
-    approvals = (*approvals, ctx.sender)
-    in_force = [key for key in approvals if validators.index(key) is not None]
-    if len(in_force) >= validators.quorum:
+        return  # a refusal is only a record: what does not reach a quorum does not happen
+    # Approvals of keys that have left count no more, and are dropped so that the list stays below VALIDATORS_MAX.
+    approvals = (*(key for key in approvals if validators.index(key) is not None), ctx.sender)
+    if len(approvals) >= validators.quorum:
         _enact(ctx, change, validators)
         is_open = False
     ctx.put("proposal", op.proposal, value=(proposer, change, approvals, is_open))
-    ctx.index("governance", "votes")
 
 
 def _enact(ctx: Context, change: Any, validators: ValidatorSet) -> None:
@@ -207,16 +214,19 @@ def _genesis(document: Mapping[str, Any], ctx: Context) -> None:
     """`{"institutions": [{id, name, roles, keys: [hex], prefixes, glns}]}`."""
     for item in document.get("institutions", ()):
         member = Member(
-            str(item["id"]),
-            str(item.get("name", item["id"])),
-            tuple(Role(role).value for role in item["roles"]),
+            item["id"],
+            item.get("name", item["id"]),
+            tuple(item["roles"]),
             tuple(item.get("prefixes", ())),
             tuple(item.get("glns", ())),
             True,
         )
+        if ctx.get("institution", member.id) is not None:
+            raise Reject(Code.MEMBER_EXISTS, member.id)
+        for key in map(bytes.fromhex, item["keys"]):
+            _parse_institution((member.id, member.name, member.roles, key, member.prefixes, member.glns, True))
+            _claim_key(ctx, key, member.id)
         _put_institution(ctx, member)
-        for key in item["keys"]:
-            _claim_key(ctx, bytes.fromhex(key), member.id)
 
 
 MODULE = RuleModule(

@@ -1,0 +1,66 @@
+"""Checkpoints of one epoch: who vouches for which state at which height, and the latest certified one.
+
+Bounded: votes are kept for heights of the log window above the stable one, one per member and height.
+
+Must not know: how a state root is computed, or what the engine drops once a checkpoint is stable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from consensus.messages import CheckpointVote
+from ledger.block import CheckpointCertificate
+from ledger.validators import ValidatorSet
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """`stable` is the height of the latest certificate that our own result agrees with, or the epoch's base."""
+
+    validators: ValidatorSet
+    log_window: int
+    stable: int
+    certificate: CheckpointCertificate | None = None
+    own: dict[int, CheckpointVote] = field(default_factory=dict)
+    _votes: dict[int, dict[int, CheckpointVote]] = field(default_factory=dict)
+    _certified: CheckpointCertificate | None = None  # the highest known certificate, perhaps ahead of our execution
+
+    def record(self, vote: CheckpointVote) -> None:
+        """Count a vote; the first of a member at a height stands."""
+        if not self.stable < vote.height <= self.stable + 2 * self.log_window:
+            return
+        votes = self._votes.setdefault(vote.height, {})
+        votes.setdefault(vote.member, vote)
+        matching = sorted((one for one in votes.values() if one.claim == vote.claim), key=lambda one: one.member)
+        if len(matching) >= self.validators.quorum:
+            signatures = tuple((one.member, one.signature) for one in matching[: self.validators.quorum])
+            self.learn(CheckpointCertificate(vote.epoch, vote.height, *vote.claim, signatures))
+
+    def learn(self, certificate: CheckpointCertificate) -> None:
+        """Remember the highest certificate."""
+        if self._certified is None or certificate.height > self._certified.height:
+            self._certified = certificate
+
+    def settle(self, executed: int) -> CheckpointCertificate | None:
+        """The certificate that becomes stable now that blocks up to `executed` are done; None if nothing changes."""
+        certificate = self._certified
+        if certificate is None or not self.stable < certificate.height <= executed:
+            return None
+        return certificate
+
+    def advance(self, certificate: CheckpointCertificate) -> None:
+        """Make it stable and forget everything at or below it."""
+        self.stable, self.certificate = certificate.height, certificate
+        for height in [known for known in self._votes if known <= self.stable]:
+            del self._votes[height]
+        for height in [known for known in self.own if known <= self.stable]:
+            del self.own[height]
+
+    def votes_of(self, member: int, above: int) -> list[CheckpointVote]:
+        """A member's counted votes at heights over `above`; of our own, those that are durable."""
+        found = (votes.get(member) for height, votes in sorted(self._votes.items()) if height > above)
+        return [vote for vote in found if vote is not None]
+
+    def entries(self) -> int:
+        return len(self.own) + sum(len(votes) for votes in self._votes.values())

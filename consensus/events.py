@@ -1,0 +1,197 @@
+"""Inputs and effects of the engine: all that goes in and comes out, as frozen data without behaviour.
+
+`Verified` is the type of a message whose signatures were checked against the epoch's set (consensus/verify.py); the
+engine takes nothing else from peers. What must be durable first is the parent of what follows it: a `Persist` carries
+the effects that may only happen after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, TypeAlias, TypeVar
+
+from consensus.messages import Message, Status, Vote
+from ledger.block import Certificate, CheckpointCertificate, Proposal
+from ledger.validators import ValidatorSet
+
+M_co = TypeVar("M_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified(Generic[M_co]):
+    """A message with all its signatures checked. Made by `consensus.verify` only."""
+
+    message: M_co
+
+
+class Timer(Enum):
+    """The engine's timers; setting one again replaces it."""
+
+    PROGRESS = "progress"
+    PROPOSE = "propose"
+    STATUS = "status"
+
+
+# Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A signed message from a peer."""
+
+    verified: Verified[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """A member told where it stands."""
+
+    member: int
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """A timer's time has come."""
+
+    timer: Timer
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAvailable:
+    """A batch is held, with all its signatures checked, and not yet ordered."""
+
+    digest: bytes
+    tx_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """The answer to `Validate`. `ok` only when every batch is held and durable before the next `Persist` is."""
+
+    height: int
+    digest: bytes
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """The `Persist` with this token is durable, and what followed it was carried out."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A decision from a peer or the store, its certificate checked."""
+
+    proposal: Proposal
+    certificate: Verified[Certificate]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointCertified:
+    """A checkpoint certificate from a peer, checked."""
+
+    certificate: Verified[CheckpointCertificate]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A delivered block was executed and stored. `state_root`: at checkpoints; `next_validators`: at an epoch's end."""
+
+    height: int
+    block_hash: bytes
+    results_hash: bytes
+    state_root: bytes | None
+    epoch_end: int | None
+    next_validators: ValidatorSet | None
+
+
+Input: TypeAlias = (
+    Received | PeerStatus | Fired | BatchAvailable | Validated | Persisted | Certified | CheckpointCertified | Applied
+)
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To one member, by index in the current set."""
+
+    member: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """To all other members."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Make `record` durable, do what follows, answer `Persisted(token)`. `height` tells when it may be dropped."""
+
+    token: int
+    height: int
+    record: bytes
+    then: tuple[Send | Broadcast, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    timer: Timer
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    timer: Timer
+
+
+@dataclass(frozen=True, slots=True)
+class Validate:
+    """Get hold of every batch of the proposal. `check_time`: refuse a time too far from this node's clock."""
+
+    proposal: Proposal
+    check_time: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Execute this block next; heights come in order, each once."""
+
+    proposal: Proposal
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Stable:
+    """A quorum certified this checkpoint, and our own result agrees: records up to it may be dropped."""
+
+    certificate: CheckpointCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Two conflicting signed votes by one member."""
+
+    first: Vote
+    second: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """Our own result differs from what a quorum certified: stop signing, say so."""
+
+    height: int
+    own_state_root: bytes
+    certified_state_root: bytes
+
+
+Effect: TypeAlias = (
+    Send | Broadcast | Persist | SetTimer | CancelTimer | Validate | Deliver | Stable | Evidence | Diverged
+)

@@ -1,0 +1,135 @@
+"""Catching up by certified blocks: which peer to ask for which heights, as a pure core.
+
+Peers say how high they are; claims are believed only for whom to ask. What arrives is buffered within bounds, in any
+order, and handed over strictly in order. The caller checks each certificate before use, and calls `blame` for a peer
+whose block is bad. Several peers are asked at once, for different ranges.
+
+Must not know: blocks' content, networks, clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+B = TypeVar("B")
+
+BLOCKS_PER_REQUEST = 16  # a response carries as many of them as fit its frame
+REQUESTS_MAX = 4  # in flight together; with the next line this bounds the buffer
+BUFFER_HEIGHTS_MAX = 64
+REQUEST_TIMEOUT_MS = 3_000
+PATIENCE_MS = 400  # how long a member waits for votes to bring it a block that others have
+BLAME_MS = 30_000  # how long a peer that sent a bad block is not asked; afterwards it may redeem itself
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRequest:
+    """Ask `peer` for heights `first` to `last`."""
+
+    peer: Hashable
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class _Peer:
+    height: int = 0
+    blamed_until_ms: int = 0
+    request: BlockRequest | None = None
+    asked_at_ms: int = 0
+
+
+@dataclass(slots=True)
+class BlockSync(Generic[B]):
+    """`eager` nodes (followers) ask at once; members first give their votes a chance to arrive."""
+
+    eager: bool
+    _peers: dict[Hashable, _Peer] = field(default_factory=dict)
+    _buffer: dict[int, tuple[Hashable, B]] = field(default_factory=dict)
+    _height: int = 0
+    _moved_at_ms: int = 0
+
+    def on_status(self, peer: Hashable, height: int) -> None:
+        """A peer's claim; lower ones than before are believed too."""
+        self._peers.setdefault(peer, _Peer()).height = height
+
+    def on_peer_down(self, peer: Hashable) -> None:
+        self._peers.pop(peer, None)
+
+    def on_block(self, peer: Hashable, height: int, block: B) -> bool:
+        """Take a block that was asked for; False if it was not, or there is no room."""
+        known = self._peers.get(peer)
+        if known is None or known.request is None or not known.request.first <= height <= known.request.last:
+            return False
+        if height > self._height + BUFFER_HEIGHTS_MAX or height <= self._height:
+            return False
+        self._buffer.setdefault(height, (peer, block))
+        return True
+
+    def on_response_end(self, peer: Hashable) -> None:
+        """The peer sent what it could; the rest of the range may be asked again."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.request = None
+
+    def blame(self, peer: Hashable, now_ms: int) -> None:
+        """Drop everything a peer sent, and do not ask it for a while."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.request, known.height, known.blamed_until_ms = None, 0, now_ms + BLAME_MS
+        for height in [at for at, (sender, _) in self._buffer.items() if sender == peer]:
+            del self._buffer[height]
+
+    def take(self, height: int) -> tuple[Hashable, B] | None:
+        """The buffered block of `height` and who sent it, once."""
+        return self._buffer.pop(height, None)
+
+    @property
+    def target(self) -> int:
+        """The greatest height any peer claims."""
+        return max((peer.height for peer in self._peers.values()), default=0)
+
+    def plan(self, height: int, now_ms: int) -> list[BlockRequest]:
+        """Requests to send now; `height` is the last one decided here."""
+        if height != self._height:
+            self._height, self._moved_at_ms = height, now_ms
+            for passed in [at for at in self._buffer if at <= height]:
+                del self._buffer[passed]
+        for peer in self._peers.values():
+            if peer.request is not None and now_ms - peer.asked_at_ms >= REQUEST_TIMEOUT_MS:
+                peer.request, peer.height = None, 0  # it may claim again; meanwhile others are asked
+        behind = self.target - height
+        if behind <= 0:
+            return []
+        if not self.eager and behind <= BLOCKS_PER_REQUEST and now_ms - self._moved_at_ms < PATIENCE_MS:
+            return []
+        return self._requests(height, now_ms)
+
+    def _requests(self, height: int, now_ms: int) -> list[BlockRequest]:
+        covered = set(self._buffer)
+        in_flight = [peer.request for peer in self._peers.values() if peer.request is not None]
+        for request in in_flight:
+            covered.update(range(request.first, request.last + 1))
+        idle = sorted(
+            (
+                (peer.asked_at_ms, index, key, peer)
+                for index, (key, peer) in enumerate(self._peers.items())
+                if peer.request is None and peer.height > height and peer.blamed_until_ms <= now_ms
+            ),
+            key=lambda item: item[:2],
+        )
+        requests: list[BlockRequest] = []
+        top = height + BUFFER_HEIGHTS_MAX
+        next_height = height + 1
+        for _, _, key, peer in idle[: max(0, REQUESTS_MAX - len(in_flight))]:
+            while next_height in covered:
+                next_height += 1
+            last = min(next_height + BLOCKS_PER_REQUEST - 1, peer.height, top)
+            if next_height > last:
+                continue
+            request = BlockRequest(key, next_height, last)
+            peer.request, peer.asked_at_ms = request, now_ms
+            covered.update(range(next_height, last + 1))
+            requests.append(request)
+        return requests

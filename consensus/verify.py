@@ -1,0 +1,117 @@
+"""Signature checks of consensus messages, outside the engine (docs/adr/0003).
+
+Pure functions that turn a decoded message into `Verified`, or None. Every signature inside is checked, those within
+view changes too. `check` is a parameter so that the simulator can use tokens that cannot be forged, at the same places.
+
+Must not know: the engine's state. A message of another epoch than the set's is not verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from consensus.events import Verified
+from consensus.messages import (
+    Message,
+    NewView,
+    Prepared,
+    PrePrepare,
+    Status,
+    TimeoutCertificate,
+    ViewChange,
+)
+from ledger.block import Certificate, CheckpointCertificate, Signatures
+from ledger.crypto import verify as verify_signature
+from ledger.validators import ValidatorSet
+
+C = TypeVar("C", Certificate, CheckpointCertificate)
+Check = Callable[[bytes, bytes, bytes], bool]
+
+CACHE_ENTRIES_MAX = 16_384  # a new-view repeats the same prepare signatures in every view change it carries
+
+
+class Verifier:
+    """Checks messages of one chain; remembers signatures already found valid, up to a bound."""
+
+    def __init__(self, chain_id: bytes, check: Check = verify_signature) -> None:
+        self._chain_id = chain_id
+        self._check = check
+        self._seen: dict[tuple[bytes, bytes], bytes] = {}
+        self.checked = 0  # signatures really computed, for the account of where time goes
+
+    def message(self, message: Message, validators: ValidatorSet) -> Verified[Message] | None:
+        """The message with all signatures checked; None if any is bad, or the epoch is not the set's."""
+        if isinstance(message, Status) or message.epoch != validators.epoch:
+            return None
+        match message:
+            case PrePrepare():
+                valid = self._by_member(message.vote.member, message.vote, validators)
+            case TimeoutCertificate():
+                valid = self._quorum(message.signatures, message.statement(self._chain_id), validators)
+            case ViewChange():
+                valid = self._view_change(message, validators)
+            case NewView():
+                valid = self._new_view(message, validators)
+            case _:
+                valid = self._by_member(message.member, message, validators)
+        return Verified(message) if valid else None
+
+    def certificate(self, certificate: C, validators: ValidatorSet) -> Verified[C] | None:
+        """A block's or checkpoint's certificate against the set of its height."""
+        if certificate.epoch != validators.epoch:
+            return None
+        if not self._quorum(certificate.signatures, certificate.statement(self._chain_id), validators):
+            return None
+        return Verified(certificate)
+
+    def _by_member(self, member: int, message: object, validators: ValidatorSet) -> bool:
+        if member >= validators.n:
+            return False
+        statement = message.statement(self._chain_id)  # type: ignore[attr-defined]
+        return self._one(validators.keys[member], statement, message.signature)  # type: ignore[attr-defined]
+
+    def _one(self, key: bytes, statement: bytes, signature: bytes) -> bool:
+        # Keyed by signer and signature, and compared with the whole statement: no hash stands in for it.
+        if self._seen.get((key, signature)) == statement:
+            return True
+        self.checked += 1
+        if not self._check(key, statement, signature):
+            return False
+        if len(self._seen) >= CACHE_ENTRIES_MAX:
+            self._seen.clear()
+        self._seen[key, signature] = statement
+        return True
+
+    def _quorum(self, signatures: Signatures, statement: bytes, validators: ValidatorSet) -> bool:
+        if len(signatures) < validators.quorum or signatures[-1][0] >= validators.n:
+            return False
+        return all(self._one(validators.keys[index], statement, signature) for index, signature in signatures)
+
+    def _view_change(self, message: ViewChange, validators: ValidatorSet) -> bool:
+        if not self._by_member(message.member, message, validators):
+            return False
+        if message.stable is not None and self.certificate(message.stable, validators) is None:
+            return False
+        floor = message.stable_height(validators.first_height - 1)
+        for prepared in message.prepared:
+            if prepared.height <= floor or not self._prepared(prepared, message.view, validators):
+                return False
+            floor = prepared.height
+        return True
+
+    def _prepared(self, prepared: Prepared, view: int, validators: ValidatorSet) -> bool:
+        return prepared.certificate.view < view and self.certificate(prepared.certificate, validators) is not None
+
+    def _new_view(self, message: NewView, validators: ValidatorSet) -> bool:
+        changes = message.view_changes
+        members = [change.member for change in changes]
+        if len(changes) < validators.quorum or members != sorted(set(members)):
+            return False
+        if message.member != validators.leader(message.view) or message.view == 0:
+            return False
+        if any(change.view != message.view or change.epoch != message.epoch for change in changes):
+            return False
+        if not self._by_member(message.member, message, validators):
+            return False
+        return all(self._view_change(change, validators) for change in changes)

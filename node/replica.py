@@ -1,0 +1,574 @@
+"""The whole logic of one node, without I/O: engine, batch pool, execution, catching up, behind one port to the outside.
+
+`Outside` is everything that touches the world: sending, the write-ahead log, timers, checking signatures in slices, and
+the clocks. node/driver.py implements it over asyncio; the simulator implements it over a seed. All methods are called
+from one thread and none blocks.
+
+Must not know: sockets, asyncio, files, HTTP.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from consensus.config import EngineConfig
+from consensus.engine import Engine, Sign
+from consensus.events import (
+    Applied,
+    BatchAvailable,
+    Broadcast,
+    CancelTimer,
+    Certified,
+    CheckpointCertified,
+    Deliver,
+    Diverged,
+    Effect,
+    Evidence,
+    Fired,
+    Input,
+    PeerStatus,
+    Persist,
+    Persisted,
+    Received,
+    Send,
+    SetTimer,
+    Stable,
+    Timer,
+    Validate,
+    Validated,
+)
+from consensus.messages import Record, Status, decode_message, decode_record, encode_message
+from consensus.sync import BLOCKS_PER_REQUEST, BlockSync
+from consensus.verify import Verifier
+from ledger.block import (
+    BLOCK_BATCHES_MAX,
+    CERTIFICATE_SIZE_BYTES_MAX,
+    Certificate,
+    CertifiedBlock,
+    CheckpointCertificate,
+    Proposal,
+    decode_certified,
+    is_hash,
+    is_height,
+)
+from ledger.codec import decode, encode
+from ledger.errors import CodecError
+from ledger.execution import BlockResult, Executor
+from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
+from p2p.batches import BatchPool, PoolConfig
+from p2p.frames import Kind
+from storage.chain import ChainStore
+
+TICK_MS = 100  # catching up, fetching and spreading again are looked at this often
+SPREAD_AGAIN_MS = 1_500  # a batch not ordered by then is spread again: the leader may lack it
+BLOCK_RESPONSE_BYTES_MAX = 4 * 1024 * 1024
+UNEXECUTED_MAX = 64  # decided blocks whose batches are still on their way
+
+CUT, TICK = "cut", "tick"
+
+
+class RecordKind(IntEnum):
+    """Kinds of records in the write-ahead log."""
+
+    VOTES = 1
+    BATCH = 2
+
+
+class Outside(Protocol):
+    """What the logic may ask of the world. Nothing here waits."""
+
+    def now_ms(self) -> int: ...
+
+    def wall_ms(self) -> int: ...
+
+    def send(self, key: bytes, kind: Kind, payload: bytes) -> None: ...
+
+    def append(self, kind: RecordKind, height: int, payload: bytes) -> int:
+        """Put a record in the write-ahead log; `Replica.on_durable(sequence)` is called once it is on disk."""
+        ...
+
+    def set_timer(self, name: str, at_ms: int | None) -> None:
+        """Call `Replica.on_timer(name)` then; None cancels."""
+        ...
+
+    def check_batch(self, batch: Batch, done: Callable[[bool], None]) -> None:
+        """Check every signature of a peer's batch, without holding up anything else."""
+        ...
+
+    def applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
+        """A block was executed and stored."""
+        ...
+
+    def stable(self, height: int) -> None:
+        """Sync the store; then records of the log up to `height` may go."""
+        ...
+
+    def misbehaved(self, key: bytes, reason: str) -> None: ...
+
+    def diverged(self, height: int, own: bytes, certified: bytes) -> None: ...
+
+    def evidence(self, evidence: Evidence) -> None: ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this node did since it started."""
+
+    blocks: int = 0
+    transactions: int = 0
+    refused: int = 0
+    batches_checked: int = 0
+    synced_blocks: int = 0
+    evidence: int = 0
+
+
+class Replica:
+    """One node's logic. Feed it frames, timers and durability; it talks back through `Outside`."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        store: ChainStore,
+        key: bytes,
+        sign: Sign,
+        outside: Outside,
+        verifier: Verifier | None = None,
+        pool: PoolConfig | None = None,
+    ) -> None:
+        self.genesis = executor.genesis
+        self.executor, self.store, self.outside, self.key = executor, store, outside, key
+        parameters = self.genesis.parameters
+        self.verifier = verifier or Verifier(self.genesis.chain_id)
+        self.pool = BatchPool(pool or PoolConfig(batch_txs_max=parameters.batch_txs_max))
+        config = EngineConfig(self.genesis.chain_id, key, parameters)
+        self.engine = Engine(config, sign, store.tip, store.latest_checkpoint())
+        self.sync: BlockSync[CertifiedBlock] = BlockSync(eager=self.engine.me is None)
+        self.counters = Counters()
+        self.peers: dict[bytes, None] = {}
+        self.peer_status: dict[bytes, Status] = {}
+        self._inbox: deque[Input] = deque()
+        self._stepping = False
+        self._awaiting: deque[tuple[int, Persist]] = deque()  # bounded by the engine's log
+        self._validating: dict[int, Proposal] = {}
+        self._logged: dict[bytes, int] = {}  # batch digest -> height under which it is in the log
+        self._undelivered: deque[Deliver] = deque()
+        self._synced: dict[bytes, Batch] = {}
+        self._checking: dict[bytes, None] = {}
+
+    # Life
+
+    def start(self, records: Iterable[tuple[RecordKind, bytes]] = ()) -> None:
+        """Take back the write-ahead log, the replay window and the decisions still in the log; then begin."""
+        tip, parameters = self.store.tip, self.genesis.parameters
+        for height, transactions in self.store.transactions_since(max(1, tip.height - parameters.validity_heights_max)):
+            self.executor.accept(transactions, height)
+        now_ms = self.outside.now_ms()
+        votes: list[Record] = []
+        for kind, payload in records:
+            if kind is RecordKind.VOTES:
+                votes.extend(split_records(payload))
+            else:
+                batch = Batch.decode(payload)
+                if self.store.batch(batch.digest) is None:
+                    self.pool.add(batch, None, now_ms)
+        first = self.engine.checkpoints.stable + 1
+        stored = (self.store.block(height) for height in range(first, tip.height + 1))
+        self.engine.restore(votes, [(block.proposal, block.certificate) for block in stored if block is not None])
+        self._carry_out_all(self.engine.start(now_ms))
+        for batch in self.pool.held():
+            self._step(BatchAvailable(batch.digest, len(batch.wires)))
+        self._step_all()
+        self.outside.set_timer(TICK, now_ms + TICK_MS)
+
+    def on_peer_up(self, key: bytes) -> None:
+        self.peers[key] = None
+        self.outside.send(key, Kind.STATUS, encode(self.engine.status().to_value()))
+
+    def on_peer_down(self, key: bytes) -> None:
+        self.peers.pop(key, None)
+        self.peer_status.pop(key, None)
+        self.sync.on_peer_down(key)
+
+    def on_timer(self, name: str) -> None:
+        now_ms = self.outside.now_ms()
+        if name == CUT:
+            self._cut(now_ms)
+        elif name == TICK:
+            self._tick(now_ms)
+            self.outside.set_timer(TICK, now_ms + TICK_MS)
+        else:
+            self._step(Fired(Timer(name)))
+
+    def on_durable(self, sequence: int) -> None:
+        """Everything appended up to `sequence` is on disk: send what waited for it, and count our own votes."""
+        while self._awaiting and self._awaiting[0][0] <= sequence:
+            _, persist = self._awaiting.popleft()
+            for effect in persist.then:
+                self._carry_out(effect)
+            self._step(Persisted(persist.token))
+
+    # Clients
+
+    def submit(self, tx: Transaction) -> bool:
+        """Take a transaction whose signature was checked. Raises Reject (bad at the door, or POOL_FULL)."""
+        self.executor.check(tx, self.store.tip.height + 1)
+        now_ms = self.outside.now_ms()
+        fresh = self.pool.submit(tx, now_ms)
+        if fresh:
+            self._cut(now_ms)
+        return fresh
+
+    def _cut(self, now_ms: int) -> None:
+        for batch in self.pool.cut(now_ms):
+            self._spread(batch)
+            self._step(BatchAvailable(batch.digest, len(batch.wires)))
+        self.outside.set_timer(CUT, self.pool.cut_due_ms())
+
+    def _spread(self, batch: Batch) -> None:
+        for key in self.engine.validators.keys:
+            if key in self.peers:
+                self.outside.send(key, Kind.BATCH, batch.wire)
+
+    # Frames
+
+    def on_frame(self, key: bytes, kind: Kind, payload: bytes) -> None:
+        """One frame from an authenticated peer; what is malformed costs that peer its connection."""
+        try:
+            match kind:
+                case Kind.VOTE:
+                    self._on_vote(key, payload)
+                case Kind.STATUS:
+                    self._on_status(key, payload)
+                case Kind.BATCH | Kind.BATCH_RESPONSE:
+                    self._on_batch(key, payload)
+                case Kind.BATCH_REQUEST:
+                    self._on_batch_request(key, payload)
+                case Kind.BLOCK_REQUEST:
+                    self._on_block_request(key, payload)
+                case Kind.BLOCK_RESPONSE:
+                    self._on_block_response(key, payload)
+                case Kind.CERTIFIED:
+                    self._on_checkpoint(key, payload)
+                case _:
+                    self.outside.misbehaved(key, "unexpected kind of frame")
+        except CodecError as error:
+            self.outside.misbehaved(key, str(error))
+
+    def _on_vote(self, key: bytes, payload: bytes) -> None:
+        message = decode_message(payload)
+        if isinstance(message, Status):
+            raise CodecError("a status is not a vote")
+        validators = self.engine.validators_of(message.epoch)
+        if validators is None or not self.engine.wants(message):
+            return
+        verified = self.verifier.message(message, validators)
+        if verified is None:
+            self.outside.misbehaved(key, "bad signature in a consensus message")
+            return
+        self._step(Received(verified))
+
+    def _on_status(self, key: bytes, payload: bytes) -> None:
+        status = Status.from_value(decode(payload, size_bytes_max=256))
+        self.peer_status[key] = status
+        self.sync.on_status(key, status.height)
+        certificate = self.engine.checkpoints.certificate
+        if certificate is not None and status.stable < certificate.height <= status.height:
+            self.outside.send(key, Kind.CERTIFIED, encode(certificate.to_value()))
+        member = self.engine.validators.index(key)
+        if member is not None:
+            self._step(PeerStatus(member, status))
+        if self.sync.eager or status.height > self.engine.delivered + BLOCKS_PER_REQUEST:
+            self._ask_for_blocks(self.outside.now_ms())
+
+    def _on_checkpoint(self, key: bytes, payload: bytes) -> None:
+        certificate = CheckpointCertificate.from_value(decode(payload, size_bytes_max=CERTIFICATE_SIZE_BYTES_MAX))
+        validators = self.engine.validators_of(certificate.epoch)
+        if validators is None:
+            return
+        verified = self.verifier.certificate(certificate, validators)
+        if verified is None:
+            self.outside.misbehaved(key, "bad checkpoint certificate")
+            return
+        self._step(CheckpointCertified(verified))
+
+    # Batches
+
+    def _on_batch(self, key: bytes, payload: bytes) -> None:
+        batch = Batch.decode(payload)
+        digest = batch.digest
+        if digest in self._checking or not self.pool.accepts(digest, len(payload), key):
+            return
+        if any(tx.chain_id != self.genesis.chain_id for tx in batch.transactions):
+            raise CodecError("a transaction of another chain")
+        self._checking[digest] = None
+        self.outside.check_batch(batch, lambda valid: self._on_batch_checked(key, batch, valid))
+
+    def _on_batch_checked(self, key: bytes, batch: Batch, valid: bool) -> None:
+        self._checking.pop(batch.digest, None)
+        if not valid:
+            self.outside.misbehaved(key, "bad signature in a batch")
+            return
+        self.counters.batches_checked += 1
+        if self.pool.is_ordered(batch.digest) and not self.pool.is_wanted(batch.digest):
+            return
+        self.pool.add(batch, key, self.outside.now_ms())
+        self._step(BatchAvailable(batch.digest, len(batch.wires)))
+        self._retry()
+
+    def _retry(self) -> None:
+        """A batch arrived: proposals or decided blocks may have waited for it."""
+        for proposal in list(self._validating.values()):
+            self._validate(proposal)
+        self._execute_ready()
+        self._step_all()
+
+    def _on_batch_request(self, key: bytes, payload: bytes) -> None:
+        digests = decode(payload, size_bytes_max=64 * 1024, depth_max=1, items_max=BLOCK_BATCHES_MAX + 1)
+        if type(digests) is not tuple or not all(map(is_hash, digests)):
+            raise CodecError("a batch request is a list of digests")
+        for digest in digests:
+            batch = self._batch(digest)  # type: ignore[arg-type]
+            if batch is not None:
+                self.outside.send(key, Kind.BATCH_RESPONSE, batch.wire)
+
+    def _batch(self, digest: bytes) -> Batch | None:
+        return self.pool.get(digest) or self._synced.get(digest) or self.store.batch(digest)
+
+    # Blocks
+
+    def _on_block_request(self, key: bytes, payload: bytes) -> None:
+        match decode(payload, size_bytes_max=64):
+            case (int(first), int(last)) if is_height(first) and first <= last < first + BLOCKS_PER_REQUEST:
+                pass
+            case _:
+                raise CodecError("a block request is a short range")
+        wires: list[bytes] = []
+        size_bytes = 0
+        for height in range(max(1, first), min(last, self.store.tip.height) + 1):
+            wire = self.store.block_wires(height)
+            if wire is None or (wires and size_bytes + len(wire) > BLOCK_RESPONSE_BYTES_MAX):
+                break
+            wires.append(wire)
+            size_bytes += len(wire)
+        self.outside.send(key, Kind.BLOCK_RESPONSE, encode(tuple(wires)))
+
+    def _on_block_response(self, key: bytes, payload: bytes) -> None:
+        wires = decode(payload, size_bytes_max=8 * 1024 * 1024, depth_max=1, items_max=BLOCKS_PER_REQUEST + 1)
+        if type(wires) is not tuple:
+            raise CodecError("a block response is a list of blocks")
+        for wire in wires:
+            if type(wire) is not bytes:
+                raise CodecError("a block travels as bytes")
+            block = decode_certified(wire)
+            self.sync.on_block(key, block.height, block)
+        self.sync.on_response_end(key)
+        self._take_blocks()
+        self._ask_for_blocks(self.outside.now_ms())
+
+    def _take_blocks(self) -> None:
+        """Use what the buffer holds in order. Client signatures inside were checked by the quorum that certified it."""
+        while len(self._undelivered) < UNEXECUTED_MAX:
+            found = self.sync.take(self.engine.delivered + 1)
+            if found is None:
+                return
+            sender, block = found
+            validators = self.engine.validators_of(block.certificate.epoch)
+            verified = None if validators is None else self._check_block(block)
+            if verified is None:
+                self.sync.blame(sender, self.outside.now_ms())
+                if isinstance(sender, bytes):
+                    self.outside.misbehaved(sender, "bad block while catching up")
+                return
+            for batch in block.batches:
+                self._synced[batch.digest] = batch
+            self.counters.synced_blocks += 1
+            before = self.engine.delivered
+            self._step(verified)
+            self._step_all()
+            if self.engine.delivered == before:
+                return
+
+    def _check_block(self, block: CertifiedBlock) -> Certified | None:
+        certificate, proposal = block.certificate, block.proposal
+        if certificate.epoch != self.engine.validators.epoch or certificate.digest != proposal.digest:
+            return None
+        if certificate.height != proposal.height or not block.batches_match():
+            return None
+        verified = self.verifier.certificate(certificate, self.engine.validators)
+        return None if verified is None else Certified(proposal, verified)
+
+    def _ask_for_blocks(self, now_ms: int) -> None:
+        for request in self.sync.plan(self.engine.delivered, now_ms):
+            if isinstance(request.peer, bytes):
+                self.outside.send(request.peer, Kind.BLOCK_REQUEST, encode((request.first, request.last)))
+
+    def _tick(self, now_ms: int) -> None:
+        self._take_blocks()
+        self._ask_for_blocks(now_ms)
+        self._fetch(now_ms)
+        for batch in self.pool.to_spread_again(now_ms, SPREAD_AGAIN_MS):
+            self._spread(batch)
+
+    def _fetch(self, now_ms: int) -> None:
+        members = [key for key in self.engine.validators.keys if key in self.peers]
+        for peer, digests in self.pool.plan_fetches(members, now_ms).items():
+            if isinstance(peer, bytes):
+                self.outside.send(peer, Kind.BATCH_REQUEST, encode(tuple(digests[:BLOCK_BATCHES_MAX])))
+
+    # The engine
+
+    def _step(self, event: Input) -> None:
+        """Queue an input; whoever is outermost works the queue off."""
+        self._inbox.append(event)
+        self._step_all()
+
+    def _step_all(self) -> None:
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._inbox:
+                event = self._inbox.popleft()
+                self._carry_out_all(self.engine.step(event, self.outside.now_ms(), self.outside.wall_ms()))
+        finally:
+            self._stepping = False
+
+    def _carry_out_all(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Send(member, message):
+                self._send(self.engine.validators.keys[member], message)
+            case Broadcast(message):
+                self._broadcast(message)
+            case Persist():
+                sequence = self.outside.append(RecordKind.VOTES, effect.height, effect.record)
+                self._awaiting.append((sequence, effect))
+            case SetTimer(timer, at_ms):
+                self.outside.set_timer(timer.value, at_ms)
+            case CancelTimer(timer):
+                self.outside.set_timer(timer.value, None)
+            case Validate(proposal, check_time):
+                drift_ms = abs(proposal.time_ms - self.outside.wall_ms())
+                if check_time and drift_ms > self.genesis.parameters.clock_drift_ms_max:
+                    self._inbox.append(Validated(proposal.height, proposal.digest, False))
+                else:
+                    self._validating[proposal.height] = proposal
+                    self._validate(proposal)
+            case Deliver():
+                self._undelivered.append(effect)
+                self._execute_ready()
+            case Stable(certificate):
+                self._on_stable(certificate)
+            case Evidence():
+                self.counters.evidence += 1
+                self.outside.evidence(effect)
+            case Diverged(height, own, certified):
+                self.outside.diverged(height, own, certified)
+
+    def _send(self, key: bytes, message: object) -> None:
+        kind, payload = _frame(message)
+        self.outside.send(key, kind, payload)
+
+    def _broadcast(self, message: object) -> None:
+        kind, payload = _frame(message)
+        keys = self.peers if kind is Kind.STATUS else self.engine.validators.keys
+        for key in list(keys):
+            if key in self.peers:
+                self.outside.send(key, kind, payload)
+
+    def _validate(self, proposal: Proposal) -> None:
+        """Answer the engine once every batch is held, and in the log ahead of the vote that vouches for it."""
+        missing = [digest for digest in proposal.batches if self._batch(digest) is None]
+        if missing:
+            self.pool.want(missing)
+            self._fetch(self.outside.now_ms())
+            return
+        for digest in proposal.batches:
+            if self._logged.get(digest, 0) < proposal.height:
+                batch = self._batch(digest)
+                assert batch is not None
+                self.outside.append(RecordKind.BATCH, proposal.height, batch.wire)
+                self._logged[digest] = proposal.height
+        self._validating.pop(proposal.height, None)
+        self._inbox.append(Validated(proposal.height, proposal.digest, True))
+
+    def _execute_ready(self) -> None:
+        while self._undelivered:
+            proposal, certificate = self._undelivered[0].proposal, self._undelivered[0].certificate
+            batches = [self._batch(digest) for digest in proposal.batches]
+            held = tuple(batch for batch in batches if batch is not None)
+            if len(held) != len(batches):
+                self.pool.want(d for d, batch in zip(proposal.batches, batches, strict=True) if batch is None)
+                self._fetch(self.outside.now_ms())
+                return
+            self._undelivered.popleft()
+            self._execute(proposal, certificate, held)
+
+    def _execute(self, proposal: Proposal, certificate: Certificate, batches: tuple[Batch, ...]) -> None:
+        tip = self.store.tip
+        result = self.executor.execute(self.store, tip, proposal, batches)
+        block = CertifiedBlock(proposal, certificate, batches)
+        state_root = self.store.commit(block, result)
+        self.executor.accept(result.transactions, proposal.height)
+        self.pool.ordered(batches, self.outside.now_ms())
+        self._validating.pop(proposal.height, None)
+        for digest in proposal.batches:
+            self._synced.pop(digest, None)
+        self.counters.blocks += 1
+        self.counters.transactions += len(result.receipts)
+        self.counters.refused += sum(not receipt.ok for receipt in result.receipts)
+        self.outside.applied(block, result, state_root)
+        changed = result.tip.validators if result.tip.validators != tip.validators else None
+        self._inbox.append(
+            Applied(
+                proposal.height,
+                result.tip.block_hash,
+                result.tip.results_hash,
+                state_root,
+                result.tip.epoch_end,
+                changed,
+            )
+        )
+
+    def _on_stable(self, certificate: CheckpointCertificate) -> None:
+        self.store.put_checkpoint(certificate)
+        lasting = certificate.height + self.genesis.parameters.log_window
+        records = self.engine.lasting_records()
+        if records:
+            self.outside.append(RecordKind.VOTES, lasting, join_records(records))
+        for digest in [known for known, height in self._logged.items() if height <= certificate.height]:
+            del self._logged[digest]
+        for digest in self.pool.drop_expired(certificate.height):
+            self.engine.forget_batch(digest)
+        self.outside.stable(certificate.height)
+
+
+def _frame(message: object) -> tuple[Kind, bytes]:
+    if isinstance(message, Status):
+        return Kind.STATUS, encode(message.to_value())
+    return Kind.VOTE, encode_message(message)  # type: ignore[arg-type]
+
+
+def join_records(records: Iterable[Record]) -> bytes:
+    """Several records as one entry of the log: each with its length in front."""
+    return b"".join(len(item).to_bytes(4, "big") + item for item in map(encode_message, records))
+
+
+def split_records(payload: bytes) -> list[Record]:
+    """The reverse of `join_records`; the log's checksums vouch for the bytes."""
+    records, position = [], 0
+    while position < len(payload):
+        size = int.from_bytes(payload[position : position + 4], "big")
+        records.append(decode_record(payload[position + 4 : position + 4 + size]))
+        position += 4 + size
+    return records
+
+
+assert BATCH_SIZE_BYTES_MAX < BLOCK_RESPONSE_BYTES_MAX

@@ -1,0 +1,242 @@
+"""The batch pool: transactions on their way into a block, as a pure core (docs/protocol.md, section 2).
+
+A node that accepts clients' transactions packs them into batches, by count, size or age, and spreads each batch once.
+Everyone holds what arrives, with all signatures checked, until it is ordered. What a proposal needs and is missing is
+asked for, from one peer after another.
+
+Bounded by bytes: local submissions are refused with POOL_FULL (retryable) when more waits than the chain executes in
+`backlog_ms_max`; each peer may occupy only its share of the room for batches, so a flood costs the flooder alone.
+
+Must not know: networks, clocks (time is an argument), signatures.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ledger.errors import Code, Reject
+from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
+
+FRAMING_BYTES = 5  # msgpack header of one transaction in a batch
+FETCH_TIMEOUT_MS = 500  # before the next peer is asked for the same batch
+ORDERED_KEPT = 2_048  # ordered batches remembered, so that late copies are not offered again
+
+
+@dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """Limits of one pool."""
+
+    batch_txs_max: int = 500  # genesis: parameters.batch_txs_max
+    batch_bytes_max: int = BATCH_SIZE_BYTES_MAX - 64
+    batch_age_ms_max: int = 8  # the longest a lone transaction waits for company
+    backlog_ms_max: int = 500  # more unexecuted work than this is refused: waiting longer helps nobody
+    backlog_txs_min: int = 2_000  # accepted however slow the chain seems, so that an idle chain can start
+    held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
+    held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer
+
+
+@dataclass(slots=True)
+class _Held:
+    batch: Batch
+    origin: Hashable  # None: our own
+    since_ms: int
+    size_bytes: int
+    spread_at_ms: int
+
+
+@dataclass(slots=True)
+class _Wanted:
+    asked: list[Hashable] = field(default_factory=list)
+    asked_at_ms: int = -FETCH_TIMEOUT_MS
+
+
+class BatchPool:
+    """See the module's text. One per node."""
+
+    def __init__(self, config: PoolConfig) -> None:
+        self.config = config
+        self._open: list[Transaction] = []
+        self._open_bytes = 0
+        self._open_since_ms = 0
+        self._known: set[bytes] = set()  # ids of local transactions not yet executed
+        self._held: OrderedDict[bytes, _Held] = OrderedDict()
+        self._held_bytes: dict[Hashable, int] = {}
+        self._ordered: OrderedDict[bytes, None] = OrderedDict()
+        self._wanted: dict[bytes, _Wanted] = {}
+        self._rate_txs = 0.0  # executed per millisecond, smoothed
+        self._rated_at_ms: int | None = None
+
+    # Clients' transactions
+
+    def submit(self, tx: Transaction, now_ms: int) -> bool:
+        """Take a checked transaction; False if it is here already. Raises Reject(POOL_FULL) under overload."""
+        if tx.id in self._known:
+            return False
+        if len(self._known) >= self.backlog_txs_max:
+            raise Reject(Code.POOL_FULL, len(self._known))
+        if not self._open:
+            self._open_since_ms = now_ms
+        self._open.append(tx)
+        self._open_bytes += len(tx.wire) + FRAMING_BYTES
+        self._known.add(tx.id)
+        return True
+
+    @property
+    def backlog_txs_max(self) -> int:
+        """How many local transactions may wait, from how fast the chain executes."""
+        return max(self.config.backlog_txs_min, int(self._rate_txs * self.config.backlog_ms_max))
+
+    def cut_due_ms(self) -> int | None:
+        """When the open batch must be cut at the latest; None when there is none."""
+        return self._open_since_ms + self.config.batch_age_ms_max if self._open else None
+
+    def cut(self, now_ms: int) -> list[Batch]:
+        """The batches that are due now, each already held; spread them."""
+        batches = []
+        while self._open:
+            full = len(self._open) >= self.config.batch_txs_max or self._open_bytes >= self.config.batch_bytes_max
+            if not full and now_ms - self._open_since_ms < self.config.batch_age_ms_max:
+                break
+            batches.append(self._cut_one(now_ms))
+        return batches
+
+    def _cut_one(self, now_ms: int) -> Batch:
+        count, size_bytes = 0, 0
+        for tx in self._open[: self.config.batch_txs_max]:
+            size_bytes += len(tx.wire) + FRAMING_BYTES
+            if count and size_bytes > self.config.batch_bytes_max:
+                break
+            count += 1
+        taken, self._open = self._open[:count], self._open[count:]
+        self._open_bytes = sum(len(tx.wire) + FRAMING_BYTES for tx in self._open)
+        batch = Batch(tuple(tx.wire for tx in taken))
+        batch.__dict__["transactions"] = tuple(taken)  # decoded already
+        self._hold(batch, None, now_ms)
+        return batch
+
+    # Batches
+
+    def accepts(self, digest: bytes, size_bytes: int, origin: Hashable) -> bool:
+        """Whether a peer's batch should be checked and held: it is new, and the peer has room left."""
+        if digest in self._held or digest in self._ordered:
+            return False
+        if digest in self._wanted:
+            return True
+        used = self._held_bytes.get(origin, 0)
+        total = sum(self._held_bytes.values())
+        return (
+            used + size_bytes <= self.config.held_bytes_per_peer_max
+            and total + size_bytes <= self.config.held_bytes_max
+        )
+
+    def add(self, batch: Batch, origin: Hashable, now_ms: int) -> None:
+        """Hold a peer's batch whose signatures were all checked."""
+        self._wanted.pop(batch.digest, None)
+        if batch.digest not in self._held:
+            self._hold(batch, origin, now_ms)
+
+    def _hold(self, batch: Batch, origin: Hashable, now_ms: int) -> None:
+        size_bytes = len(batch.wire)
+        self._held[batch.digest] = _Held(batch, origin, now_ms, size_bytes, now_ms)
+        self._held_bytes[origin] = self._held_bytes.get(origin, 0) + size_bytes
+
+    def get(self, digest: bytes) -> Batch | None:
+        held = self._held.get(digest)
+        return None if held is None else held.batch
+
+    def held(self) -> list[Batch]:
+        """All batches not yet ordered, oldest first."""
+        return [held.batch for held in self._held.values()]
+
+    def is_ordered(self, digest: bytes) -> bool:
+        return digest in self._ordered
+
+    def ordered(self, batches: Sequence[Batch], now_ms: int) -> None:
+        """These were executed: make room, and learn how fast the chain is."""
+        txs = 0
+        for batch in batches:
+            held = self._held.pop(batch.digest, None)
+            if held is not None:
+                self._held_bytes[held.origin] -= held.size_bytes
+            self._wanted.pop(batch.digest, None)
+            self._ordered[batch.digest] = None
+            txs += len(batch.wires)
+            self._known.difference_update(batch.tx_ids)
+        while len(self._ordered) > ORDERED_KEPT:
+            self._ordered.popitem(last=False)
+        self._learn_rate(txs, now_ms)
+
+    def _learn_rate(self, txs: int, now_ms: int) -> None:
+        if self._rated_at_ms is not None:
+            elapsed_ms = max(1, now_ms - self._rated_at_ms)
+            weight = min(1.0, elapsed_ms / 1_000)
+            self._rate_txs += (txs / elapsed_ms - self._rate_txs) * weight
+        self._rated_at_ms = now_ms
+
+    def drop_expired(self, height: int) -> list[bytes]:
+        """Forget batches in which nothing can be executed any more; returns their digests."""
+        gone = [
+            digest
+            for digest, held in self._held.items()
+            if all(tx.valid_until < height for tx in held.batch.transactions)
+        ]
+        for digest in gone:
+            held = self._held.pop(digest)
+            self._held_bytes[held.origin] -= held.size_bytes
+            self._known.difference_update(held.batch.tx_ids)
+        return gone
+
+    def to_spread_again(self, now_ms: int, after_ms: int) -> list[Batch]:
+        """Batches still not ordered after a while: whoever should order them may lack them."""
+        due = [held for held in self._held.values() if now_ms - held.spread_at_ms >= after_ms][:16]
+        for held in due:
+            held.spread_at_ms = now_ms
+        return [held.batch for held in due]
+
+    # Fetching
+
+    def want(self, digests: Iterable[bytes]) -> None:
+        """These are needed and not held."""
+        for digest in digests:
+            if digest not in self._held:
+                self._wanted.setdefault(digest, _Wanted())
+
+    def unwant(self, digests: Iterable[bytes]) -> None:
+        for digest in digests:
+            self._wanted.pop(digest, None)
+
+    def plan_fetches(self, peers: Sequence[Hashable], now_ms: int) -> dict[Hashable, list[bytes]]:
+        """Whom to ask for what now: each batch from one peer at a time, another after a timeout."""
+        plan: dict[Hashable, list[bytes]] = {}
+        for digest, wanted in self._wanted.items():
+            if now_ms - wanted.asked_at_ms < FETCH_TIMEOUT_MS:
+                continue
+            fresh = [peer for peer in peers if peer not in wanted.asked]
+            if not fresh:
+                wanted.asked.clear()
+                fresh = list(peers)
+            if fresh:
+                peer = fresh[int.from_bytes(digest[-2:], "big") % len(fresh)]
+                wanted.asked.append(peer)
+                wanted.asked_at_ms = now_ms
+                plan.setdefault(peer, []).append(digest)
+        return plan
+
+    def is_wanted(self, digest: bytes) -> bool:
+        return digest in self._wanted
+
+    # For status
+
+    @property
+    def waiting_txs(self) -> int:
+        return len(self._known)
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            "transactions": len(self._known),
+            "batches": len(self._held),
+            "bytes": sum(self._held_bytes.values()) + self._open_bytes,
+            "wanted": len(self._wanted),
+        }

@@ -1,0 +1,407 @@
+"""The chain store: blocks, receipts, indexes and state of one node, each block in one atomic write.
+
+A block that is half stored cannot exist: everything derived from it goes into the same write as the tip. Writes are not
+synced by default, since what was lost can be executed again from peers' certified blocks or our own; the write-ahead log
+of votes is what must be durable. Opening checks that tip, header and state tree belong together.
+
+Pure data in and out: no clock, no tasks. Not for use from two threads at once.
+
+Must not know: how blocks are agreed on, or what the backend is. Keys are in storage/schema.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+from ledger import merkle
+from ledger.block import (
+    Certificate,
+    CertifiedBlock,
+    CheckpointCertificate,
+    Header,
+    Proposal,
+    Receipt,
+    encode_certified,
+    receipts_root,
+)
+from ledger.codec import Value, encode
+from ledger.crypto import HASH_SIZE_BYTES
+from ledger.errors import CodecError
+from ledger.execution import BlockResult, Tip
+from ledger.genesis import Genesis
+from ledger.state import Changes
+from ledger.stateproof import RECEIPT_PROOF_HEIGHTS_MAX, Inclusion, ReceiptProof, TransactionProof
+from ledger.transaction import Batch, Transaction
+from ledger.validators import ValidatorSet
+from storage import schema
+from storage.errors import Corruption, FormatMismatch, NotInitialised, StateDiverged
+from storage.kv import KeyValue
+from storage.statetree import ProvenState, StateStore, decode_record
+
+RECEIPTS_ROOTS_CACHED_MAX = 2 * RECEIPT_PROOF_HEIGHTS_MAX  # recomputed from receipts; 33 bytes each
+
+T = TypeVar("T")
+Place = tuple[int, int]  # (height, position of the transaction in the block)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One ordered transaction and what became of it."""
+
+    height: int
+    position: int
+    transaction: Transaction
+    receipt: Receipt
+
+
+class ChainStore:
+    """One node's chain over a key-value store. It is also the rules' `Reader`: the state after the tip."""
+
+    def __init__(self, kv: KeyValue) -> None:
+        """Open. NotInitialised if there is no chain; Corruption if what belongs together does not."""
+        self._kv = kv
+        stored_format, genesis, tip = map(kv.get, (schema.FORMAT_KEY, schema.GENESIS_KEY, schema.TIP_KEY))
+        if stored_format is None:
+            raise NotInitialised("there is no chain here")
+        if stored_format != schema.FORMAT:
+            raise FormatMismatch(f"the data has format {stored_format!r}, this software reads {schema.FORMAT!r}")
+        if genesis is None or tip is None:
+            raise Corruption("genesis or tip is missing")
+        self.genesis_json = genesis.decode()
+        self.chain_id = Genesis.from_json(self.genesis_json).chain_id
+        self._tip = Tip.from_value(decode_record(tip, schema.TIP_KEY))
+        self._state = StateStore(kv, self._tip.checkpoint_height)
+        self._receipts_root = lru_cache(RECEIPTS_ROOTS_CACHED_MAX)(self._compute_receipts_root)
+        self._check_tip()
+
+    @classmethod
+    def create(cls, kv: KeyValue, genesis_json: str, changes: Changes, tip: Tip) -> ChainStore:
+        """Write a new chain's beginning (`Executor.begin`) and open it. ValueError if the store holds a chain."""
+        if kv.get(schema.FORMAT_KEY) is not None:
+            raise ValueError("the store holds a chain already")
+        staged = StateStore(kv, 0).stage(changes, 0, seal=True)
+        puts = staged.puts
+        puts[schema.FORMAT_KEY] = schema.FORMAT
+        puts[schema.GENESIS_KEY] = genesis_json.encode()
+        puts[schema.TIP_KEY] = encode(tip.to_value())
+        puts[schema.at_height(schema.RESULTS, 0)] = tip.results_hash
+        puts[schema.at_height(schema.VALIDATORS, tip.validators.epoch)] = encode(tip.validators.to_value())
+        kv.write(puts, staged.deletes, sync=True)
+        return cls(kv)
+
+    def _check_tip(self) -> None:
+        tip = self._tip
+        if tip.height:
+            header = self.header(tip.height)
+            if header is None or header.hash(self.chain_id) != tip.block_hash:
+                raise Corruption(f"header {tip.height} is not the tip's")
+        elif tip.block_hash != self.chain_id:
+            raise Corruption("the tip at height 0 is not this genesis")
+        if self.state_root(tip.checkpoint_height) != self._state.tree.root:
+            raise Corruption(f"state tree differs from its root at height {tip.checkpoint_height}")
+
+    @property
+    def tip(self) -> Tip:
+        return self._tip
+
+    # State
+
+    def get(self, key: bytes) -> Value:
+        """The decoded state value after the tip; None when absent."""
+        return self._state.get(key)
+
+    def state_bytes(self, key: bytes) -> bytes | None:
+        """The encoded state value after the tip; None when absent."""
+        return self._state.get_bytes(key)
+
+    def state_root(self, height: int) -> bytes | None:
+        """The root computed at checkpoint `height` (0: genesis); None where none was."""
+        return self._kv.get(schema.at_height(schema.ROOT, height))
+
+    def prove_state(self, key: bytes) -> ProvenState:
+        """The entry as it was at the last checkpoint, with proof. The tip may have moved on; the certificate of that
+        checkpoint (`checkpoint(height)`) may be some messages away.
+        """
+        return self._state.prove(key)
+
+    # Writing
+
+    def commit(self, block: CertifiedBlock, result: BlockResult, *, sync: bool = False) -> bytes | None:
+        """Store the block after the tip and all that came of it; at a checkpoint, the new state root.
+
+        One atomic write. If it fails, nothing has changed here and the same call may be made again.
+        """
+        height, tip = block.height, result.tip
+        if height != self._tip.height + 1 or tip.height != height:
+            raise ValueError(f"block {height} cannot follow {self._tip.height}")
+        if result.header.proposal_digest != block.proposal.digest or len(result.transactions) != len(result.receipts):
+            raise ValueError(f"the result is not of block {height}")
+        staged = self._state.stage(result.changes, height, seal=result.is_checkpoint)
+        puts = staged.puts
+        self._put_block(puts, block, result)
+        self._put_transactions(puts, height, result)
+        puts[schema.TIP_KEY] = encode(tip.to_value())
+        if tip.validators.epoch != self._tip.validators.epoch:
+            key = schema.at_height(schema.VALIDATORS, tip.validators.epoch)
+            puts[key] = encode(tip.validators.to_value())
+        self._kv.write(puts, staged.deletes, sync=sync)
+        self._state.adopt(staged)
+        self._tip = tip
+        return None if staged.tree is None else staged.tree.root
+
+    def _put_block(self, puts: dict[bytes, bytes], block: CertifiedBlock, result: BlockResult) -> None:
+        height = block.height
+        value = (block.proposal.to_value(), block.certificate.to_value())
+        puts[schema.at_height(schema.PROPOSAL, height)] = encode(value)
+        for digest, batch in zip(block.proposal.batches, block.batches, strict=True):
+            puts[schema.BATCH + digest] = batch.wire
+        puts[schema.at_height(schema.HEADER, height)] = encode(result.header.to_value())
+        puts[schema.at_height(schema.RESULTS, height)] = result.tip.results_hash
+        if result.receipts:
+            puts[schema.at_height(schema.RECEIPTS, height)] = _encode_receipts(result.receipts)
+
+    def _put_transactions(self, puts: dict[bytes, bytes], height: int, result: BlockResult) -> None:
+        ids = [receipt.tx_id for receipt in result.receipts]
+        for position, receipt in enumerate(result.receipts):
+            key = schema.TRANSACTION + receipt.tx_id
+            # A copy is refused (replayed, or expired by then): the first execution must stay findable.
+            if receipt.code and (key in puts or self._kv.get(key) is not None):
+                continue
+            puts[key] = schema.pack_place(height, position)
+        for name, indexed, position in result.indexes:
+            puts[schema.index_prefix(name, indexed) + schema.pack_place(height, position)] = ids[position]
+
+    def put_checkpoint(self, certificate: CheckpointCertificate) -> None:
+        """Keep a checkpoint's certificate, already verified. StateDiverged if a quorum agreed on something else than we
+        have: this node's data cannot be trusted any more (Trap 31).
+        """
+        height = certificate.height
+        header = self.header(height)
+        if header is None or self.state_root(height) is None:
+            raise ValueError(f"there is no checkpoint at {height} here")
+        ours = (header.hash(self.chain_id), self.state_root(height), self.results_hash(height))
+        if ours != (certificate.block_hash, certificate.state_root, certificate.results_hash):
+            raise StateDiverged(f"checkpoint {height} differs from what the validators certified")
+        key = schema.at_height(schema.CHECKPOINT, height)
+        self._kv.write({key: encode(certificate.to_value())}, (), sync=False)
+
+    # Blocks
+
+    def header(self, height: int) -> Header | None:
+        key = schema.at_height(schema.HEADER, height)
+        data = self._kv.get(key)
+        return None if data is None else _read(Header.from_value, data, key)
+
+    def results_hash(self, height: int) -> bytes | None:
+        """The chain of results after `height` (0: before the first block)."""
+        return self._kv.get(schema.at_height(schema.RESULTS, height))
+
+    def block(self, height: int) -> CertifiedBlock | None:
+        """The block as it was committed; None above the tip."""
+        proposed = self._proposed(height)
+        if proposed is None:
+            return None
+        proposal, certificate = proposed
+        return CertifiedBlock(proposal, certificate, tuple(map(self._ordered_batch, proposal.batches)))
+
+    def block_wires(self, height: int) -> bytes | None:
+        """The block as it travels to peers (`ledger.block.decode_certified`)."""
+        block = self.block(height)
+        return None if block is None else encode_certified(block)
+
+    def batch(self, digest: bytes) -> Batch | None:
+        """A batch that some block ordered."""
+        key = schema.BATCH + digest
+        data = self._kv.get(key)
+        return None if data is None else _read_batch(data, key)
+
+    def receipts(self, height: int) -> tuple[Receipt, ...]:
+        """In the order of the block's transactions; empty for an empty block and above the tip."""
+        key = schema.at_height(schema.RECEIPTS, height)
+        data = self._kv.get(key)
+        return () if data is None else _decode_receipts(data, key)
+
+    def validator_set(self, epoch: int) -> ValidatorSet | None:
+        """The validators of an epoch that has begun, or begins after the tip."""
+        key = schema.at_height(schema.VALIDATORS, epoch)
+        data = self._kv.get(key)
+        return None if data is None else _read(ValidatorSet.from_value, data, key)
+
+    def checkpoint(self, height: int) -> CheckpointCertificate | None:
+        """The certificate of the checkpoint at exactly `height`."""
+        key = schema.at_height(schema.CHECKPOINT, height)
+        data = self._kv.get(key)
+        return None if data is None else _read(CheckpointCertificate.from_value, data, key)
+
+    def latest_checkpoint(self) -> CheckpointCertificate | None:
+        """The highest certified one."""
+        start, stop = schema.CHECKPOINT, schema.after(schema.CHECKPOINT)
+        for key, data in self._kv.scan(start, stop, reverse=True, limit=1):
+            return _read(CheckpointCertificate.from_value, data, key)
+        return None
+
+    def _proposed(self, height: int) -> tuple[Proposal, Certificate] | None:
+        key = schema.at_height(schema.PROPOSAL, height)
+        data = self._kv.get(key)
+        return None if data is None else _read(_proposed_from_value, data, key)
+
+    def _ordered_batch(self, digest: bytes) -> Batch:
+        batch = self.batch(digest)
+        if batch is None:
+            raise Corruption(f"batch {digest.hex()} is missing")
+        return batch
+
+    # Transactions
+
+    def transaction(self, tx_id: bytes) -> tuple[int, int, Transaction] | None:
+        """(height, position, transaction) of its first execution, or of its refusal if it never was executed."""
+        place = self._place(tx_id)
+        if place is None:
+            return None
+        batch, index = self._locate(*place)
+        return (*place, Transaction.decode(batch.wires[index]))
+
+    def receipt(self, tx_id: bytes) -> Receipt | None:
+        """The receipt at the place `transaction` names."""
+        place = self._place(tx_id)
+        return None if place is None else self.receipts(place[0])[place[1]]
+
+    def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[tuple[int, int, bytes]]:
+        """(height, position, transaction id) under `key` in the index `name`, oldest first, beyond `after`."""
+        prefix = schema.index_prefix(name, key)
+        start = prefix if after is None else schema.next_key(prefix + schema.pack_place(*after))
+        return [
+            (*schema.unpack_place(entry[len(prefix) :]), tx_id)
+            for entry, tx_id in self._kv.scan(start, schema.after(prefix), limit=limit)
+        ]
+
+    def events(self, after: Place, limit: int) -> list[Event]:
+        """Up to `limit` transactions in their order, beyond `after`; (0, 0) begins the chain."""
+        found: list[Event] = []
+        start = schema.at_height(schema.RECEIPTS, after[0])
+        for key, data in self._kv.scan(start, schema.after(schema.RECEIPTS)):
+            if len(found) >= limit:
+                break
+            height = schema.height_of(key)
+            receipts = _decode_receipts(data, key)
+            first = after[1] + 1 if height == after[0] else 0
+            wires = self._wires(height)
+            for position in range(first, min(len(receipts), first + limit - len(found))):
+                found.append(Event(height, position, Transaction.decode(wires[position]), receipts[position]))
+        return found
+
+    def transactions_since(self, height: int) -> Iterator[tuple[int, tuple[Transaction, ...]]]:
+        """(height, transactions) of each block above `height`: what `Executor.accept` takes to rebuild its window."""
+        for above in range(max(height, 0) + 1, self._tip.height + 1):
+            yield above, tuple(map(Transaction.decode, self._wires(above)))
+
+    def _place(self, tx_id: bytes) -> Place | None:
+        data = self._kv.get(schema.TRANSACTION + tx_id)
+        return None if data is None else schema.unpack_place(data)
+
+    def _wires(self, height: int) -> list[bytes]:
+        proposed = self._proposed(height)
+        if proposed is None:
+            raise Corruption(f"block {height} is missing")
+        return [wire for digest in proposed[0].batches for wire in self._ordered_batch(digest).wires]
+
+    def _locate(self, height: int, position: int) -> tuple[Batch, int]:
+        """The batch that holds a block's transaction, and its index there."""
+        proposed = self._proposed(height)
+        if proposed is None:
+            raise Corruption(f"block {height} is missing")
+        index = position
+        for digest in proposed[0].batches:
+            batch = self._ordered_batch(digest)
+            if index < len(batch.wires):
+                return batch, index
+            index -= len(batch.wires)
+        raise Corruption(f"block {height} has no transaction {position}")
+
+    # Proofs
+
+    def prove_transaction(self, tx_id: bytes) -> TransactionProof | None:
+        """That it was ordered: checked with the validators of `certificate.epoch`. None if unknown."""
+        place = self._place(tx_id)
+        proposed = None if place is None else self._proposed(place[0])
+        if place is None or proposed is None:
+            return None
+        batch, index = self._locate(*place)
+        path = merkle.path(batch.tx_ids, index)
+        return TransactionProof(Inclusion(index, len(batch.wires), path), *proposed)
+
+    def prove_receipt(self, tx_id: bytes) -> ReceiptProof | None:
+        """What became of it: checked with the validators of `checkpoint.epoch`. None if it is unknown, or until a
+        checkpoint at or above its height has been certified.
+        """
+        place = self._place(tx_id)
+        if place is None:
+            return None
+        height, position = place
+        start, stop = schema.at_height(schema.CHECKPOINT, height), schema.after(schema.CHECKPOINT)
+        for key, data in self._kv.scan(start, stop, limit=1):
+            certificate = _read(CheckpointCertificate.from_value, data, key)
+            if certificate.height - height > RECEIPT_PROOF_HEIGHTS_MAX:
+                return None
+            receipts, previous = self.receipts(height), self.results_hash(height - 1)
+            if previous is None:
+                raise Corruption(f"results hash {height - 1} is missing")
+            path = merkle.path([receipt.leaf() for receipt in receipts], position)
+            following = tuple(map(self._receipts_root, range(height + 1, certificate.height + 1)))
+            inclusion = Inclusion(position, len(receipts), path)
+            return ReceiptProof(receipts[position], inclusion, previous, following, certificate)
+        return None
+
+    def _compute_receipts_root(self, height: int) -> bytes:
+        return receipts_root(self.receipts(height))
+
+
+def _read(from_value: Callable[[Value], T], data: bytes, key: bytes) -> T:
+    """Decode one of our records; Corruption if it is not what its key says."""
+    try:
+        return from_value(decode_record(data, key))
+    except CodecError as error:
+        raise Corruption(f"record {key.hex()}: {error}") from None
+
+
+def _read_batch(data: bytes, key: bytes) -> Batch:
+    try:
+        return Batch.decode(data)
+    except CodecError as error:
+        raise Corruption(f"record {key.hex()}: {error}") from None
+
+
+def _proposed_from_value(value: Value) -> tuple[Proposal, Certificate]:
+    match value:
+        case (proposal, certificate):
+            return Proposal.from_value(proposal), Certificate.from_value(certificate)
+    raise CodecError("not a proposal with its certificate")
+
+
+def _encode_receipts(receipts: Sequence[Receipt]) -> bytes:
+    """Ids joined, then (position, code, detail) of those that are not plain successes: most are."""
+    exceptions = tuple(
+        (position, receipt.code, receipt.detail)
+        for position, receipt in enumerate(receipts)
+        if receipt.code or receipt.detail
+    )
+    return encode((b"".join([receipt.tx_id for receipt in receipts]), exceptions))
+
+
+def _decode_receipts(data: bytes, key: bytes) -> tuple[Receipt, ...]:
+    match decode_record(data, key):
+        case (bytes(ids), tuple(exceptions)) if len(ids) % HASH_SIZE_BYTES == 0:
+            pass
+        case _:
+            raise Corruption(f"record {key.hex()} is not a list of receipts")
+    receipts = [Receipt(ids[at : at + HASH_SIZE_BYTES], 0) for at in range(0, len(ids), HASH_SIZE_BYTES)]
+    for item in exceptions:
+        match item:
+            case (int(position), int(code), tuple(detail)) if 0 <= position < len(receipts):
+                receipts[position] = Receipt(receipts[position].tx_id, code, detail)  # type: ignore[arg-type]
+            case _:
+                raise Corruption(f"record {key.hex()} is not a list of receipts")
+    return tuple(receipts)

@@ -1,0 +1,90 @@
+"""Every key of the chain store, in one table. The first byte of a key says what it holds; integers in keys are
+big-endian, so that keys sort as numbers do. The same table, with examples, is in docs/storage.md.
+
+    key                                       value
+    M name                                    `format`: FORMAT; `genesis`: its JSON; `tip`: Tip
+    P height(8)                               (proposal, commit certificate)
+    B batch digest(33)                        the batch as it travelled, byte for byte
+    H height(8)                               header
+    E height(8)                               results hash (33) after that block; height 0: before the first
+    R height(8)                               receipts of a block that has any: (ids joined, exceptions)
+    T transaction id(33)                      height(8) position(4) of its first execution
+    I index hash(20) height(8) position(4)    transaction id
+    S bucket(2) state key                     state value
+    U height(8)                               (key, value at the last root, key, value, ...) first changed here
+    L bucket(2)                               hash of a state bucket (32) at the last root; absent: empty
+    O height(8)                               state root (33), at checkpoints and at 0
+    C height(8)                               checkpoint certificate
+    V epoch(8)                                validator set
+
+Values are canonical encodings unless sizes are given. Must not know: what a key-value store is.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from struct import Struct
+
+FORMAT = b"medchain/store/1"
+
+META, PROPOSAL, BATCH, HEADER, RESULTS = b"M", b"P", b"B", b"H", b"E"
+RECEIPTS, TRANSACTION, INDEX = b"R", b"T", b"I"
+STATE, UNDO, LEAF, ROOT = b"S", b"U", b"L", b"O"
+CHECKPOINT, VALIDATORS = b"C", b"V"
+
+FORMAT_KEY = META + b"format"
+GENESIS_KEY = META + b"genesis"
+TIP_KEY = META + b"tip"
+
+BUCKET_SIZE_BYTES = 2
+INDEX_HASH_SIZE_BYTES = 20  # nobody finds two names in 2^80 tries; each byte is paid for in every entry
+
+_HEIGHT = Struct(">Q")
+_PLACE = Struct(">QI")
+
+pack_place = _PLACE.pack
+
+
+def unpack_place(data: bytes) -> tuple[int, int]:
+    """(height, position) from its 12 bytes."""
+    height, position = _PLACE.unpack(data)
+    return height, position
+
+
+def at_height(prefix: bytes, height: int) -> bytes:
+    """The key of what `prefix` holds for a height (or epoch)."""
+    return prefix + _HEIGHT.pack(height)
+
+
+def height_of(key: bytes) -> int:
+    """The height in a key made by `at_height`."""
+    height: int = _HEIGHT.unpack_from(key, 1)[0]
+    return height
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key beyond all that start with `prefix` (never all 0xff: the first byte of every key is a letter)."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes([stripped[-1] + 1])
+
+
+def next_key(key: bytes) -> bytes:
+    """The first key after `key`."""
+    return key + b"\x00"
+
+
+def index_prefix(name: str, key: bytes) -> bytes:
+    """What all entries of `key` in index `name` start with. Hashed, so that one key is never the start of another."""
+    encoded = name.encode()
+    digest = sha256(len(encoded).to_bytes(2, "big") + encoded + key).digest()
+    return INDEX + digest[:INDEX_HASH_SIZE_BYTES]
+
+
+def state_entry(key: bytes, key_hash: bytes) -> bytes:
+    """Where a state entry is kept: its bucket first, so that a bucket is one range."""
+    return STATE + key_hash[:BUCKET_SIZE_BYTES] + key
+
+
+def bucket_prefix(prefix: bytes, bucket: int) -> bytes:
+    """The key of a bucket's leaf hash, or what its entries start with."""
+    return prefix + bucket.to_bytes(BUCKET_SIZE_BYTES, "big")

@@ -1,0 +1,373 @@
+"""The state after the tip, and its commitment at the last checkpoint.
+
+Entries lie in buckets by the first 16 bits of their key's SHA-256. The commitment (ledger/stateproof.py) is computed at
+checkpoints only; `StateTree` keeps its digests in memory (2.2 MB) and on disk the leaves alone. Between checkpoints the
+state moves on and the tree does not, so the values at the last root of whatever has changed since are kept too (`U`
+records): proofs are always as of the last root, even after a crash, whatever the tip.
+
+Everything is staged first and adopted after the caller's atomic write: a write that fails leaves memory as it was.
+
+Must not know: blocks, or what a key means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+
+from ledger.codec import Value, decode, encode
+from ledger.errors import CodecError
+from ledger.state import Changes
+from ledger.stateproof import (
+    BUCKET_ENTRIES_MAX,
+    BUCKETS,
+    DIGEST_SIZE_BYTES,
+    ENTRY_SIZE_BYTES,
+    FANOUT,
+    LEVELS,
+    StateProof,
+    bucket_hash,
+    bucket_of,
+    entry_position,
+    parent_hash,
+    root_hash,
+)
+from storage import schema
+from storage.errors import Corruption
+from storage.kv import KeyValue
+
+BUCKET_CACHE_SIZE_BYTES_MAX = 96 * 1024 * 1024  # bucket contents as hashes: 1.4 million entries without re-reading
+VALUE_CACHE_SIZE_BYTES_MAX = 32 * 1024 * 1024  # of encoded size, in each of two generations; decoded about three times
+_VALUE_OVERHEAD_BYTES = 200  # what a small entry costs beside its bytes
+# Our own records, already bounded when written: these only stop a damaged length from taking all memory.
+_RECORD_SIZE_BYTES_MAX = 1 << 30
+_RECORD_ITEMS_MAX = 1 << 26
+_RECORD_DEPTH_MAX = 64
+
+_ROW_SIZE_BYTES: Final = FANOUT * DIGEST_SIZE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class TreeChange:
+    """A computed but not yet adopted tree: new digests by bucket, new bucket contents, all levels."""
+
+    root: bytes
+    leaves: dict[int, bytes]
+    buckets: dict[int, bytes]
+    levels: tuple[bytearray, ...]
+
+
+class StateTree:
+    """The digests of all levels, and a cache of bucket contents as of the root.
+
+    `read_bucket` gives a bucket's entries (64 bytes each, sorted) when the cache has not; it may give later values for
+    keys that are in the very update it is read for.
+    """
+
+    def __init__(self, leaves: Iterable[tuple[int, bytes]], read_bucket: Callable[[int], bytes]) -> None:
+        self._read_bucket = read_bucket
+        self._buckets: dict[int, bytes] = {}
+        self._buckets_size_bytes = 0
+        lowest = bytearray(bucket_hash(b"") * BUCKETS)
+        for bucket, digest in leaves:
+            _put_digest(lowest, bucket, digest)
+        levels = [lowest]
+        for _ in range(LEVELS - 1):
+            below = levels[-1]
+            rows = range(0, len(below), _ROW_SIZE_BYTES)
+            levels.append(bytearray(b"".join(parent_hash(below[at : at + _ROW_SIZE_BYTES]) for at in rows)))
+        self._levels = tuple(levels)
+        self.root = root_hash(parent_hash(levels[-1]))
+
+    def stage(self, changes: Iterable[tuple[bytes, bytes | None]]) -> TreeChange:
+        """The tree after `changes`: (key hash, value hash), None deleting. Their order does not matter."""
+        buckets: dict[int, bytes] = {}
+        for key_hash, value_hash in changes:
+            bucket = bucket_of(key_hash)
+            entries = buckets.get(bucket)
+            if entries is None:
+                entries = self._buckets.get(bucket)
+                if entries is None:
+                    entries = self._read_bucket(bucket)
+            buckets[bucket] = _changed(entries, key_hash, value_hash)
+        leaves = {bucket: bucket_hash(entries) for bucket, entries in buckets.items()}
+        levels = tuple(map(bytearray, self._levels))
+        above: dict[int, bytes] = leaves
+        for depth, level in enumerate(levels):
+            for index, digest in above.items():
+                _put_digest(level, index, digest)
+            if depth + 1 < LEVELS:
+                rows = dict.fromkeys(index // FANOUT for index in above)
+                above = {row: parent_hash(level[row * _ROW_SIZE_BYTES : (row + 1) * _ROW_SIZE_BYTES]) for row in rows}
+        return TreeChange(root_hash(parent_hash(levels[-1])), leaves, buckets, levels)
+
+    def adopt(self, change: TreeChange) -> None:
+        """Make a staged change the tree."""
+        self._levels = change.levels
+        self.root = change.root
+        for bucket, entries in change.buckets.items():
+            self._buckets_size_bytes += len(entries) - len(self._buckets.pop(bucket, b""))
+            self._buckets[bucket] = entries
+        while self._buckets_size_bytes > BUCKET_CACHE_SIZE_BYTES_MAX:
+            oldest = next(iter(self._buckets))
+            self._buckets_size_bytes -= len(self._buckets.pop(oldest))
+
+    def update(self, changes: Iterable[tuple[bytes, bytes | None]]) -> bytes:
+        """Stage and adopt; the new root."""
+        change = self.stage(changes)
+        self.adopt(change)
+        return change.root
+
+    def cached_bucket(self, bucket: int) -> bytes | None:
+        """The entries at the root, if at hand."""
+        return self._buckets.get(bucket)
+
+    def leaf(self, bucket: int) -> bytes:
+        return _digest_at(self._levels[0], bucket)
+
+    def prove(self, bucket: int, entries: bytes) -> StateProof:
+        """A proof from a bucket's entries at the root."""
+        siblings, index = [], bucket
+        for level in self._levels:
+            first = index - index % FANOUT
+            siblings.extend(_digest_at(level, other) for other in range(first, first + FANOUT) if other != index)
+            index //= FANOUT
+        return StateProof(entries, b"".join(siblings))
+
+
+def _put_digest(level: bytearray, index: int, digest: bytes) -> None:
+    level[index * DIGEST_SIZE_BYTES : (index + 1) * DIGEST_SIZE_BYTES] = digest
+
+
+def _digest_at(level: bytearray, index: int) -> bytes:
+    return bytes(level[index * DIGEST_SIZE_BYTES : (index + 1) * DIGEST_SIZE_BYTES])
+
+
+def _changed(entries: bytes, key_hash: bytes, value_hash: bytes | None) -> bytes:
+    """A bucket with one entry put or (None) removed."""
+    at = entry_position(entries, key_hash)
+    present = entries[at : at + DIGEST_SIZE_BYTES] == key_hash
+    rest = entries[at + ENTRY_SIZE_BYTES if present else at :]
+    return entries[:at] + rest if value_hash is None else entries[:at] + key_hash + value_hash + rest
+
+
+def _value_hash(data: bytes | None) -> bytes | None:
+    return None if data is None else sha256(data).digest()
+
+
+class ValueCache:
+    """Decoded values by key, None for known absence, in two generations: what is not asked for again is dropped."""
+
+    __slots__ = ("_old", "_size_bytes", "young")
+
+    def __init__(self) -> None:
+        self.young: dict[bytes, Value] = {}
+        self._old: dict[bytes, Value] = {}
+        self._size_bytes = 0
+
+    def get_old(self, key: bytes) -> Value:
+        """The value, moved to the young generation; KeyError if in neither."""
+        value = self._old[key]
+        self.put(key, value, 0 if value is None else len(encode(value)))
+        return value
+
+    def put(self, key: bytes, value: Value, size_bytes: int) -> None:
+        self._size_bytes += size_bytes + len(key) + _VALUE_OVERHEAD_BYTES
+        if self._size_bytes > VALUE_CACHE_SIZE_BYTES_MAX:
+            self._old, self.young, self._size_bytes = self.young, {}, 0
+        self.young[key] = value
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenState:
+    """An entry as it was at `height`, the last root's: encoded value (None: absent), root and proof."""
+
+    height: int
+    root: bytes
+    value_bytes: bytes | None
+    proof: StateProof
+
+
+@dataclass(slots=True)
+class StagedState:
+    """One block's writes, not yet made: `puts` and `deletes` for the store, the rest for memory."""
+
+    height: int
+    puts: dict[bytes, bytes] = field(default_factory=dict)
+    deletes: list[bytes] = field(default_factory=list)
+    values: dict[bytes, tuple[bytes, bytes | None]] = field(default_factory=dict)  # key -> (key hash, encoded)
+    before: dict[bytes, bytes | None] = field(default_factory=dict)  # of keys that first changed since the root
+    decoded: Changes = field(default_factory=dict)
+    tree: TreeChange | None = None
+
+
+class StateStore:
+    """The state at the tip (`get` is the rules' Reader), and its tree at the last root."""
+
+    def __init__(self, kv: KeyValue, root_height: int) -> None:
+        self._kv = kv
+        self.root_height = root_height
+        self._cache = ValueCache()
+        self._changed: dict[bytes, tuple[bytes, bytes | None]] = {}  # since the root: key -> (key hash, encoded now)
+        self._before: dict[bytes, bytes | None] = {}  # the same keys -> encoded at the root
+        self._undo_keys: list[bytes] = []
+        size = len(schema.LEAF)
+        leaves = ((int.from_bytes(key[size:], "big"), digest) for key, digest in kv.scan_prefix(schema.LEAF))
+        self.tree = StateTree(leaves, self._read_bucket)
+        self._recover()
+
+    def _recover(self) -> None:
+        for undo_key, record in self._kv.scan_prefix(schema.UNDO):
+            self._undo_keys.append(undo_key)
+            items = decode_record(record, undo_key)
+            if type(items) is not tuple or len(items) % 2:
+                raise Corruption(f"undo record {undo_key.hex()} is not a list of pairs")
+            for key, before in zip(items[::2], items[1::2], strict=True):
+                if type(key) is not bytes or not isinstance(before, bytes | None):
+                    raise Corruption(f"undo record {undo_key.hex()} is not a list of pairs")
+                key_hash = sha256(key).digest()
+                self._before[key] = before
+                self._changed[key] = (key_hash, self._kv.get(schema.state_entry(key, key_hash)))
+
+    def get(self, key: bytes) -> Value:
+        """The decoded value at the tip; None when absent."""
+        try:
+            return self._cache.young[key]
+        except KeyError:
+            return self._get_slowly(key)
+
+    def _get_slowly(self, key: bytes) -> Value:
+        try:
+            return self._cache.get_old(key)
+        except KeyError:
+            pass
+        data = self._kv.get(schema.state_entry(key, sha256(key).digest()))
+        value = None if data is None else decode_record(data, key)
+        self._cache.put(key, value, 0 if data is None else len(data))
+        return value
+
+    def get_bytes(self, key: bytes) -> bytes | None:
+        """The encoded value at the tip; None when absent."""
+        changed = self._changed.get(key)
+        if changed is not None:
+            return changed[1]
+        value = self.get(key)
+        return None if value is None else encode(value)
+
+    def stage(self, changes: Changes, height: int, *, seal: bool) -> StagedState:
+        """Prepare a block's changes; `seal` computes the root. TypeError if a value has no canonical encoding."""
+        staged = StagedState(height)
+        for key, value in changes.items():
+            data = None if value is None else encode(value)
+            before = self.get_bytes(key)
+            if data == before:
+                continue
+            key_hash = sha256(key).digest()
+            entry = schema.state_entry(key, key_hash)
+            if data is None:
+                staged.deletes.append(entry)
+            else:
+                staged.puts[entry] = data
+            staged.values[key] = (key_hash, data)
+            if key not in self._changed:
+                staged.before[key] = before
+            # A rule may have put a list; what is read back must be a tuple on every node, restarted or not.
+            staged.decoded[key] = value if data is None or _is_frozen(value) else decode_record(data, key)
+        if seal:
+            self._stage_root(staged)
+        elif staged.before:
+            pairs: list[Value] = []
+            for key, before in staged.before.items():
+                pairs += (key, before)
+            staged.puts[schema.at_height(schema.UNDO, height)] = encode(tuple(pairs))
+        return staged
+
+    def _stage_root(self, staged: StagedState) -> None:
+        final = {**self._changed, **staged.values}
+        tree = self.tree.stage((key_hash, _value_hash(data)) for key_hash, data in final.values())
+        for bucket, digest in tree.leaves.items():
+            key = schema.bucket_prefix(schema.LEAF, bucket)
+            if tree.buckets[bucket]:
+                staged.puts[key] = digest
+            else:
+                staged.deletes.append(key)
+        staged.puts[schema.at_height(schema.ROOT, staged.height)] = tree.root
+        staged.deletes += self._undo_keys
+        staged.tree = tree
+
+    def adopt(self, staged: StagedState) -> None:
+        """Move memory on to what has been written."""
+        for key, value in staged.decoded.items():
+            data = staged.values[key][1]
+            self._cache.put(key, value, 0 if data is None else len(data))
+        if staged.tree is not None:
+            self.tree.adopt(staged.tree)
+            self.root_height = staged.height
+            self._changed, self._before, self._undo_keys = {}, {}, []
+            return
+        self._changed.update(staged.values)
+        self._before.update(staged.before)
+        if staged.before:
+            self._undo_keys.append(schema.at_height(schema.UNDO, staged.height))
+
+    def prove(self, key: bytes) -> ProvenState:
+        """The entry as of the last root. ValueError when its bucket is too full for any verifier."""
+        key_hash = sha256(key).digest()
+        bucket = bucket_of(key_hash)
+        entries = self.tree.cached_bucket(bucket)
+        if entries is None:
+            entries = self._bucket_at_root(bucket)
+        if len(entries) > BUCKET_ENTRIES_MAX * ENTRY_SIZE_BYTES:
+            raise ValueError(f"bucket {bucket} holds more than {BUCKET_ENTRIES_MAX} entries")
+        value_bytes = self._before[key] if key in self._before else self.get_bytes(key)
+        return ProvenState(self.root_height, self.tree.root, value_bytes, self.tree.prove(bucket, entries))
+
+    def entries(self) -> Iterator[tuple[bytes, bytes]]:
+        """All (key, encoded value) at the tip, in the order they are stored."""
+        size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
+        return ((key[size:], value) for key, value in self._kv.scan_prefix(schema.STATE))
+
+    def check_leaves(self) -> None:
+        """Recompute every bucket from the stored entries; Corruption names the first that differs."""
+        before: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        for key, (key_hash, _) in self._changed.items():
+            before.setdefault(bucket_of(key_hash), []).append((key_hash, _value_hash(self._before[key])))
+        for bucket in range(BUCKETS):
+            entries = self._read_bucket(bucket)
+            for key_hash, value_hash in before.get(bucket, ()):
+                entries = _changed(entries, key_hash, value_hash)
+            if bucket_hash(entries) != self.tree.leaf(bucket):
+                raise Corruption(f"state bucket {bucket} differs from its hash at height {self.root_height}")
+
+    def _read_bucket(self, bucket: int) -> bytes:
+        prefix = schema.bucket_prefix(schema.STATE, bucket)
+        size = len(prefix)
+        return b"".join(
+            sorted(
+                sha256(key[size:]).digest() + sha256(value).digest() for key, value in self._kv.scan_prefix(prefix)
+            )
+        )
+
+    def _bucket_at_root(self, bucket: int) -> bytes:
+        entries = self._read_bucket(bucket)
+        for key, (key_hash, _) in self._changed.items():
+            if bucket_of(key_hash) == bucket:
+                entries = _changed(entries, key_hash, _value_hash(self._before[key]))
+        return entries
+
+
+def decode_record(data: bytes, key: bytes) -> Value:
+    """Decode what this package wrote; Corruption if it cannot be."""
+    try:
+        return decode(
+            data, size_bytes_max=_RECORD_SIZE_BYTES_MAX, items_max=_RECORD_ITEMS_MAX, depth_max=_RECORD_DEPTH_MAX
+        )
+    except CodecError as error:
+        raise Corruption(f"record {key.hex()} cannot be decoded: {error}") from None
+
+
+def _is_frozen(value: Value) -> bool:
+    """Whether no list is inside, at any depth."""
+    return type(value) is not list and (type(value) is not tuple or all(map(_is_frozen, value)))
