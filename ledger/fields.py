@@ -201,18 +201,17 @@ class Operation:
 
     NAME: ClassVar[str]
     VERSION: ClassVar[int] = 1
-    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def to_fields(self) -> tuple[Value, ...]:
         """The values in declared order, as they go into a transaction."""
-        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+        return tuple(getattr(self, field.name) for field in dataclass_fields(self))  # type: ignore[arg-type]
 
 
 def schema_of(operation: type[Operation]) -> tuple[tuple[str, FieldType], ...]:
     """The operation's fields and their types, in order. ConfigError when an annotation carries none."""
     hints = get_type_hints(operation, include_extras=True)
     schema = []
-    for field in dataclass_fields(operation):
+    for field in dataclass_fields(operation):  # type: ignore[arg-type]
         hint = hints[field.name]
         types = [extra for extra in get_args(hint)[1:] if hasattr(extra, "check")]
         if get_origin(hint) is not Annotated or len(types) != 1:

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from typing import Protocol, TypeAlias
 
-from ledger.codec import Value, encode
+from ledger.codec import Value, encode_scalars
 
 KeyPart: TypeAlias = str | int | bytes
+_PART_TYPES = frozenset({str, int, bytes})
+
 Changes: TypeAlias = dict[bytes, Value]  # None deletes
 
 
 def state_key(module: str, table: str, *parts: KeyPart) -> bytes:
-    """The key of one entry, e.g. `state_key("payments", "balance", "CNY", owner)`."""
-    return encode((module, table, *parts))
+    """The key of one entry, e.g. `state_key("payments", "balance", "CNY", owner)`; TypeError for other parts."""
+    for part in parts:
+        if type(part) not in _PART_TYPES:
+            raise TypeError(f"{type(part).__name__} cannot be part of a state key")
+    return encode_scalars((module, table, *parts))
 
 
 class Reader(Protocol):

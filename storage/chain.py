@@ -1,8 +1,8 @@
 """The chain store: blocks, receipts, indexes and state of one node, each block in one atomic write.
 
 A block that is half stored cannot exist: everything derived from it goes into the same write as the tip. Writes are not
-synced by default, since what was lost can be executed again from peers' certified blocks or our own; the write-ahead log
-of votes is what must be durable. Opening checks that tip, header and state tree belong together.
+synced by default, since what was lost can be fetched from peers and executed again; the write-ahead log of votes is
+what must be durable. Opening checks that tip, header and state tree belong together.
 
 Pure data in and out: no clock, no tasks. Not for use from two threads at once.
 
@@ -12,8 +12,10 @@ Must not know: how blocks are agreed on, or what the backend is. Keys are in sto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import TypeVar
 
 from ledger import merkle
@@ -22,15 +24,16 @@ from ledger.block import (
     CertifiedBlock,
     CheckpointCertificate,
     Header,
+    Phase,
     Proposal,
     Receipt,
     encode_certified,
     receipts_root,
 )
 from ledger.codec import Value, encode
-from ledger.crypto import HASH_SIZE_BYTES
+from ledger.crypto import HASH_SIZE_BYTES, verify_joined
 from ledger.errors import CodecError
-from ledger.execution import BlockResult, Tip
+from ledger.execution import BlockResult, Executor, Tip
 from ledger.genesis import Genesis
 from ledger.state import Changes
 from ledger.stateproof import RECEIPT_PROOF_HEIGHTS_MAX, Inclusion, ReceiptProof, TransactionProof
@@ -39,6 +42,7 @@ from ledger.validators import ValidatorSet
 from storage import schema
 from storage.errors import Corruption, FormatMismatch, NotInitialised, StateDiverged
 from storage.kv import KeyValue
+from storage.memory import MemoryKeyValue
 from storage.statetree import ProvenState, StateStore, decode_record
 
 RECEIPTS_ROOTS_CACHED_MAX = 2 * RECEIPT_PROOF_HEIGHTS_MAX  # recomputed from receipts; 33 bytes each
@@ -89,7 +93,7 @@ class ChainStore:
         puts[schema.TIP_KEY] = encode(tip.to_value())
         puts[schema.at_height(schema.RESULTS, 0)] = tip.results_hash
         puts[schema.at_height(schema.VALIDATORS, tip.validators.epoch)] = encode(tip.validators.to_value())
-        kv.write(puts, staged.deletes, sync=True)
+        kv.write(list(puts.items()), staged.deletes, sync=True)
         return cls(kv)
 
     def _check_tip(self) -> None:
@@ -140,6 +144,10 @@ class ChainStore:
         if result.header.proposal_digest != block.proposal.digest or len(result.transactions) != len(result.receipts):
             raise ValueError(f"the result is not of block {height}")
         staged = self._state.stage(result.changes, height, seal=result.is_checkpoint)
+        certified = self.checkpoint(height)
+        if certified is not None:
+            root = None if staged.tree is None else staged.tree.root
+            _check_agrees(certified, (tip.block_hash, root, tip.results_hash))
         puts = staged.puts
         self._put_block(puts, block, result)
         self._put_transactions(puts, height, result)
@@ -147,7 +155,7 @@ class ChainStore:
         if tip.validators.epoch != self._tip.validators.epoch:
             key = schema.at_height(schema.VALIDATORS, tip.validators.epoch)
             puts[key] = encode(tip.validators.to_value())
-        self._kv.write(puts, staged.deletes, sync=sync)
+        self._kv.write(list(puts.items()), staged.deletes, sync=sync)
         self._state.adopt(staged)
         self._tip = tip
         return None if staged.tree is None else staged.tree.root
@@ -175,18 +183,15 @@ class ChainStore:
             puts[schema.index_prefix(name, indexed) + schema.pack_place(height, position)] = ids[position]
 
     def put_checkpoint(self, certificate: CheckpointCertificate) -> None:
-        """Keep a checkpoint's certificate, already verified. StateDiverged if a quorum agreed on something else than we
-        have: this node's data cannot be trusted any more (Trap 31).
+        """Keep a checkpoint's certificate, already verified; one above the tip is compared when the tip gets there.
+        StateDiverged if a quorum agreed on something else than we have: this node's data cannot be trusted any more.
         """
         height = certificate.height
         header = self.header(height)
-        if header is None or self.state_root(height) is None:
-            raise ValueError(f"there is no checkpoint at {height} here")
-        ours = (header.hash(self.chain_id), self.state_root(height), self.results_hash(height))
-        if ours != (certificate.block_hash, certificate.state_root, certificate.results_hash):
-            raise StateDiverged(f"checkpoint {height} differs from what the validators certified")
-        key = schema.at_height(schema.CHECKPOINT, height)
-        self._kv.write({key: encode(certificate.to_value())}, (), sync=False)
+        if header is not None:
+            ours = (header.hash(self.chain_id), self.state_root(height), self.results_hash(height))
+            _check_agrees(certificate, ours)
+        self._kv.write([(schema.at_height(schema.CHECKPOINT, height), encode(certificate.to_value()))])
 
     # Blocks
 
@@ -237,8 +242,8 @@ class ChainStore:
         return None if data is None else _read(CheckpointCertificate.from_value, data, key)
 
     def latest_checkpoint(self) -> CheckpointCertificate | None:
-        """The highest certified one."""
-        start, stop = schema.CHECKPOINT, schema.after(schema.CHECKPOINT)
+        """The highest certified one that the tip has reached."""
+        start, stop = schema.CHECKPOINT, schema.at_height(schema.CHECKPOINT, self._tip.height + 1)
         for key, data in self._kv.scan(start, stop, reverse=True, limit=1):
             return _read(CheckpointCertificate.from_value, data, key)
         return None
@@ -294,9 +299,9 @@ class ChainStore:
         return found
 
     def transactions_since(self, height: int) -> Iterator[tuple[int, tuple[Transaction, ...]]]:
-        """(height, transactions) of each block above `height`: what `Executor.accept` takes to rebuild its window."""
-        for above in range(max(height, 0) + 1, self._tip.height + 1):
-            yield above, tuple(map(Transaction.decode, self._wires(above)))
+        """(height, transactions) of each block from `height` on: what `Executor.accept` takes to rebuild its window."""
+        for each in range(max(height, 1), self._tip.height + 1):
+            yield each, tuple(map(Transaction.decode, self._wires(each)))
 
     def _place(self, tx_id: bytes) -> Place | None:
         data = self._kv.get(schema.TRANSACTION + tx_id)
@@ -341,7 +346,8 @@ class ChainStore:
         if place is None:
             return None
         height, position = place
-        start, stop = schema.at_height(schema.CHECKPOINT, height), schema.after(schema.CHECKPOINT)
+        start = schema.at_height(schema.CHECKPOINT, height)
+        stop = schema.at_height(schema.CHECKPOINT, self._tip.height + 1)
         for key, data in self._kv.scan(start, stop, limit=1):
             certificate = _read(CheckpointCertificate.from_value, data, key)
             if certificate.height - height > RECEIPT_PROOF_HEIGHTS_MAX:
@@ -355,6 +361,93 @@ class ChainStore:
             return ReceiptProof(receipts[position], inclusion, previous, following, certificate)
         return None
 
+    # Verification
+
+    def verify_chain(
+        self,
+        executor: Executor,
+        progress: Callable[[int, int], None] = lambda height, tip_height: None,
+        *,
+        scratch: KeyValue | None = None,
+    ) -> None:
+        """Re-check everything stored against a second execution from genesis; `progress` hears (height, tip's height).
+
+        `executor` is a fresh one of this chain. `scratch` is an empty store for the second state, in memory if not
+        given. Corruption names the height and what differs.
+        """
+        if executor.genesis.chain_id != self.chain_id or len(executor.replay):
+            raise ValueError("verification needs a fresh executor of this chain")
+        changes, tip = executor.begin()
+        state = StateStore(MemoryKeyValue() if scratch is None else scratch, 0)
+        with _naming("genesis"):
+            _same("state root", self.state_root(0), state.write(changes, 0, seal=True))
+            _same("results hash", self.results_hash(0), tip.results_hash)
+            _same("validators", self.validator_set(tip.validators.epoch), tip.validators)
+        transactions = index_entries = 0
+        for height in range(1, self._tip.height + 1):
+            with _naming(f"block {height}"):
+                result = self._verify_block(height, tip, executor, state)
+                transactions += self._verify_places(height, result)
+                index_entries += self._verify_index(height, result)
+            tip = result.tip
+            progress(height, self._tip.height)
+        with _naming(f"after block {tip.height}"):
+            _same("tip", self._tip, tip)
+            for kind, prefix, count in (
+                ("number of transaction places", schema.TRANSACTION, transactions),
+                ("number of index entries", schema.INDEX, index_entries),
+                ("number of headers", schema.HEADER, tip.height),
+            ):
+                _same(kind, sum(1 for _ in self._kv.scan_prefix(prefix)), count)
+            for ours, theirs in zip_longest(self._state.entries(), state.entries()):
+                _same("state", ours, theirs)
+            self._state.check_leaves()
+
+    def _verify_block(self, height: int, tip: Tip, executor: Executor, state: StateStore) -> BlockResult:
+        block, validators = self.block(height), tip.validators
+        if block is None:
+            raise Corruption("the block is missing")
+        certificate = block.certificate
+        about = (certificate.height, certificate.phase, certificate.digest, block.height)
+        _same("certificate", about, (height, Phase.COMMIT, block.proposal.digest, height))
+        _same("certificate's signatures", certificate.valid(self.chain_id, validators), True)
+        _same("batches", block.batches_match(), True)
+        result = executor.execute(state, tip, block.proposal, block.batches)
+        for tx in result.transactions:
+            _same(f"signature of transaction {tx.id.hex()}", verify_joined(tx.wire), True)
+        _same("header", self.header(height), result.header)
+        _same("receipts", self.receipts(height), result.receipts)
+        _same("results hash", self.results_hash(height), result.tip.results_hash)
+        root = state.write(result.changes, height, seal=result.is_checkpoint)
+        _same("state root", self.state_root(height), root)
+        _same("validators", self.validator_set(result.tip.validators.epoch), result.tip.validators)
+        checkpoint = self.checkpoint(height)
+        if checkpoint is not None:
+            _check_agrees(checkpoint, (result.tip.block_hash, root, result.tip.results_hash))
+            about_checkpoint = (checkpoint.height, checkpoint.valid(self.chain_id, validators))
+            _same("checkpoint certificate", about_checkpoint, (height, True))
+        executor.accept(result.transactions, height)
+        return result
+
+    def _verify_places(self, height: int, result: BlockResult) -> int:
+        """How many of a block's transactions are found at this very block; successes must be."""
+        count = 0
+        for position, receipt in enumerate(result.receipts):
+            here = self._place(receipt.tx_id) == (height, position)
+            if receipt.ok or self._place(receipt.tx_id) is None:
+                _same(f"place of transaction {receipt.tx_id.hex()}", here, True)
+            count += here
+        return count
+
+    def _verify_index(self, height: int, result: BlockResult) -> int:
+        entries = {
+            schema.index_prefix(name, key) + schema.pack_place(height, position): result.receipts[position].tx_id
+            for name, key, position in result.indexes
+        }
+        for entry, tx_id in entries.items():
+            _same(f"index entry {entry.hex()}", self._kv.get(entry), tx_id)
+        return len(entries)
+
     def _compute_receipts_root(self, height: int) -> bytes:
         return receipts_root(self.receipts(height))
 
@@ -365,6 +458,26 @@ def _read(from_value: Callable[[Value], T], data: bytes, key: bytes) -> T:
         return from_value(decode_record(data, key))
     except CodecError as error:
         raise Corruption(f"record {key.hex()}: {error}") from None
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Say in which block something was found."""
+    try:
+        yield
+    except (Corruption, CodecError) as error:
+        raise Corruption(f"{where}: {error}") from error
+
+
+def _same(what: str, ours: object, theirs: object) -> None:
+    if ours != theirs:
+        raise Corruption(f"{what}: what is stored is not what it must be")
+
+
+def _check_agrees(certificate: CheckpointCertificate, ours: tuple[bytes, bytes | None, bytes | None]) -> None:
+    """Compare (block hash, state root, results hash) with what a quorum signed (Trap 31)."""
+    if ours != (certificate.block_hash, certificate.state_root, certificate.results_hash):
+        raise StateDiverged(f"checkpoint {certificate.height} differs from what the validators certified")
 
 
 def _read_batch(data: bytes, key: bytes) -> Batch:

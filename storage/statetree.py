@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import groupby
 from typing import Final
 
 from ledger.codec import Value, decode, encode
@@ -312,6 +313,13 @@ class StateStore:
         if staged.before:
             self._undo_keys.append(schema.at_height(schema.UNDO, staged.height))
 
+    def write(self, changes: Changes, height: int, *, seal: bool) -> bytes | None:
+        """Stage, write and adopt a state that has no chain beside it; the new root if sealed."""
+        staged = self.stage(changes, height, seal=seal)
+        self._kv.write(list(staged.puts.items()), staged.deletes)
+        self.adopt(staged)
+        return None if staged.tree is None else staged.tree.root
+
     def prove(self, key: bytes) -> ProvenState:
         """The entry as of the last root. ValueError when its bucket is too full for any verifier."""
         key_hash = sha256(key).digest()
@@ -334,21 +342,19 @@ class StateStore:
         before: dict[int, list[tuple[bytes, bytes | None]]] = {}
         for key, (key_hash, _) in self._changed.items():
             before.setdefault(bucket_of(key_hash), []).append((key_hash, _value_hash(self._before[key])))
+        stored: dict[int, bytes] = {}
+        size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
+        for prefix, rows in groupby(self._kv.scan_prefix(schema.STATE), lambda row: row[0][:size]):
+            stored[int.from_bytes(prefix[1:], "big")] = _hashed_entries(rows)
         for bucket in range(BUCKETS):
-            entries = self._read_bucket(bucket)
+            entries = stored.get(bucket, b"")
             for key_hash, value_hash in before.get(bucket, ()):
                 entries = _changed(entries, key_hash, value_hash)
             if bucket_hash(entries) != self.tree.leaf(bucket):
                 raise Corruption(f"state bucket {bucket} differs from its hash at height {self.root_height}")
 
     def _read_bucket(self, bucket: int) -> bytes:
-        prefix = schema.bucket_prefix(schema.STATE, bucket)
-        size = len(prefix)
-        return b"".join(
-            sorted(
-                sha256(key[size:]).digest() + sha256(value).digest() for key, value in self._kv.scan_prefix(prefix)
-            )
-        )
+        return _hashed_entries(self._kv.scan_prefix(schema.bucket_prefix(schema.STATE, bucket)))
 
     def _bucket_at_root(self, bucket: int) -> bytes:
         entries = self._read_bucket(bucket)
@@ -356,6 +362,12 @@ class StateStore:
             if bucket_of(key_hash) == bucket:
                 entries = _changed(entries, key_hash, _value_hash(self._before[key]))
         return entries
+
+
+def _hashed_entries(rows: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A bucket's contents from its rows as stored."""
+    size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
+    return b"".join(sorted(sha256(key[size:]).digest() + sha256(value).digest() for key, value in rows))
 
 
 def decode_record(data: bytes, key: bytes) -> Value:

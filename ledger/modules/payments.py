@@ -296,6 +296,7 @@ def _credit(ctx: Context, currency: str, account: str, amount: int) -> None:
 def _debit(ctx: Context, currency: str, account: str, amount: int) -> None:
     balance = ctx.get("balance", currency, account) or 0
     if balance < amount:
+        _check_currency(ctx, currency)  # looked up only here: who has money of a currency knows that it exists
         raise Reject(Code.INSUFFICIENT_FUNDS, account, currency, balance, amount)
     if balance == amount:
         ctx.delete("balance", currency, account)
@@ -354,7 +355,6 @@ def _redeem(op: Redeem, ctx: Context) -> None:
 
 def _transfer(op: Transfer, ctx: Context) -> None:
     payer = acting_party(ctx)
-    _check_currency(ctx, op.currency)
     check_party(ctx, op.to, "to")
     _debit(ctx, op.currency, payer, op.amount)
     _credit(ctx, op.currency, op.to, op.amount)
@@ -365,7 +365,6 @@ def _transfer(op: Transfer, ctx: Context) -> None:
 
 def _escrow_open(op: EscrowOpen, ctx: Context) -> None:
     payer = acting_party(ctx)
-    _check_currency(ctx, op.currency)
     if op.expires_ms <= ctx.time_ms:
         raise FieldReject("expires_ms", "a time after the block's")
     check_party(ctx, op.beneficiary, "beneficiary")

@@ -24,6 +24,9 @@ def key_pair(name: str) -> KeyPair:
     return KeyPair.from_seed(name.encode().ljust(32, b".")[:32])
 
 
+VALIDATORS = tuple(key_pair(f"validator {number}") for number in range(4))
+
+
 def institution(name: str, *roles: str, keys: Sequence[KeyPair] = (), **more: Any) -> dict[str, Any]:
     """An entry of the genesis section of `members`; its key is `key_pair(name)` unless others are given."""
     pairs = keys or (key_pair(name),)
@@ -41,7 +44,7 @@ class Chain:
         modules: Sequence[RuleModule],
         genesis_modules: Mapping[str, Mapping[str, Any]],
         *,
-        validators: Sequence[KeyPair] = tuple(key_pair(f"validator {index}") for index in range(4)),
+        validators: Sequence[KeyPair] = VALIDATORS,
         parameters: Parameters | None = None,
         time_ms: int = 1_000_000,
     ) -> None:

@@ -207,6 +207,13 @@ def test_nothing_goes_negative(chain: Chain) -> None:
     check_books(chain)
 
 
+def test_an_unknown_currency_is_named_as_such(chain: Chain) -> None:
+    receipts = chain.block(
+        (PATIENT, Transfer("EUR", "clinic", 1, "")), (PATIENT, EscrowOpen("EUR", "clinic", None, 1, LATER_MS))
+    )
+    assert {(receipt.code, receipt.detail) for receipt in receipts} == {(Code.UNKNOWN_CURRENCY, ("EUR",))}
+
+
 def test_the_same_money_is_spent_once_within_a_block(chain: Chain) -> None:
     receipts = chain.block(*((PATIENT, Transfer("CNY", to, 100, "")) for to in ("clinic", "insurer")))
     assert codes(receipts) == [Code.OK, Code.INSUFFICIENT_FUNDS]

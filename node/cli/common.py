@@ -1,0 +1,365 @@
+"""What the commands share: exit statuses, errors, output, the client, signing and sending.
+
+Must not import aiohttp, pydantic or rich at the top.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ledger.errors import Code, CodecError, ConfigError, LedgerError, Reject, code_label
+
+if TYPE_CHECKING:
+    from ledger.crypto import KeyPair
+    from ledger.fields import Operation
+    from node.api.client import SyncClient
+
+ENVIRONMENT_PREFIX = "MEDCHAIN_CLI_"
+API_DEFAULT = "http://127.0.0.1:26601"
+CLUSTER_DIR_DEFAULT = "cluster"
+VALID_FOR_DEFAULT = 500  # heights; some seconds under load, half of what genesis allows
+HTTP_TIMEOUT_S = 10.0
+INPUT_SIZE_BYTES_MAX = 1024 * 1024  # fields of one transaction as JSON
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Exit(IntEnum):
+    """The process's status."""
+
+    DONE = 0
+    REFUSED = 1  # refused, or a check failed
+    USAGE = 2  # usage or configuration
+    UNREACHABLE = 3
+    NOT_FINAL = 4  # not final in time
+    UNHEALTHY = 5
+    BUSY = 6
+    BUG = 70
+    INTERRUPTED = 130
+
+
+_EXITS = {
+    Code.UNREACHABLE: Exit.UNREACHABLE,
+    Code.NOT_RUNNING: Exit.UNREACHABLE,
+    Code.NOT_FINAL_IN_TIME: Exit.NOT_FINAL,
+    Code.CLUSTER_UNHEALTHY: Exit.UNHEALTHY,
+    Code.POOL_FULL: Exit.BUSY,
+    Code.TOO_MANY_WAITERS: Exit.BUSY,
+    Code.NOT_ACCEPTING: Exit.BUSY,
+    Code.BAD_CONFIGURATION: Exit.USAGE,
+    Code.PORT_TAKEN: Exit.USAGE,
+    Code.ALREADY_RUNNING: Exit.USAGE,
+    Code.PACKAGE_CLASH: Exit.USAGE,
+    Code.NOT_INITIALISED: Exit.USAGE,
+    Code.INTERNAL: Exit.BUG,
+}
+
+
+class Failure(Exception):
+    """A command could not do what was asked: a code, and one line of what failed."""
+
+    def __init__(self, code: int, what: str) -> None:
+        super().__init__(what)
+        self.code = code
+        self.what = what
+
+
+def exit_of(code: int) -> Exit:
+    """The exit status that belongs to a code."""
+    try:
+        return _EXITS.get(Code(code), Exit.REFUSED)
+    except ValueError:
+        return Exit.REFUSED
+
+
+def report(error: BaseException) -> int:
+    """Tell an error on stderr in three lines (what failed, why, what to do); the exit status."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        error.show(sys.stderr)
+        return Exit.USAGE
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        click.echo("interrupted", err=True)
+        return Exit.INTERRUPTED
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else Exit.BUG
+    code, what = _describe(error)
+    if code == Code.INTERNAL:
+        traceback.print_exception(error, file=sys.stderr)
+    tell(code, what)
+    return exit_of(code)
+
+
+def tell(code: int, what: str) -> None:
+    """One error on stderr: what failed, why, what to do."""
+    from ledger.explanations import EXPLANATIONS
+
+    click.echo(f"{code_label(code)} {what}", err=True)
+    entry = EXPLANATIONS.get(code)  # type: ignore[call-overload]  # an IntEnum's members are their integers
+    if entry is not None:
+        click.echo(f"  why: {entry.summary}\n  do:  {entry.action}", err=True)
+
+
+def _describe(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, Failure):
+        return error.code, error.what
+    if isinstance(error, ConfigError):
+        problems = getattr(error, "problems", ())
+        what = str(error) if len(problems) < 2 else "\n  - ".join(["configuration", *problems])
+        return int(getattr(error, "code", _code_of_class(error))), what
+    if isinstance(error, Reject):
+        return int(error.code), refusal_text(int(error.code), error.detail)
+    if isinstance(error, CodecError):
+        return int(error.code), str(error)
+    if isinstance(error, LedgerError):
+        return Code.BAD_REQUEST, str(error)
+    code = getattr(error, "code", None)
+    if type(error).__module__.startswith(("node.", "storage.")) and isinstance(code, int):
+        return int(code), str(error)  # what the client and the store raise carries its code
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return Code.UNREACHABLE, str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        return Code.BAD_CONFIGURATION, str(error)
+    return Code.INTERNAL, f"{type(error).__name__}"
+
+
+def _code_of_class(error: ConfigError) -> Code:
+    return Code.PACKAGE_CLASH if type(error).__name__ == "PackageClash" else Code.BAD_CONFIGURATION
+
+
+def refusal_text(code: int, detail: Sequence[object] = ()) -> str:
+    """`serial_exists: 09526...` from a code and its typed detail."""
+    try:
+        name = Code(code).name.lower()
+    except ValueError:
+        name = "refused by a rule module"
+    words = [item.hex() if isinstance(item, bytes) else str(item) for item in detail]
+    return f"{name}: {', '.join(words)}" if words else name
+
+
+# Output
+
+
+def print_json(document: object) -> None:
+    """One document, indented."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_line(document: object) -> None:
+    """One line of a stream, at once."""
+    click.echo(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+    sys.stdout.flush()
+
+
+def show(document: Mapping[str, Any], as_json: bool) -> None:
+    """A document as JSON, or as aligned lines for people."""
+    if as_json:
+        print_json(document)
+        return
+    width = max((len(name) for name in document), default=0)
+    for name, value in document.items():
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else _plain(value)
+        click.echo(f"{name:<{width}}  {text}")
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Aligned columns, in colour on a terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*headings, box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(_plain(cell) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a pipe has no width; rows stay on one line
+    console.print(table)
+
+
+# Options
+
+
+def option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """A click option that shows its default and its environment variable."""
+    attributes.setdefault("show_envvar", True)
+    if not attributes.get("is_flag"):
+        attributes.setdefault("show_default", True)
+    return click.option(*names, **attributes)
+
+
+def json_option(command: Command) -> Command:
+    return option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+def api_option(command: Command) -> Command:
+    return option(
+        "--api",
+        "api_url",
+        default=API_DEFAULT,
+        metavar="URL",
+        envvar=f"{ENVIRONMENT_PREFIX}API",
+        help="The node to ask.",
+    )(command)
+
+
+def key_option(command: Command) -> Command:
+    return option(
+        "--key", "key_reference", required=True, metavar="FILE|dev:NAME", envvar=f"{ENVIRONMENT_PREFIX}KEY",
+        help="Who signs: a key file, or a development key by name.",
+    )(command)  # fmt: skip
+
+
+def home_option(command: Command) -> Command:
+    return option(
+        "--home", type=click.Path(file_okay=False, path_type=Path), default="medchain-data", metavar="DIR",
+        envvar="MEDCHAIN_HOME", help="The node's data folder.",
+    )(command)  # fmt: skip
+
+
+def send_options(command: Command) -> Command:
+    """What every command that sends a transaction takes."""
+    for decorate in (
+        json_option,
+        option("--valid-for", default=VALID_FOR_DEFAULT, type=click.IntRange(1), help="Heights it stays valid."),
+        option("--timeout", "timeout_s", default=10.0, type=click.FloatRange(0.1, 600), help="Seconds to wait."),
+        option("--no-wait", is_flag=True, help="Return as soon as the node has accepted it."),
+        key_option,
+        api_option,
+    ):
+        command = decorate(command)
+    return command
+
+
+def known_variables(group: click.Group) -> frozenset[str]:
+    """The environment variable of every option of every command."""
+    found: set[str] = set()
+
+    def visit(command: click.Command, context: click.Context) -> None:
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                names = [parameter.envvar] if isinstance(parameter.envvar, str) else list(parameter.envvar or ())
+                automatic = f"{context.auto_envvar_prefix}_{(parameter.name or '').upper()}"
+                found.update(names or [automatic])
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                if inner is not None:
+                    visit(inner, click.Context(inner, info_name=name, parent=context))
+
+    visit(group, click.Context(group, auto_envvar_prefix=ENVIRONMENT_PREFIX.rstrip("_")))
+    return frozenset(found)
+
+
+# The node
+
+
+def connect(api_url: str, timeout_s: float = HTTP_TIMEOUT_S) -> SyncClient:
+    """A client of one node."""
+    from node.api.client import SyncClient
+
+    return SyncClient(api_url, timeout_s)
+
+
+def operation_class(name: str) -> type[Operation]:
+    """The newest version of an operation that an installed rule module declares; a Failure with the nearest name."""
+    from difflib import get_close_matches
+
+    from node.plugins import available_modules
+
+    points = available_modules()
+    prefix = name.partition(".")[0]
+    loaded = [points[prefix].load()] if prefix in points else [point.load() for point in points.values()]
+    operations = [rule.operation for module in loaded for rule in module.rules]
+    matching = [operation for operation in operations if operation.NAME == name]
+    if not matching:
+        close = get_close_matches(name, [operation.NAME for operation in operations], n=1, cutoff=0.4)
+        raise Failure(Code.UNKNOWN_OPERATION, f"no operation {name}" + (f"; did you mean {close[0]}?" if close else ""))
+    found: type[Operation] = max(matching, key=lambda operation: operation.VERSION)
+    return found
+
+
+def sign(
+    client: SyncClient, key: KeyPair, name: str, document: Mapping[str, object], valid_for: int = VALID_FOR_DEFAULT
+) -> bytes:
+    """The wire of a transaction, signed here; the key never leaves this process."""
+    from ledger.fields import schema_of
+    from ledger.genesis import Genesis
+    from ledger.transaction import Transaction
+    from node.jsonvalues import fields_from_json
+
+    operation = operation_class(name)
+    fields = fields_from_json(schema_of(operation), document)
+    status = client.status()
+    chain = status.get("chain")
+    chain_id = bytes.fromhex(chain) if chain else Genesis.from_json(json.dumps(client.genesis())).chain_id
+    valid_until = int(status["height"]) + valid_for
+    nonce = secrets.token_bytes(16)
+    created = Transaction.create(
+        key, chain_id, name, fields, nonce=nonce, valid_until=valid_until, version=operation.VERSION
+    )
+    return created.wire
+
+
+def send(
+    name: str,
+    document: Mapping[str, object],
+    *,
+    api_url: str,
+    key_reference: str,
+    no_wait: bool,
+    timeout_s: float,
+    valid_for: int,
+    as_json: bool,
+) -> int:
+    """Sign, submit, wait for the commit, print the receipt; the exit status."""
+    from node import keys
+
+    key = keys.resolve(key_reference)
+    client = connect(api_url, timeout_s + HTTP_TIMEOUT_S)
+    wire = sign(client, key, name, document, valid_for)
+    if no_wait:
+        result = dict(client.submit([wire])[0])
+    else:
+        result = dict(client.submit_wait(wire, int(timeout_s * 1000)))
+    return print_result(result, as_json)
+
+
+def print_result(result: Mapping[str, Any], as_json: bool) -> int:
+    """A receipt or acceptance; a refusal is told on stderr as well, and is status 1."""
+    show(result, as_json)
+    code = int(result.get("code") or 0)
+    if code == Code.OK:
+        return Exit.DONE
+    tell(code, refusal_text(code, result.get("detail") or ()))
+    return exit_of(code)
+
+
+def read_json(text: str) -> dict[str, object]:
+    """An object from an argument, or from stdin for `-`."""
+    from node.gateway.jsonsafe import JsonRefused, loads
+
+    data = sys.stdin.buffer.read(INPUT_SIZE_BYTES_MAX + 1) if text == "-" else text.encode("utf-8", "surrogateescape")
+    try:
+        document = loads(data, size_bytes_max=INPUT_SIZE_BYTES_MAX)
+    except JsonRefused as error:
+        raise Failure(Code.BAD_REQUEST, f"fields: {error} (at {error.pointer_or_offset})") from None
+    if not isinstance(document, dict):
+        raise Failure(Code.BAD_REQUEST, "fields: a JSON object, such as '{\"amount\": 1}'")
+    return document

@@ -1,0 +1,239 @@
+"""The state tree and its proofs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledger.codec import Value, decode, encode
+from ledger.errors import CodecError
+from ledger.state import Changes, state_key
+from ledger.stateproof import (
+    BUCKET_ENTRIES_MAX,
+    ENTRY_SIZE_BYTES,
+    FANOUT,
+    STATE_PROOF_SIZE_BYTES_MAX,
+    StateProof,
+    bucket_hash,
+    bucket_of,
+    parent_hash,
+    root_hash,
+)
+from storage import schema
+from storage.errors import Corruption
+from storage.memory import MemoryKeyValue
+from storage.statetree import StateStore, StateTree, ValueCache
+
+EMPTY_TREE = StateTree((), lambda bucket: b"")
+
+
+def hashed(entries: Mapping[bytes, bytes | None]) -> list[tuple[bytes, bytes | None]]:
+    return [(sha256(key).digest(), None if value is None else sha256(value).digest()) for key, value in entries.items()]
+
+
+def root_from_scratch(entries: Mapping[bytes, bytes]) -> bytes:
+    """The definition of docs/storage.md, without any of the tree's shortcuts."""
+    buckets: dict[int, list[bytes]] = {}
+    for key, value in entries.items():
+        key_hash = sha256(key).digest()
+        buckets.setdefault(bucket_of(key_hash), []).append(key_hash + sha256(value).digest())
+    level = [bucket_hash(b"".join(sorted(buckets.get(bucket, [])))) for bucket in range(FANOUT**4)]
+    while len(level) > 1:
+        level = [parent_hash(b"".join(level[at : at + FANOUT])) for at in range(0, len(level), FANOUT)]
+    return root_hash(level[0])
+
+
+def fresh_tree(updates: Iterable[Mapping[bytes, bytes | None]]) -> StateTree:
+    tree = StateTree((), lambda bucket: b"")
+    for update in updates:
+        tree.update(hashed(update))
+    return tree
+
+
+# Keys that share bucket 1, so that neighbours inside one are exercised: found by trying.
+CROWDED = [b"%d" % number for number in (91415, 96635, 119147, 120321, 196156, 205155)]
+KEYS = st.sampled_from([*CROWDED, *(b"key %d" % number for number in range(12))])
+UPDATES = st.lists(st.dictionaries(KEYS, st.none() | st.binary(max_size=4), max_size=8), max_size=4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(UPDATES, st.randoms(use_true_random=False))
+def test_root_depends_on_the_entries_alone_and_not_on_the_order_of_updates(updates, random):
+    final: dict[bytes, bytes] = {}
+    for update in updates:
+        for key, value in update.items():
+            final.pop(key, None)
+            if value is not None:
+                final[key] = value
+    shuffled = list(final.items())
+    random.shuffle(shuffled)
+    one_by_one = fresh_tree([{key: value} for key, value in shuffled])
+    assert fresh_tree(updates).root == one_by_one.root
+
+
+def test_the_crowded_keys_share_a_bucket():
+    assert {bucket_of(sha256(key).digest()) for key in CROWDED} == {1}
+
+
+def test_root_is_that_of_the_definition():
+    entries = {b"key %d" % number: b"value %d" % number for number in range(300)} | dict.fromkeys(CROWDED, b"x")
+    assert fresh_tree([entries]).root == root_from_scratch(entries)
+    assert EMPTY_TREE.root == root_from_scratch({})
+
+
+def bucket_entries(entries: Mapping[bytes, bytes], bucket: int) -> bytes:
+    pairs = (sha256(key).digest() + sha256(value).digest() for key, value in entries.items())
+    return b"".join(sorted(pair for pair in pairs if bucket_of(pair) == bucket))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(KEYS, st.binary(max_size=4), max_size=10), KEYS, st.binary(max_size=4))
+def test_each_key_is_proved_present_with_its_value_or_absent_and_nothing_else(entries, key, other):
+    tree = fresh_tree([entries])
+    bucket = bucket_of(sha256(key).digest())
+    proof = tree.prove(bucket, bucket_entries(entries, bucket))
+    value = entries.get(key)
+    assert proof.verify(tree.root, key, value)
+    assert proof.verify(tree.root, key, other) == (other == value)
+    assert proof.verify(tree.root, key, None) == (value is None)
+    assert not proof.verify(EMPTY_TREE.root, key, value) or tree.root == EMPTY_TREE.root
+
+
+def decoded(wire: bytes) -> StateProof:
+    return StateProof.from_value(decode(wire, size_bytes_max=STATE_PROOF_SIZE_BYTES_MAX))
+
+
+def test_every_mutated_byte_of_a_proof_is_refused():
+    entries = dict.fromkeys(CROWDED[:3], b"value")
+    tree = fresh_tree([entries])
+    for key, value in ((CROWDED[0], b"value"), (CROWDED[4], None)):
+        wire = encode(tree.prove(1, bucket_entries(entries, 1)).to_value())
+        assert decoded(wire).verify(tree.root, key, value)
+        for at in range(len(wire)):
+            for flip in (0x01, 0x80):
+                mutated = wire[:at] + bytes([wire[at] ^ flip]) + wire[at + 1 :]
+                try:
+                    accepted = decoded(mutated).verify(tree.root, key, value)
+                except CodecError:
+                    accepted = False
+                assert not accepted, f"byte {at}"
+
+
+def test_a_proof_of_another_bucket_or_of_entries_out_of_order_is_refused():
+    entries = {**dict.fromkeys(CROWDED[:3], b"value"), b"elsewhere": b"1"}
+    tree = fresh_tree([entries])
+    good = tree.prove(1, bucket_entries(entries, 1))
+    other = tree.prove(2, b"")
+    assert not other.verify(tree.root, CROWDED[0], None)
+    halves = [good.entries[at : at + ENTRY_SIZE_BYTES] for at in range(0, len(good.entries), ENTRY_SIZE_BYTES)]
+    for entries_bytes in (b"".join(reversed(halves)), halves[0] * 3, good.entries[:-1]):
+        forged = StateProof(entries_bytes, good.siblings)
+        assert not forged.verify(tree.root, CROWDED[4], None)
+        with pytest.raises(CodecError):
+            StateProof.from_value(forged.to_value())
+    too_many = b"".join(number.to_bytes(32, "big") + b"v" * 32 for number in range(BUCKET_ENTRIES_MAX + 1))
+    with pytest.raises(CodecError):
+        StateProof.from_value((too_many, good.siblings))
+
+
+def key_of(number: int) -> bytes:
+    return state_key("test", "entry", number)
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.dictionaries(st.integers(0, 9), st.none() | st.integers(0, 3) | st.tuples(st.integers(0, 3)), max_size=5),
+        st.booleans(),  # seal
+        st.booleans(),  # reopen afterwards
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(OPERATIONS)
+def test_a_store_proves_the_last_root_whatever_was_written_or_reopened_since(operations):
+    kv = MemoryKeyValue()
+    store = StateStore(kv, 0)
+    store.write({}, 0, seal=True)
+    now: dict[int, Value] = {}
+    at_root: dict[int, Value] = {}
+    for height, (update, seal, reopen) in enumerate(operations, 1):
+        changes: Changes = {key_of(number): value for number, value in update.items()}
+        root = store.write(changes, height, seal=seal)
+        assert (root is not None) == seal
+        now = {**now, **update}
+        at_root = dict(now) if seal else at_root
+        if reopen:
+            store = StateStore(kv, store.root_height)
+        encoded = {key_of(number): encode(value) for number, value in at_root.items() if value is not None}
+        assert not seal or store.tree.root == fresh_tree([encoded]).root
+        for number in range(10):
+            proven = store.prove(key_of(number))
+            assert proven.value_bytes == encoded.get(key_of(number))
+            assert proven.proof.verify(store.tree.root, key_of(number), proven.value_bytes)
+            assert store.get(key_of(number)) == now.get(number)
+    store.check_leaves()
+
+
+def test_a_list_is_read_back_as_a_tuple_before_and_after_a_restart():
+    kv = MemoryKeyValue()
+    store = StateStore(kv, 0)
+    store.write({b"k": (1, [2, 3])}, 1, seal=False)  # type: ignore[dict-item]
+    assert store.get(b"k") == (1, (2, 3)) == StateStore(kv, 0).get(b"k")
+
+
+def test_a_value_without_encoding_changes_nothing():
+    kv = MemoryKeyValue()
+    store = StateStore(kv, 0)
+    store.write({b"k": 1}, 1, seal=True)
+    root = store.tree.root
+    with pytest.raises(TypeError):
+        store.write({b"k": 2, b"l": 1.5}, 2, seal=True)  # type: ignore[dict-item]
+    assert (store.get(b"k"), store.get(b"l"), store.tree.root) == (1, None, root)
+
+
+def test_a_rewritten_equal_value_costs_no_write():
+    kv = MemoryKeyValue()
+    store = StateStore(kv, 0)
+    store.write({b"k": (1, b"x")}, 1, seal=True)
+    assert store.stage({b"k": (1, b"x"), b"absent": None}, 2, seal=False).puts == {}
+
+
+def test_check_leaves_finds_a_changed_value():
+    kv = MemoryKeyValue()
+    store = StateStore(kv, 0)
+    store.write({b"k": 1, b"l": 2}, 1, seal=True)
+    kv.write([(schema.state_entry(b"k", sha256(b"k").digest()), encode(5))])
+    with pytest.raises(Corruption):
+        store.check_leaves()
+
+
+def test_buckets_dropped_from_the_cache_are_read_again(monkeypatch):
+    monkeypatch.setattr("storage.statetree.BUCKET_CACHE_SIZE_BYTES_MAX", 3 * ENTRY_SIZE_BYTES)
+    kv = MemoryKeyValue()
+    store = StateStore(kv, 0)
+    expected: dict[bytes, bytes | None] = {}
+    for height in range(1, 9):
+        changes = {key_of(number): height * number for number in range(height % 3, 20, 3)}
+        expected |= {key: encode(value) for key, value in changes.items()}
+        store.write(changes, height, seal=height % 2 == 0)
+    assert store.tree.root == fresh_tree([expected]).root
+    assert sum(store.tree.cached_bucket(bucket) is not None for bucket in range(FANOUT**4)) <= 3
+
+
+def test_the_value_cache_is_bounded_and_keeps_what_is_asked_for(monkeypatch):
+    monkeypatch.setattr("storage.statetree.VALUE_CACHE_SIZE_BYTES_MAX", 10_000)
+    cache = ValueCache()
+    cache.put(b"hot", 1, 10)
+    for number in range(1_000):
+        cache.put(b"%d" % number, number, 10)
+        if b"hot" not in cache.young:
+            assert cache.get_old(b"hot") == 1
+        assert len(cache.young) < 60
+    with pytest.raises(KeyError):
+        cache.get_old(b"0")
