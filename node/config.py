@@ -93,9 +93,7 @@ class P2P(_Section):
 
     host: Host = Field(default="127.0.0.1", description="address to listen on")
     port: Port = Field(default=26_600, description="port to listen on; 0 takes a free one")
-    advertise_host: str = Field(
-        default="", max_length=253, description="address told to peers; empty: none is told"
-    )
+    advertise_host: str = Field(default="", max_length=253, description="address told to peers; empty: none is told")
     advertise_port: Port = Field(default=0, description="port told to peers")
     peers: Annotated[tuple[Peer, ...], BeforeValidator(_from_json)] = Field(
         default=(), max_length=PEERS_MAX, description="nodes to dial: tables of key, host, port"

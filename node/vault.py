@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -261,9 +262,7 @@ def _parts(sealed: bytes) -> tuple[bytes, tuple[tuple[bytes, bytes], ...], bytes
     sizes_right = all(len(box) == BOX_SIZE_BYTES for _recipient, box in checked)
     if not sizes_right or len(nonce) != NONCE_SIZE_BYTES or not _is_commitment(commitment):
         raise Malformed("a part has the wrong size")
-    if not 1 <= len(names) <= RECIPIENTS_MAX or any(
-        left >= right for left, right in zip(names, names[1:], strict=False)
-    ):
+    if not 1 <= len(names) <= RECIPIENTS_MAX or any(left >= right for left, right in pairwise(names)):
         raise Malformed("the recipients are not in order")
     return commitment, tuple(checked), nonce, ciphertext
 
@@ -310,11 +309,12 @@ class Vault:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
         self._sizes: dict[bytes, int] = {}
-        for entry in os.scandir(path):
-            if entry.name.endswith(_TEMPORARY_SUFFIX):
-                os.unlink(entry.path)  # of a write that never finished
-            elif _RECORD_NAME.fullmatch(entry.name):
-                self._sizes[bytes.fromhex(entry.name)] = entry.stat(follow_symlinks=False).st_size
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.endswith(_TEMPORARY_SUFFIX):
+                    os.unlink(entry.path)  # of a write that never finished
+                elif _RECORD_NAME.fullmatch(entry.name):
+                    self._sizes[bytes.fromhex(entry.name)] = entry.stat(follow_symlinks=False).st_size
         for commitment in self.list():
             if self._tombstone(commitment).exists():
                 self._shred(commitment)  # an erasure that was interrupted after it had been promised
@@ -359,7 +359,8 @@ class Vault:
 
     def list(self) -> tuple[bytes, ...]:
         """The commitments held, ascending."""
-        return tuple(sorted(self._sizes))
+        with self._lock:
+            return tuple(sorted(self._sizes))
 
     def erased_at_ms(self, commitment: bytes) -> int | None:
         """When the record was erased here, or None. Malformed if the disk damaged the tombstone."""

@@ -40,14 +40,16 @@ from ledger.stateproof import RECEIPT_PROOF_HEIGHTS_MAX, Inclusion, ReceiptProof
 from ledger.transaction import Batch, Transaction
 from ledger.validators import ValidatorSet
 from storage import schema
-from storage.errors import Corruption, FormatMismatch, NotInitialised, StateDiverged
-from storage.kv import KeyValue
+from storage.errors import AlreadyExists, Corruption, FormatMismatch, NotInitialised, StateDiverged
+from storage.kv import KeyValue, prefix_end
 from storage.memory import MemoryKeyValue
 from storage.statetree import ProvenState, StateStore, decode_record
 
 RECEIPTS_ROOTS_CACHED_MAX = 2 * RECEIPT_PROOF_HEIGHTS_MAX  # recomputed from receipts; 33 bytes each
 
 T = TypeVar("T")
+BLOCKS_AT_ONCE = 4  # read ahead for a page of events; receipts of a full block take 130 KB
+
 Place = tuple[int, int]  # (height, position of the transaction in the block)
 
 
@@ -83,9 +85,9 @@ class ChainStore:
 
     @classmethod
     def create(cls, kv: KeyValue, genesis_json: str, changes: Changes, tip: Tip) -> ChainStore:
-        """Write a new chain's beginning (`Executor.begin`) and open it. ValueError if the store holds a chain."""
+        """Write a new chain's beginning (`Executor.begin`) and open it. AlreadyExists if it holds a chain."""
         if kv.get(schema.FORMAT_KEY) is not None:
-            raise ValueError("the store holds a chain already")
+            raise AlreadyExists("the store holds a chain already")
         staged = StateStore(kv, 0).stage(changes, 0, seal=True)
         puts = staged.puts
         puts[schema.FORMAT_KEY] = schema.FORMAT
@@ -93,7 +95,7 @@ class ChainStore:
         puts[schema.TIP_KEY] = encode(tip.to_value())
         puts[schema.at_height(schema.RESULTS, 0)] = tip.results_hash
         puts[schema.at_height(schema.VALIDATORS, tip.validators.epoch)] = encode(tip.validators.to_value())
-        kv.write(list(puts.items()), staged.deletes, sync=True)
+        kv.write(puts.items(), staged.deletes, sync=True)
         return cls(kv)
 
     def _check_tip(self) -> None:
@@ -155,7 +157,7 @@ class ChainStore:
         if tip.validators.epoch != self._tip.validators.epoch:
             key = schema.at_height(schema.VALIDATORS, tip.validators.epoch)
             puts[key] = encode(tip.validators.to_value())
-        self._kv.write(list(puts.items()), staged.deletes, sync=sync)
+        self._kv.write(puts.items(), staged.deletes, sync=sync)
         self._state.adopt(staged)
         self._tip = tip
         return None if staged.tree is None else staged.tree.root
@@ -280,23 +282,31 @@ class ChainStore:
         start = prefix if after is None else schema.next_key(prefix + schema.pack_place(*after))
         return [
             (*schema.unpack_place(entry[len(prefix) :]), tx_id)
-            for entry, tx_id in self._kv.scan(start, schema.after(prefix), limit=limit)
+            for entry, tx_id in self._kv.scan(start, prefix_end(prefix), limit=limit)
         ]
 
     def events(self, after: Place, limit: int) -> list[Event]:
-        """Up to `limit` transactions in their order, beyond `after`; (0, 0) begins the chain."""
+        """Up to `limit` transactions in their order, beyond `after`; (0, 0) is before all."""
         found: list[Event] = []
-        start = schema.at_height(schema.RECEIPTS, after[0])
-        for key, data in self._kv.scan(start, schema.after(schema.RECEIPTS)):
-            if len(found) >= limit:
+        start, first = schema.at_height(schema.RECEIPTS, after[0]), after[1] + 1
+        while len(found) < limit:
+            rows = list(self._kv.scan(start, prefix_end(schema.RECEIPTS), limit=BLOCKS_AT_ONCE))
+            for key, data in rows:
+                height = schema.height_of(key)
+                self._add_events(found, limit, height, first if height == after[0] else 0, _decode_receipts(data, key))
+            if len(rows) < BLOCKS_AT_ONCE:
                 break
-            height = schema.height_of(key)
-            receipts = _decode_receipts(data, key)
-            first = after[1] + 1 if height == after[0] else 0
-            wires = self._wires(height)
-            for position in range(first, min(len(receipts), first + limit - len(found))):
-                found.append(Event(height, position, Transaction.decode(wires[position]), receipts[position]))
+            start = schema.next_key(rows[-1][0])
         return found
+
+    def _add_events(
+        self, found: list[Event], limit: int, height: int, first: int, receipts: tuple[Receipt, ...]
+    ) -> None:
+        last = min(len(receipts), first + limit - len(found))
+        if first < last:
+            wires = self._wires(height)
+            for position in range(first, last):
+                found.append(Event(height, position, Transaction.decode(wires[position]), receipts[position]))
 
     def transactions_since(self, height: int) -> Iterator[tuple[int, tuple[Transaction, ...]]]:
         """(height, transactions) of each block from `height` on: what `Executor.accept` takes to rebuild its window."""

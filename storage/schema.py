@@ -62,12 +62,6 @@ def height_of(key: bytes) -> int:
     return height
 
 
-def after(prefix: bytes) -> bytes:
-    """The first key beyond all that start with `prefix` (never all 0xff: the first byte of every key is a letter)."""
-    stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes([stripped[-1] + 1])
-
-
 def next_key(key: bytes) -> bytes:
     """The first key after `key`."""
     return key + b"\x00"

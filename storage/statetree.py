@@ -47,6 +47,7 @@ _RECORD_SIZE_BYTES_MAX = 1 << 30
 _RECORD_ITEMS_MAX = 1 << 26
 _RECORD_DEPTH_MAX = 64
 
+_EMPTY_BUCKET: Final = bucket_hash(b"")
 _ROW_SIZE_BYTES: Final = FANOUT * DIGEST_SIZE_BYTES
 
 
@@ -71,7 +72,7 @@ class StateTree:
         self._read_bucket = read_bucket
         self._buckets: dict[int, bytes] = {}
         self._buckets_size_bytes = 0
-        lowest = bytearray(bucket_hash(b"") * BUCKETS)
+        lowest = bytearray(_EMPTY_BUCKET * BUCKETS)
         for bucket, digest in leaves:
             _put_digest(lowest, bucket, digest)
         levels = [lowest]
@@ -89,9 +90,7 @@ class StateTree:
             bucket = bucket_of(key_hash)
             entries = buckets.get(bucket)
             if entries is None:
-                entries = self._buckets.get(bucket)
-                if entries is None:
-                    entries = self._read_bucket(bucket)
+                entries = self._entries_at_hand(bucket)
             buckets[bucket] = _changed(entries, key_hash, value_hash)
         leaves = {bucket: bucket_hash(entries) for bucket, entries in buckets.items()}
         levels = tuple(map(bytearray, self._levels))
@@ -122,8 +121,13 @@ class StateTree:
         return change.root
 
     def cached_bucket(self, bucket: int) -> bytes | None:
-        """The entries at the root, if at hand."""
-        return self._buckets.get(bucket)
+        """The entries at the root, if at hand; those of an empty bucket always are."""
+        entries = self._buckets.get(bucket)
+        return b"" if entries is None and self.leaf(bucket) == _EMPTY_BUCKET else entries
+
+    def _entries_at_hand(self, bucket: int) -> bytes:
+        entries = self.cached_bucket(bucket)
+        return self._read_bucket(bucket) if entries is None else entries
 
     def leaf(self, bucket: int) -> bytes:
         return _digest_at(self._levels[0], bucket)
@@ -148,7 +152,9 @@ def _digest_at(level: bytearray, index: int) -> bytes:
 
 def _changed(entries: bytes, key_hash: bytes, value_hash: bytes | None) -> bytes:
     """A bucket with one entry put or (None) removed."""
-    at = entry_position(entries, key_hash)
+    at = entries.find(key_hash)  # three times as fast as halving, and an update mostly finds its key
+    if at % ENTRY_SIZE_BYTES:
+        at = entry_position(entries, key_hash)
     present = entries[at : at + DIGEST_SIZE_BYTES] == key_hash
     rest = entries[at + ENTRY_SIZE_BYTES if present else at :]
     return entries[:at] + rest if value_hash is None else entries[:at] + key_hash + value_hash + rest
@@ -243,36 +249,44 @@ class StateStore:
         try:
             return self._cache.get_old(key)
         except KeyError:
-            pass
-        data = self._kv.get(schema.state_entry(key, sha256(key).digest()))
+            return self._load(key, sha256(key).digest())
+
+    def _load(self, key: bytes, key_hash: bytes) -> Value:
+        data = self._kv.get(schema.state_entry(key, key_hash))
         value = None if data is None else decode_record(data, key)
         self._cache.put(key, value, 0 if data is None else len(data))
         return value
 
+    def _encoded(self, key: bytes) -> tuple[bytes, bytes | None]:
+        """(key hash, encoded value) of what has not changed since the root."""
+        key_hash = sha256(key).digest()
+        try:
+            value = self._cache.young[key]
+        except KeyError:
+            value = self._load(key, key_hash)
+        return key_hash, None if value is None else encode(value)
+
     def get_bytes(self, key: bytes) -> bytes | None:
         """The encoded value at the tip; None when absent."""
         changed = self._changed.get(key)
-        if changed is not None:
-            return changed[1]
-        value = self.get(key)
-        return None if value is None else encode(value)
+        return self._encoded(key)[1] if changed is None else changed[1]
 
     def stage(self, changes: Changes, height: int, *, seal: bool) -> StagedState:
         """Prepare a block's changes; `seal` computes the root. TypeError if a value has no canonical encoding."""
         staged = StagedState(height)
         for key, value in changes.items():
             data = None if value is None else encode(value)
-            before = self.get_bytes(key)
+            changed = self._changed.get(key)
+            key_hash, before = self._encoded(key) if changed is None else changed
             if data == before:
                 continue
-            key_hash = sha256(key).digest()
             entry = schema.state_entry(key, key_hash)
             if data is None:
                 staged.deletes.append(entry)
             else:
                 staged.puts[entry] = data
             staged.values[key] = (key_hash, data)
-            if key not in self._changed:
+            if changed is None:
                 staged.before[key] = before
             # A rule may have put a list; what is read back must be a tuple on every node, restarted or not.
             staged.decoded[key] = value if data is None or _is_frozen(value) else decode_record(data, key)
@@ -316,7 +330,7 @@ class StateStore:
     def write(self, changes: Changes, height: int, *, seal: bool) -> bytes | None:
         """Stage, write and adopt a state that has no chain beside it; the new root if sealed."""
         staged = self.stage(changes, height, seal=seal)
-        self._kv.write(list(staged.puts.items()), staged.deletes)
+        self._kv.write(staged.puts.items(), staged.deletes, sync=seal)
         self.adopt(staged)
         return None if staged.tree is None else staged.tree.root
 

@@ -287,7 +287,7 @@ def operation_class(name: str) -> type[Operation]:
     prefix = name.partition(".")[0]
     loaded = [points[prefix].load()] if prefix in points else [point.load() for point in points.values()]
     operations = [rule.operation for module in loaded for rule in module.rules]
-    matching = [operation for operation in operations if operation.NAME == name]
+    matching = [operation for operation in operations if name == operation.NAME]
     if not matching:
         close = get_close_matches(name, [operation.NAME for operation in operations], n=1, cutoff=0.4)
         raise Failure(Code.UNKNOWN_OPERATION, f"no operation {name}" + (f"; did you mean {close[0]}?" if close else ""))

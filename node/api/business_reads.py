@@ -1,0 +1,232 @@
+"""Handlers that read the business: records, patients, packs, lots, accounts, claims, policies.
+
+Histories are pages over the store's indexes; long ones yield to the event loop between slices.
+
+Must not know: HTTP beyond Request and Answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from ledger.gs1 import day_end_ms, lot_class
+from ledger.modules import drugs, payments, records
+from ledger.modules.drug_state import PackState, Status, lot_of, pack_state
+from ledger.modules.drug_trace import DEPTH_MAX, Found, stays, trace
+from ledger.modules.records import RecordEntry, RecordState
+from ledger.state import state_key
+from ledger.transaction import Transaction
+from node.api.exchange import Answer, Api, Place, Request
+from node.api.problems import not_found
+from node.api.views import page_json, step_json
+
+SLICE = 25  # transactions decoded between two turns of the event loop: about two milliseconds
+TRACE_OPERATIONS_MAX = 2_000  # looked up for one trace, parents' included; beyond, the answer says truncated
+TRACE_ITEMS_MAX = 256  # things (the pack and its parents) whose histories one trace reads
+
+Wanted = Callable[[Transaction], bool]
+
+
+async def _steps(
+    api: Api, found: list[tuple[int, int, bytes]], wanted: Wanted = lambda tx: True
+) -> list[dict[str, Any]]:
+    steps = []
+    for index, (height, position, tx_id) in enumerate(found):
+        placed = api.service.store.transaction(tx_id)
+        if placed is not None and wanted(placed[2]):
+            steps.append(step_json(api, (height, position), placed[2]))
+        if index % SLICE == SLICE - 1:
+            await asyncio.sleep(0)
+    return steps
+
+
+async def _history(api: Api, request: Request, index: str, key: bytes, wanted: Wanted = lambda tx: True) -> Answer:
+    limit = request.query["limit"]
+    found = api.service.store.lookup(index, key, after=request.query["after"], limit=limit)
+    following = found[-1][:2] if len(found) == limit else None
+    return Answer.json(page_json(await _steps(api, found, wanted), following))
+
+
+# Records
+
+
+def _record(api: Api, commitment: bytes) -> RecordEntry:
+    value = api.service.store.get(state_key(records.MODULE_NAME, "record", commitment))
+    if not isinstance(value, tuple):
+        raise not_found("record")
+    return RecordEntry(*value)  # type: ignore[arg-type]
+
+
+def _record_json(commitment: bytes, entry: RecordEntry) -> dict[str, Any]:
+    state = RecordState(entry.state).name.lower()
+    return {"record": commitment.hex()} | asdict(entry) | {"patient": entry.patient.hex(), "state": state}
+
+
+async def record(api: Api, request: Request) -> Answer:
+    commitment = request.path["commitment"]
+    return Answer.json(_record_json(commitment, _record(api, commitment)))
+
+
+async def record_history(api: Api, request: Request) -> Answer:
+    """Registration, grants, revocations, allowed accesses, withdrawal; with the patient's grants that cover it by
+    custodian or kind. A page may hold fewer entries than `limit` and still have a `next`.
+    """
+    store, commitment = api.service.store, request.path["commitment"]
+    entry, after, limit = _record(api, commitment), request.query["after"], request.query["limit"]
+    own = store.lookup("record", commitment, after=after, limit=limit)
+    wide = store.lookup("patient", entry.patient, after=after, limit=limit)
+    merged = sorted({*own, *wide})[:limit]
+    following = merged[-1][:2] if len(own) == limit or len(wide) == limit else None
+    ids = {tx_id for _, _, tx_id in own}
+    return Answer.json(
+        page_json(await _steps(api, merged, lambda tx: tx.id in ids or _covers(api, tx, entry)), following)
+    )
+
+
+def _covers(api: Api, tx: Transaction, entry: RecordEntry) -> bool:
+    """Whether it grants by scope over the record, or ends such a grant."""
+    match tx.operation, tx.fields:
+        case "records.grant", (_, _, _, (), custodian, kind):
+            return custodian in (None, entry.custodian) and kind in (None, entry.kind)
+        case "records.revoke", (bytes(grant_id),):
+            granted = api.service.store.transaction(grant_id)
+            return granted is not None and _covers(api, granted[2], entry)
+    return False
+
+
+async def patient_records(api: Api, request: Request) -> Answer:
+    store, patient, limit = api.service.store, request.path["key"], request.query["limit"]
+    found = store.lookup("patient", patient, after=request.query["after"], limit=limit)
+    items = []
+    for index, (_, _, tx_id) in enumerate(found):
+        placed = store.transaction(tx_id)
+        if placed is not None and placed[2].operation == "records.register":
+            commitment = placed[2].fields[0]
+            assert isinstance(commitment, bytes)
+            items.append(_record_json(commitment, _record(api, commitment)))
+        if index % SLICE == SLICE - 1:
+            await asyncio.sleep(0)
+    return Answer.json(page_json(items, found[-1][:2] if len(found) == limit else None))
+
+
+# Drugs
+
+
+async def pack(api: Api, request: Request) -> Answer:
+    epc = request.path["epc"] if "epc" in request.path else request.query["epc"]
+    found = pack_state(api.service.store, epc)
+    if found is None:
+        raise not_found("item on this chain")
+    return Answer.json(_pack_json(found, api.service.store.tip.time_ms))
+
+
+def _pack_json(found: PackState, time_ms: int) -> dict[str, Any]:
+    return asdict(found) | {"status": Status(found.status).name.lower(), "expired": found.expired(time_ms)}
+
+
+async def pack_trace(api: Api, request: Request) -> Answer:
+    """All that happened to an item, also while it was inside others."""
+    epc = request.query["epc"]
+    found, transactions, truncated = await _gather(api, epc)
+    if not found[epc]:
+        raise not_found("item on this chain")
+    items = []
+    for index, step in enumerate(trace(epc, lambda name: found.get(name, ()))):
+        items.append(step_json(api, step.order, transactions[step.order]) | {"via": step.via})
+        if index % SLICE == SLICE - 1:
+            await asyncio.sleep(0)
+    return Answer.json({"epc": epc, "items": items, "truncated": truncated})
+
+
+async def _gather(api: Api, epc: str) -> tuple[dict[str, list[Found]], dict[Place, Transaction], bool]:
+    """The operations of `epc` and of all it was ever inside of, level by level, within TRACE_OPERATIONS_MAX."""
+    store, registry = api.service.store, api.service.registry
+    found: dict[str, list[Found]] = {}
+    transactions: dict[Place, Transaction] = {}
+    level, left = [epc], TRACE_OPERATIONS_MAX
+    for _ in range(DEPTH_MAX + 1):
+        above: dict[str, None] = {}
+        for name in level:
+            entries = store.lookup("serial", name.encode(), limit=left)
+            left -= len(entries)
+            operations: list[Found] = []
+            for index, (height, position, tx_id) in enumerate(entries):
+                place = height, position
+                placed = store.transaction(tx_id)
+                if placed is None:
+                    continue
+                tx = transactions[place] = placed[2]
+                operation: Any = registry.handler(tx.operation, tx.version).rule.operation  # fields passed once
+                operations.append((place, operation(*tx.fields)))
+                if index % SLICE == SLICE - 1:
+                    await asyncio.sleep(0)
+            found[name] = operations
+            above.update({stay.parent: None for stay in stays(name, operations) if stay.parent not in found})
+            if left <= 0 or len(found) >= TRACE_ITEMS_MAX:
+                return found, transactions, True
+        level = list(above)
+    return found, transactions, False
+
+
+async def lot(api: Api, request: Request) -> Answer:
+    store, gtin, number = api.service.store, request.path["gtin"], request.path["lot"]
+    lot_epc = lot_class(gtin, number)
+
+    def get(table: str, *parts: str) -> Any:
+        return store.get(state_key(drugs.MODULE_NAME, table, *parts))
+
+    if get("lot", lot_epc) is None:
+        raise not_found("lot")
+    stated = lot_of(get, lot_epc)
+    product_recall = get("recall", gtin)
+    expired = stated.expiry_date != 0 and store.tip.time_ms >= day_end_ms(stated.expiry_date)
+    return Answer.json(
+        {"gtin": gtin, "lot": number, "epc": lot_epc}
+        | stated._asdict()
+        | {
+            "temperature": stated.temperature or None,
+            "recalled": bool(stated.recall_reason) or product_recall is not None,
+            "recall_reason": stated.recall_reason or product_recall or "",
+            "expired": expired,
+        }
+    )
+
+
+# Payments
+
+
+def _payments(api: Api, table: str, *parts: str | bytes) -> Any:
+    return api.service.store.get(state_key(payments.MODULE_NAME, table, *parts))
+
+
+async def account(api: Api, request: Request) -> Answer:
+    """A balance; an account that never had money has 0."""
+    owner, currency = request.path["owner"], request.query["currency"]
+    known = _payments(api, "currency", currency)
+    if known is None:
+        raise not_found("currency")
+    balance = _payments(api, "balance", currency, owner) or 0
+    return Answer.json({"owner": owner, "currency": currency, "balance": balance, "exponent": known[1]})
+
+
+async def account_history(api: Api, request: Request) -> Answer:
+    return await _history(api, request, "account", request.path["owner"].encode())
+
+
+async def claim(api: Api, request: Request) -> Answer:
+    value = _payments(api, "claim", request.path["id"])
+    if value is None:
+        raise not_found("claim")
+    entry = payments.ClaimEntry(*value)
+    state = payments.ClaimState(entry.state).name.lower()
+    return Answer.json({"claim": request.path["id"]} | asdict(entry) | {"state": state})
+
+
+async def policy(api: Api, request: Request) -> Answer:
+    value = _payments(api, "policy", request.path["id"])
+    if value is None:
+        raise not_found("policy")
+    return Answer.json({"policy": request.path["id"]} | asdict(payments.PolicyEntry(*value)))

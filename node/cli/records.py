@@ -1,0 +1,198 @@
+"""`record` and `consent`: medical records outside the chain, and who may read them.
+
+A record is encrypted here and kept in a vault folder; the chain gets a salted commitment to it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger.errors import Code
+from node.cli.common import (
+    Exit,
+    Failure,
+    api_option,
+    connect,
+    json_option,
+    option,
+    print_json,
+    send,
+    send_options,
+    show,
+    show_table,
+)
+
+RECORD_SIZE_BYTES_MAX = 16 * 1024 * 1024  # the vault's own limit; read no more than that
+DAY_MS = 86_400_000
+MEDIA_TYPE_DEFAULT = "application/fhir+json"
+
+
+def _public_key(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise Failure(Code.BAD_REQUEST, "a public key is hexadecimal") from None
+
+
+def vault_option(command: Any) -> Any:
+    return option(
+        "--vault", "vault_path", type=click.Path(file_okay=False, path_type=Path), default="vault", metavar="DIR",
+        help="Folder of encrypted records.",
+    )(command)  # fmt: skip
+
+
+@click.group()
+def record() -> None:
+    """Medical records: add, get, read, history."""
+
+
+@record.command()
+@click.argument("file", type=click.File("rb"))
+@option("--patient", required=True, metavar="KEY", help="The patient's pseudonymous public key.")
+@option("--kind", required=True, help="What it is, e.g. a FHIR resource type.")
+@option("--media-type", default=MEDIA_TYPE_DEFAULT, help="How FILE is written.")
+@vault_option
+@send_options
+def add(file: Any, patient: str, kind: str, media_type: str, vault_path: Path, **options: Any) -> int:
+    """Encrypt FILE for patient and custodian, keep it in the vault, and register a commitment to it.
+
+    \b
+    Example:
+        medchain record add observation.json --patient 01ab... --kind Observation --key dev:hospital
+    """
+    from node import keys, vault
+
+    content = file.read(RECORD_SIZE_BYTES_MAX + 1)
+    custodian = keys.resolve(options["key_reference"])
+    readers = (_public_key(patient), custodian.public)
+    sealed = vault.seal(content, media_type=media_type, recipients=readers)
+    commitment = vault.Vault(vault_path).put(sealed)
+    document = {"record": commitment.hex(), "patient": patient, "kind": kind, "size_bytes": len(content)}
+    click.echo(f"record {commitment.hex()}", err=True)
+    return send("records.register", document, **options)
+
+
+@record.command()
+@click.argument("record_id")
+@api_option
+@json_option
+def get(record_id: str, api_url: str, as_json: bool) -> None:
+    """Show what the chain knows of a record.
+
+    \b
+    Example:
+        medchain record get 01ab...
+    """
+    show(connect(api_url).record(record_id), as_json)
+
+
+@record.command()
+@click.argument("record_id")
+@option("--purpose", required=True, help="Why, as granted, e.g. treatment.")
+@option("--reason", default="read", help="A code of your own; never a name.")
+@option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where the content goes; else stdout.")
+@vault_option
+@send_options
+def read(record_id: str, purpose: str, reason: str, output: Path | None, vault_path: Path, **options: Any) -> int:
+    """Log a read, and if the chain allows it, decrypt the record from the vault.
+
+    \b
+    Example:
+        medchain record read 01ab... --purpose treatment --key dev:hospital --output record.json
+    """
+    from node import keys, vault
+
+    if options["no_wait"]:
+        raise Failure(Code.BAD_REQUEST, "a record is opened only once its access is final: leave --no-wait out")
+    key = keys.resolve(options["key_reference"])
+    with redirect_stdout(sys.stderr):  # stdout is for the record
+        status = send("records.access", {"record": record_id, "purpose": purpose, "reason": reason}, **options)
+    if status != Exit.DONE:
+        return status
+    opened = vault.open_record(vault.Vault(vault_path).get(bytes.fromhex(record_id)).data, key)
+    if output is None:
+        click.get_binary_stream("stdout").write(opened.plaintext)
+    else:
+        with open(output, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(opened.plaintext)
+    return Exit.DONE
+
+
+@record.command()
+@click.argument("record_id")
+@api_option
+@json_option
+def history(record_id: str, api_url: str, as_json: bool) -> None:
+    """Show who read a record, when and why.
+
+    \b
+    Example:
+        medchain record history 01ab... --json
+    """
+    found = connect(api_url).record(record_id)
+    accesses: list[dict[str, Any]] = found.get("accesses") or found.get("history") or []
+    if as_json:
+        print_json(accesses)
+        return
+    headings = list(dict.fromkeys(name for entry in accesses for name in entry)) or ["no accesses"]
+    show_table(headings, [[entry.get(name) for name in headings] for entry in accesses])
+
+
+@click.group()
+def consent() -> None:
+    """A patient's consent: grant, revoke."""
+
+
+@consent.command()
+@option("--reader", required=True, metavar="ID|KEY", help="An institution's id, or a person's public key.")
+@option("--purpose", "purposes", multiple=True, required=True, help="What for; may be repeated.")
+@option("--days", default=30, type=click.IntRange(1, 36_500), help="How long from now.")
+@option("--record", "records", multiple=True, metavar="ID", help="Only these records; else all of the kind given.")
+@option("--custodian", metavar="ID", help="Only records held by this institution.")
+@option("--kind", help="Only records of this kind.")
+@send_options
+def grant(
+    reader: str,
+    purposes: Sequence[str],
+    days: int,
+    records: Sequence[str],
+    custodian: str | None,
+    kind: str | None,
+    **options: Any,
+) -> int:
+    """Let someone read, signed by the patient. The receipt's id is the grant's.
+
+    \b
+    Example:
+        medchain consent grant --reader insurer --purpose payment --days 7 --key dev:patient
+    """
+    document = {
+        "reader": reader,
+        "purposes": list(purposes),
+        "expires_ms": time.time_ns() // 1_000_000 + days * DAY_MS,
+        "records": list(records),
+        "custodian": custodian,
+        "kind": kind,
+    }
+    return send("records.grant", document, **options)
+
+
+@consent.command()
+@click.argument("grant_id")
+@send_options
+def revoke(grant_id: str, **options: Any) -> int:
+    """End a grant, signed by the patient.
+
+    \b
+    Example:
+        medchain consent revoke 01ab... --key dev:patient
+    """
+    return send("records.revoke", {"grant": grant_id}, **options)

@@ -1,0 +1,126 @@
+"""`init`, `start`, `demo`: make one node, run it, or see everything at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from ledger.errors import Code
+from node.cli.common import Failure, home_option, json_option, option, show
+
+P2P_PORT_DEFAULT = 26_600
+API_PORT_DEFAULT = 26_601
+
+
+@click.command()
+@home_option
+@option("--genesis", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Join this chain.")
+@option("--peer", "peers", multiple=True, metavar="KEY@HOST:PORT", help="A node to dial; may be repeated.")
+@option("--p2p-port", default=P2P_PORT_DEFAULT, type=click.IntRange(1, 65_535), help="Port for other nodes.")
+@option("--api-port", default=API_PORT_DEFAULT, type=click.IntRange(1, 65_535), help="Port for clients.")
+@json_option
+def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, api_port: int, as_json: bool) -> None:
+    """Make the data folder of one node: key, genesis, configuration.
+
+    Without --genesis it is a development chain of its own, with this node as its only validator.
+
+    \b
+    Example:
+        medchain init --home mynode
+    """
+    from ledger.genesis import Genesis
+    from node import config, keys
+    from node.cluster.plan import GENESIS_FILE, development_modules
+
+    if (home / config.FILE_NAME).exists():
+        raise Failure(Code.BAD_CONFIGURATION, f"{home}: holds a node already")
+    addresses = [_peer(text) for text in peers]
+    key = keys.generate()
+    if genesis is not None:
+        document = Genesis.from_json(genesis.read_bytes())
+    else:
+        now_ms = time.time_ns() // 1_000_000
+        document = Genesis("local", now_ms, (key.public,), development_modules(), development=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.chmod(0o700)
+    keys.save(home / "node.key", key)
+    (home / GENESIS_FILE).write_text(document.to_json(), "utf-8")
+    values = {
+        "genesis": GENESIS_FILE,
+        "key": "node.key",
+        "p2p.port": p2p_port,
+        "p2p.peers": addresses,
+        "api.port": api_port,
+    }
+    (home / config.FILE_NAME).write_text(config.to_toml(values), "utf-8")
+    show(
+        {
+            "home": str(home),
+            "key": key.public.hex(),
+            "chain": document.chain_id.hex(),
+            "api": f"http://127.0.0.1:{api_port}",
+            "next": f"medchain start --home {home}",
+        },
+        as_json,
+    )
+
+
+def _peer(text: str) -> dict[str, object]:
+    key, at, address = text.partition("@")
+    host, colon, port = address.rpartition(":")
+    if not at or not colon or not port.isdecimal():
+        raise Failure(Code.BAD_CONFIGURATION, f"--peer {text}: must be KEY@HOST:PORT")
+    return {"key": key, "host": host.strip("[]"), "port": int(port)}
+
+
+@click.command()
+@home_option
+@option("--p2p-host", envvar="MEDCHAIN_P2P__HOST", help="Address for other nodes.")
+@option("--p2p-port", type=int, envvar="MEDCHAIN_P2P__PORT", help="Port for other nodes.")
+@option("--api-host", envvar="MEDCHAIN_API__HOST", help="Loopback address for clients.")
+@option("--api-port", type=int, envvar="MEDCHAIN_API__PORT", help="Port for clients.")
+@option("--log-level", envvar="MEDCHAIN_LOG__LEVEL", help="debug, info, warning or error.")
+@option("--log-format", envvar="MEDCHAIN_LOG__FORMAT", help="text or json.")
+@click.pass_context
+def start(context: click.Context, home: Path, **flags: object) -> int:
+    """Run a node in the foreground; Ctrl-C is a clean stop.
+
+    One JSON line on stdout says when it listens; the log is on stderr.
+
+    \b
+    Example:
+        medchain start --home cluster/hospital
+    """
+    from click.core import ParameterSource
+
+    from node import config
+    from node.packages import check_packages
+
+    check_packages()
+    # The environment is left to the configuration, which knows its types and says where a value came from.
+    given = {
+        name: value
+        for name, value in flags.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    loaded = config.load(home, {name.replace("_", ".", 1): value for name, value in given.items()})
+    from node import node
+
+    return node.run(loaded)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> int:
+    """Show everything at once: four institutions, real business, a killed leader.
+
+    \b
+    Example:
+        medchain demo --exit
+    """
+    from node.demo import main
+
+    return main(list(arguments)) or 0

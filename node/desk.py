@@ -1,0 +1,325 @@
+"""The desk: what clients and operators may ask of a running node (implements node/service.py).
+
+Submissions are checked once and answered at once; who waits for a commit waits here, off the path of ordering, and only
+so many may. Status, reasons and metrics are read from the replica when somebody asks.
+
+Must not know: HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from consensus.events import Evidence
+from ledger.block import CertifiedBlock, Receipt
+from ledger.crypto import KeyPair
+from ledger.errors import Code, CodecError, Reject
+from ledger.execution import BlockResult
+from ledger.genesis import Genesis
+from ledger.rules import Registry, member_by_key
+from ledger.transaction import Transaction
+from node.config import NodeConfig
+from node.driver import Driver
+from node.home import Home
+from node.metrics import metrics_text
+from node.replica import Replica
+from node.service import Outcome
+from node.vault import Vault
+from node.why import Facts, Missing, explain
+from p2p.transport import Transport
+from storage.chain import ChainStore
+
+WAIT_MS_MAX = 120_000
+
+
+class Desk:
+    """One node's desk. Observes the driver; called from the event loop only."""
+
+    def __init__(self, config: NodeConfig, home: Home, key: KeyPair, vault: Vault | None, log: Any) -> None:
+        self.config, self._home, self._key, self._log = config, home, key, log
+        self.vault = vault
+        self.vault_key: KeyPair | None = key if vault is not None else None
+        self.started_ms = self._last_block_ms = _wall_ms()
+        self.stopped: str | None = None
+        self.failure: BaseException | None = None
+        self.failed = asyncio.Event()
+        self._waiters: dict[bytes, list[asyncio.Future[tuple[int, int, Receipt]]]] = {}
+        self._height_waiters: list[tuple[int, asyncio.Future[bool]]] = []
+        self._waiting = 0
+        self._down_since_ms: dict[bytes, int] = {}
+        self.driver: Driver
+        self.replica: Replica
+        self.transport: Transport
+
+    def open(self, driver: Driver, replica: Replica, transport: Transport) -> None:
+        self.driver, self.replica, self.transport = driver, replica, transport
+
+    def close(self) -> None:
+        """Let everyone who waits go."""
+        for futures in self._waiters.values():
+            for future in futures:
+                future.cancel()
+        for _, waiter in self._height_waiters:
+            waiter.cancel()
+
+    @property
+    def genesis(self) -> Genesis:
+        return self._home.genesis
+
+    @property
+    def registry(self) -> Registry:
+        return self._home.registry
+
+    @property
+    def store(self) -> ChainStore:
+        return self._home.store
+
+    # Observer of the driver
+
+    def on_applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
+        self._last_block_ms = _wall_ms()
+        self._log.debug("block", height=block.height, transactions=len(result.receipts), view=block.certificate.view)
+        if state_root is not None:
+            self._log.info("checkpoint", height=block.height, state_root=state_root.hex())
+        if self._waiters:
+            for position, receipt in enumerate(result.receipts):
+                for future in self._waiters.pop(receipt.tx_id, ()):
+                    if not future.done():
+                        future.set_result((block.height, position, receipt))
+        if self._height_waiters:
+            for height, waiter in self._height_waiters:
+                if height <= block.height and not waiter.done():
+                    waiter.set_result(True)
+        if result.tip.validators != self.transport_members:
+            self.follow_members()
+
+    def on_failed(self, error: BaseException) -> None:
+        self.failure = error
+        self.stopped = "an internal error; see its log (MC9001)"
+        self._log.critical("internal error", error=type(error).__name__, exc_info=error)
+        self.failed.set()
+
+    def on_diverged(self, height: int, own: bytes, certified: bytes) -> None:
+        self.stopped = f"its state at height {height} differs from what a quorum certified (MC5006)"
+        self._log.critical("state diverged", height=height, own=own.hex(), certified=certified.hex())
+
+    def on_evidence(self, evidence: Evidence) -> None:
+        self._log.error("equivocation", member=evidence.first.member, height=evidence.first.height)
+
+    def on_peer(self, key: bytes, up: bool) -> None:
+        if up:
+            self._down_since_ms.pop(key, None)
+        else:
+            self._down_since_ms[key] = _wall_ms()
+
+    @property
+    def transport_members(self) -> object:
+        return getattr(self, "_members", None)
+
+    def follow_members(self) -> None:
+        """Let the transport admit exactly the validators in force, and those about to be."""
+        self._members = self.store.tip.validators
+        self.transport.set_members(self._members.keys)
+
+    # Submitting and waiting
+
+    async def submit(self, wires: Sequence[bytes]) -> list[Outcome]:
+        """One outcome for each wire, in order. Never raises for a bad transaction."""
+        outcomes: list[Outcome | None] = [None] * len(wires)
+        pending: list[tuple[int, Transaction]] = []
+        for position, wire in enumerate(wires):
+            try:
+                tx = Transaction.decode(wire)
+                self._admit(tx)
+            except CodecError as error:
+                outcomes[position] = Outcome(None, int(error.code))
+            except Reject as reject:
+                outcomes[position] = Outcome(tx.id, int(reject.code), reject.detail)
+            else:
+                if self.store.transaction(tx.id) is None:
+                    pending.append((position, tx))
+                else:
+                    outcomes[position] = Outcome(tx.id, 0)
+        valid = await self.driver.check_signatures([tx.wire for _, tx in pending])
+        for (position, tx), is_valid in zip(pending, valid, strict=True):
+            outcomes[position] = self._take(tx) if is_valid else Outcome(tx.id, int(Code.BAD_SIGNATURE))
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _admit(self, tx: Transaction) -> None:
+        if self.stopped is not None:
+            raise Reject(Code.NOT_ACCEPTING)
+        self._home.executor.check(tx, self.store.tip.height + 1)
+
+    def _take(self, tx: Transaction) -> Outcome:
+        try:
+            self.replica.submit(tx)
+        except Reject as reject:
+            return Outcome(tx.id, int(reject.code), reject.detail)
+        return Outcome(tx.id, 0)
+
+    async def wait(self, tx_id: bytes, timeout_ms: int) -> tuple[int, int, Receipt] | None:
+        """(height, position, receipt) once committed; None when not in time."""
+        found = self.find(tx_id)
+        if found is not None:
+            return found
+        self._count_waiter()
+        future: asyncio.Future[tuple[int, int, Receipt]] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(tx_id, []).append(future)
+        try:
+            return await asyncio.wait_for(future, min(timeout_ms, WAIT_MS_MAX) / 1_000)
+        except TimeoutError:
+            return None
+        finally:
+            self._waiting -= 1
+            futures = self._waiters.get(tx_id)
+            if futures is not None and future in futures:
+                futures.remove(future)
+                if not futures:
+                    del self._waiters[tx_id]
+
+    def find(self, tx_id: bytes) -> tuple[int, int, Receipt] | None:
+        place = self.store.transaction(tx_id)
+        receipt = self.store.receipt(tx_id)
+        return None if place is None or receipt is None else (place[0], place[1], receipt)
+
+    async def wait_for_height(self, height: int, timeout_ms: int) -> bool:
+        if self.store.tip.height >= height:
+            return True
+        self._count_waiter()
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        entry = (height, future)
+        self._height_waiters.append(entry)
+        try:
+            return await asyncio.wait_for(future, min(timeout_ms, WAIT_MS_MAX) / 1_000)
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
+            self._height_waiters.remove(entry)
+
+    def _count_waiter(self) -> None:
+        if self._waiting >= self.config.limits.waiters_max:
+            raise Reject(Code.TOO_MANY_WAITERS, self._waiting)
+        self._waiting += 1
+
+    # Reading
+
+    def name_of(self, key: bytes) -> str:
+        member = member_by_key(self.store, key)
+        return member.id if member is not None else key.hex()[:16]
+
+    def status(self) -> dict[str, Any]:
+        engine, tip = self.replica.engine, self.store.tip
+        certificate = self.store.latest_checkpoint()
+        root = self.store.state_root(tip.checkpoint_height)
+        leader = engine.validators.keys[engine.leader]
+        return {
+            "node": self.name_of(self._key.public),
+            "key": self._key.public.hex(),
+            "chain": self.genesis.chain_id.hex(),
+            "chain_name": self.genesis.name,
+            "role": "follower" if engine.me is None else "validator",
+            "epoch": engine.validators.epoch,
+            "view": engine.view,
+            "changing_view": engine.changing,
+            "leader": {"name": self.name_of(leader), "key": leader.hex()},
+            "is_leader": engine.is_leader,
+            "height": tip.height,
+            "decided": engine.delivered,
+            "block_hash": tip.block_hash.hex(),
+            "block_time_ms": tip.time_ms,
+            "checkpoint": {
+                "height": certificate.height if certificate else 0,
+                "state_root": certificate.state_root.hex() if certificate else None,
+            },
+            "state_root": {"height": tip.checkpoint_height, "root": None if root is None else root.hex()},
+            "results_hash": tip.results_hash.hex(),
+            "pool": self.replica.pool.sizes(),
+            "peers": self.peers(),
+            "validators": [
+                {"name": self.name_of(key), "key": key.hex(), "reachable": self._reachable(key)}
+                for key in engine.validators.keys
+            ],
+            "quorum": engine.validators.quorum,
+            "counters": {
+                "blocks": self.replica.counters.blocks,
+                "transactions": self.replica.counters.transactions,
+                "refused": self.replica.counters.refused,
+                "evidence": self.replica.counters.evidence,
+                "signatures_checked": self.driver.account.signatures,
+            },
+            "account": {
+                "process_s": time.process_time(),
+                "signature_s": self.driver.account.signature_s,
+                "flush_s": self.driver.account.flush_s,
+                "flushes": self.driver.account.flushes,
+                "log_bytes": self._home.wal.size_bytes(),
+            },
+            "why": self.why()["sentence"],
+            "started_ms": self.started_ms,
+            "version": importlib.metadata.version("medchain"),
+        }
+
+    def _reachable(self, key: bytes) -> bool:
+        return key == self._key.public or key in self.replica.peers
+
+    def why(self) -> dict[str, Any]:
+        engine = self.replica.engine
+        missing = [
+            Missing(self.name_of(key), key.hex(), self._down_since_ms.get(key, self.started_ms))
+            for key in engine.validators.keys
+            if not self._reachable(key)
+        ]
+        facts = Facts(
+            now_ms=_wall_ms(),
+            height=self.store.tip.height,
+            target_height=self.replica.sync.target,
+            n=engine.validators.n,
+            quorum=engine.validators.quorum,
+            missing=missing,
+            view=engine.view,
+            leader=self.name_of(engine.validators.keys[engine.leader]),
+            changing=engine.changing,
+            waiting=self.replica.pool.waiting_txs > 0,
+            last_progress_ms=self._last_block_ms,
+            stopped=self.stopped,
+        )
+        return explain(facts)
+
+    def peers(self) -> list[dict[str, Any]]:
+        heights = {key: status.height for key, status in self.replica.peer_status.items()}
+        return [
+            {
+                "name": self.name_of(peer.key),
+                "key": peer.key.hex(),
+                "address": peer.address,
+                "dialled": peer.dialled,
+                "role": peer.role,
+                "height": heights.get(peer.key, peer.height),
+                "rtt_ms": peer.rtt_ms,
+                "connected_ms": peer.since_ms,
+                "bytes_in": sum(peer.bytes_in),
+                "bytes_out": sum(peer.bytes_out),
+            }
+            for peer in self.transport.peers()
+        ]
+
+    def ready(self) -> bool:
+        engine = self.replica.engine
+        reachable = sum(self._reachable(key) for key in engine.validators.keys)
+        return (
+            self.stopped is None
+            and reachable >= engine.validators.quorum
+            and (self.replica.sync.target <= self.store.tip.height + self.genesis.parameters.window)
+        )
+
+    def metrics_text(self) -> bytes:
+        return metrics_text(self.status())
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,84 @@
+"""A node's home on disk: made once, opened by one process at a time.
+
+`initialise` is the only thing that creates a chain's data. A validator whose data folder is lost must not quietly begin
+anew: it would forget what it signed. `open_home` therefore refuses an empty one.
+
+Must not know: networks, or how the node runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ledger.errors import ConfigError
+from ledger.execution import Executor
+from ledger.genesis import GENESIS_SIZE_BYTES_MAX, Genesis
+from ledger.rules import Registry
+from node.config import NodeConfig
+from node.plugins import load_registry
+from storage.chain import ChainStore
+from storage.datadir import DataDir
+from storage.leveldb import LevelDB
+from storage.wal import WriteAheadLog
+
+DATA = "data"
+
+
+@dataclass
+class Home:
+    """Everything of one node that is on disk, open and locked."""
+
+    genesis: Genesis
+    registry: Registry
+    executor: Executor
+    folder: DataDir
+    kv: LevelDB
+    store: ChainStore
+    wal: WriteAheadLog
+
+    def close(self) -> None:
+        self.wal.close()
+        self.kv.close()
+        self.folder.close()
+
+
+def read_genesis(path: Path) -> Genesis:
+    """The genesis file; ConfigError names what is wrong with it."""
+    try:
+        if path.stat().st_size > GENESIS_SIZE_BYTES_MAX:
+            raise ConfigError(f"{path}: larger than {GENESIS_SIZE_BYTES_MAX} bytes")
+        return Genesis.from_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; a node needs its chain's genesis file") from None
+
+
+def initialise(config: NodeConfig) -> None:
+    """Make the data folder with the genesis state. Raises AlreadyExists where there is one."""
+    genesis = read_genesis(config.genesis_path)
+    executor = Executor(genesis, load_registry(genesis))
+    changes, tip = executor.begin()
+    with DataDir.create(config.home / DATA) as folder:
+        kv = LevelDB(folder.db, create=True)
+        try:
+            ChainStore.create(kv, genesis.to_json(), changes, tip)
+        finally:
+            kv.close()
+
+
+def open_home(config: NodeConfig) -> Home:
+    """Open and lock it. Raises storage errors, or ConfigError when the genesis file is another chain's."""
+    genesis = read_genesis(config.genesis_path)
+    registry = load_registry(genesis)
+    folder = DataDir(config.home / DATA)
+    try:
+        kv = LevelDB(folder.db)
+        store = ChainStore(kv)
+        stored = Genesis.from_json(store.genesis_json)
+        if stored.chain_id != genesis.chain_id:
+            raise ConfigError(f"{config.genesis_path}: another chain than the one in {folder.path}")
+        wal = WriteAheadLog(folder.wal)
+    except BaseException:
+        folder.close()
+        raise
+    return Home(genesis, registry, Executor(genesis, registry), folder, kv, store, wal)

@@ -1,0 +1,183 @@
+"""A node, composed: home on disk, replica, driver, transport, desk, HTTP API. Nothing is decided here.
+
+    async with Node(config) as node:
+        receipt = await node.submit(tx)
+
+`run` is the same as a foreground process, for `medchain start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import sys
+from types import TracebackType
+from typing import Any
+
+from ledger.block import Receipt
+from ledger.errors import Code, Reject
+from ledger.transaction import Transaction
+from node import keys
+from node.api.server import ApiServer
+from node.config import NodeConfig
+from node.desk import Desk
+from node.driver import Driver
+from node.home import Home, open_home
+from node.logs import make_logger
+from node.replica import RecordKind, Replica
+from node.vault import Vault
+from p2p.batches import PoolConfig
+from p2p.config import Handlers, TransportConfig
+from p2p.transport import Transport
+
+SUBMIT_TIMEOUT_MS = 30_000
+
+
+class Node:
+    """One running node, to embed in an asyncio application. Enter it to start; leave it to stop cleanly."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.key = keys.load(config.key_path)
+        self._log = make_logger(config.log.level, config.log.format)
+        self._home: Home | None = None
+
+    async def __aenter__(self) -> Node:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Open the home, take back the log, listen. Raises ConfigError or a storage error, and leaves nothing open."""
+        config = self.config
+        home = self._home = open_home(config)
+        try:
+            vault = Vault(home.folder.vault)
+            self.desk = Desk(config, home, self.key, vault, self._log)
+            self.driver = Driver(home.wal, home.kv, self.desk, self._log)
+            self.transport = self._make_transport(home)
+            parameters = home.genesis.parameters
+            self.replica = Replica(
+                home.executor,
+                home.store,
+                self.key.public,
+                self.key.sign,
+                self.driver,
+                pool=PoolConfig(
+                    batch_txs_max=parameters.batch_txs_max, held_bytes_max=config.limits.pool_size_bytes_max
+                ),
+            )
+            self.driver.attach(self.replica, self.transport)
+            self.desk.open(self.driver, self.replica, self.transport)
+            self.api = ApiServer(self.desk, config)
+            self.replica.start((RecordKind(record.kind), record.payload) for record in home.wal.replay())
+            self.driver.start()
+            self.desk.follow_members()
+            await self.transport.start()
+            for peer in config.p2p.peers:
+                self.transport.add_address(bytes.fromhex(peer.key), peer.host, peer.port)
+            await self.api.start()
+        except BaseException:
+            home.close()
+            raise
+        self._log.info("listening", api=self.api.url, p2p=self.transport.port, height=home.store.tip.height)
+
+    def _make_transport(self, home: Home) -> Transport:
+        p2p, limits = self.config.p2p, self.config.limits
+        known = tuple(bytes.fromhex(key) for key in (*p2p.known_keys, *(peer.key for peer in p2p.peers)))
+        settings = TransportConfig(
+            listen_host=p2p.host,
+            listen_port=p2p.port,
+            advertise_host=p2p.advertise_host,
+            advertise_port=p2p.advertise_port,
+            known_keys=known,
+            peers_max=limits.peers_max,
+        )
+        followers = frozenset(known)
+
+        def allowed(key: bytes) -> str | None:
+            if home.store.tip.validators.index(key) is not None:
+                return "validator"
+            return "follower" if key in followers else None
+
+        def on_peer_up(key: bytes) -> None:
+            self.desk.on_peer(key, True)
+            self.driver.on_peer_up(key)
+
+        def on_peer_down(key: bytes) -> None:
+            self.desk.on_peer(key, False)
+            self.driver.on_peer_down(key)
+
+        handlers = Handlers(self.driver.on_frame, on_peer_up, on_peer_down, self.driver.ready)
+        role = "follower" if home.store.tip.validators.index(self.key.public) is None else "validator"
+        return Transport(
+            settings,
+            self.key,
+            home.genesis.chain_id,
+            role=role,
+            handlers=handlers,
+            allowed=allowed,
+            rng=random.Random(),  # noqa: S311 - spreads reconnections, decides nothing
+            log=self._log,
+        )
+
+    async def stop(self) -> None:
+        """Stop listening, finish what the disk has begun, close. A second call does nothing."""
+        home, self._home = self._home, None
+        if home is None:
+            return
+        await self.api.stop()
+        self.desk.close()
+        await self.transport.stop()
+        await self.driver.stop()
+        home.close()
+        self._log.info("stopped")
+
+    async def submit(self, tx: Transaction, timeout_ms: int = SUBMIT_TIMEOUT_MS) -> Receipt:
+        """Send one transaction and wait until it is committed; the receipt says whether the rules took it.
+
+        Raises Reject when the node does not take it (malformed, bad signature, overload) or it is not final in time.
+        """
+        (outcome,) = await self.desk.submit([tx.wire])
+        if outcome.code:
+            raise Reject(Code(outcome.code), *outcome.detail)
+        found = await self.desk.wait(tx.id, timeout_ms)
+        if found is None:
+            raise Reject(Code.NOT_FINAL_IN_TIME, timeout_ms)
+        return found[2]
+
+    def ready_line(self) -> dict[str, Any]:
+        """What `medchain start` prints once it listens."""
+        return {
+            "ready": True,
+            "api": self.api.url,
+            "p2p": [self.config.p2p.host, self.transport.port],
+            "key": self.key.public.hex(),
+            "chain": self.desk.genesis.chain_id.hex(),
+        }
+
+
+def run(config: NodeConfig) -> int:
+    """A node in the foreground until SIGTERM or SIGINT: 0 after a clean stop, 70 after an internal error."""
+    return asyncio.run(_run(config))
+
+
+async def _run(config: NodeConfig) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with Node(config) as node:
+        sys.stdout.write(json.dumps(node.ready_line()) + "\n")
+        sys.stdout.flush()
+        waits = [asyncio.create_task(stopping.wait()), asyncio.create_task(node.desk.failed.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
+        return 0 if node.desk.failure is None else 70
