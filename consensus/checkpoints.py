@@ -1,6 +1,7 @@
 """Checkpoints of one epoch: who vouches for which state at which height, and the latest certified one.
 
-Bounded: votes are kept for heights of the log window above the stable one, one per member and height.
+Bounded: votes are kept for twice the log window above the stable checkpoint, one per member and height; our own
+results for as many heights below the last executed one.
 
 Must not know: how a state root is computed, or what the engine drops once a checkpoint is stable.
 """
@@ -44,6 +45,9 @@ class Checkpoints:
 
     def settle(self, executed: int) -> CheckpointCertificate | None:
         """The certificate that becomes stable now that blocks up to `executed` are done; None if nothing changes."""
+        # A node far behind applies many checkpoints before it hears of a certificate, which is then for a late one.
+        for height in [known for known in self.own if known <= executed - 2 * self.log_window]:
+            del self.own[height]
         certificate = self._certified
         if certificate is None or not self.stable < certificate.height <= executed:
             return None

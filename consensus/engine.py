@@ -60,7 +60,7 @@ from consensus.messages import (
 )
 from consensus.newview import Choice, choose
 from consensus.slots import Slot
-from ledger.block import BLOCK_BATCHES_MAX, Certificate, CheckpointCertificate, Phase, Proposal
+from ledger.block import BLOCK_BATCH_BYTES_MAX, BLOCK_BATCHES_MAX, Certificate, CheckpointCertificate, Phase, Proposal
 from ledger.execution import Tip
 from ledger.validators import ValidatorSet
 
@@ -104,7 +104,7 @@ class Engine:
         self._failed_views = 0
         self._future: dict[int, tuple[int, list[Message]]] = {}
         self._peer_height: dict[int, int] = {}
-        self._available: dict[bytes, tuple[int, int]] = {}  # digest -> (transactions, since)
+        self._available: dict[bytes, tuple[BatchAvailable, int]] = {}  # digest -> (batch, since when)
         self._used: set[bytes] = set()  # batches in proposals of this view not yet delivered
         self._progress_at_ms = 0  # when there last was progress, or work began
         self._timers: dict[Timer, int] = {}
@@ -128,8 +128,8 @@ class Engine:
                 self._on_persisted(token)
             case Applied():
                 self._on_applied(event)
-            case BatchAvailable(digest, tx_count):
-                self._on_batch_available(digest, tx_count)
+            case BatchAvailable():
+                self._on_batch_available(event)
             case Fired(timer):
                 self._on_timer(timer)
             case PeerStatus(member, status):
@@ -418,12 +418,13 @@ class Engine:
 
     # Proposing
 
-    def _on_batch_available(self, digest: bytes, tx_count: int) -> None:
+    def _on_batch_available(self, batch: BatchAvailable) -> None:
+        digest = batch.digest
         if digest in self._available or len(self._available) >= AVAILABLE_MAX:
             return
         if not self._has_work():
             self._progress_at_ms = self._now_ms  # patience begins when there is something to wait for
-        self._available[digest] = (tx_count, self._now_ms)
+        self._available[digest] = (batch, self._now_ms)
 
     def forget_batch(self, digest: bytes) -> None:
         """The pool dropped a batch that was never ordered."""
@@ -454,14 +455,16 @@ class Engine:
     def _next_proposal(self, height: int) -> Proposal | None:
         """Batches worth proposing now; None to wait for company. Natural batching: with nothing in flight, at once."""
         batches: list[bytes] = []
-        txs, oldest_ms = 0, self._now_ms
-        for digest, (tx_count, since_ms) in self._available.items():
+        txs, size_bytes, oldest_ms = 0, 0, self._now_ms
+        for digest, (batch, since_ms) in self._available.items():
             if digest in self._used:
                 continue
-            if (batches and txs + tx_count > self._p.block_txs_max) or len(batches) == BLOCK_BATCHES_MAX:
+            full = txs + batch.tx_count > self._p.block_txs_max or size_bytes + batch.size_bytes > BLOCK_BATCH_BYTES_MAX
+            if (batches and full) or len(batches) == BLOCK_BATCHES_MAX:
                 break
             batches.append(digest)
-            txs += tx_count
+            txs += batch.tx_count
+            size_bytes += batch.size_bytes
             oldest_ms = min(oldest_ms, since_ms)
         idle = height == self.executed + 1
         if batches:

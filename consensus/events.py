@@ -64,6 +64,7 @@ class BatchAvailable:
 
     digest: bytes
     tx_count: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class _Peer:
     blamed_until_ms: int = 0
     request: BlockRequest | None = None
     asked_at_ms: int = 0
+    served: bool = False  # something of the request in flight arrived
 
 
 @dataclass(slots=True)
@@ -62,15 +63,22 @@ class BlockSync(Generic[B]):
         known = self._peers.get(peer)
         if known is None or known.request is None or not known.request.first <= height <= known.request.last:
             return False
+        known.served = True
         if height > self._height + BUFFER_HEIGHTS_MAX or height <= self._height:
             return False
         self._buffer.setdefault(height, (peer, block))
         return True
 
     def on_response_end(self, peer: Hashable) -> None:
-        """The peer sent what it could; the rest of the range may be asked again."""
+        """The peer sent what it could; the rest of the range may be asked again.
+
+        One that sent nothing of it is not as high as it said, until it says so again: else an empty answer would be
+        followed by the same question as fast as the network carries both.
+        """
         known = self._peers.get(peer)
-        if known is not None:
+        if known is not None and known.request is not None:
+            if not known.served:
+                known.height = min(known.height, known.request.first - 1)
             known.request = None
 
     def blame(self, peer: Hashable, now_ms: int) -> None:
@@ -129,7 +137,7 @@ class BlockSync(Generic[B]):
             if next_height > last:
                 continue
             request = BlockRequest(key, next_height, last)
-            peer.request, peer.asked_at_ms = request, now_ms
+            peer.request, peer.asked_at_ms, peer.served = request, now_ms, False
             covered.update(range(next_height, last + 1))
             requests.append(request)
         return requests

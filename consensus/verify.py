@@ -21,7 +21,7 @@ from consensus.messages import (
     TimeoutCertificate,
     ViewChange,
 )
-from ledger.block import Certificate, CheckpointCertificate, Signatures
+from ledger.block import Certificate, CheckpointCertificate, Signatures, is_quorum
 from ledger.crypto import verify as verify_signature
 from ledger.validators import ValidatorSet
 
@@ -84,9 +84,9 @@ class Verifier:
         return True
 
     def _quorum(self, signatures: Signatures, statement: bytes, validators: ValidatorSet) -> bool:
-        if len(signatures) < validators.quorum or signatures[-1][0] >= validators.n:
-            return False
-        return all(self._one(validators.keys[index], statement, signature) for index, signature in signatures)
+        return is_quorum(signatures, validators) and all(
+            self._one(validators.keys[index], statement, signature) for index, signature in signatures
+        )
 
     def _view_change(self, message: ViewChange, validators: ValidatorSet) -> bool:
         if not self._by_member(message.member, message, validators):

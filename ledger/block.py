@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from itertools import pairwise
 
 from ledger import merkle
 from ledger.codec import Value, decode, encode
@@ -23,6 +24,7 @@ from ledger.transaction import HEIGHT_MAX, Batch
 from ledger.validators import VALIDATORS_MAX, ValidatorSet
 
 BLOCK_BATCHES_MAX = 64
+BLOCK_BATCH_BYTES_MAX = 4 * 1024 * 1024  # all batches of a block; what fits a proposal fits a response frame
 BLOCK_TXS_MAX = 4_000
 PROPOSAL_SIZE_BYTES_MAX = 4 * 1024  # 64 batch digests of 35 bytes and a few integers
 CERTIFICATE_SIZE_BYTES_MAX = 16 * 1024  # 128 signatures of 70 bytes
@@ -116,11 +118,22 @@ def signatures_from_value(value: Value) -> Signatures:
     return value  # type: ignore[return-value]
 
 
+def is_quorum(signatures: Signatures, validators: ValidatorSet) -> bool:
+    """Whether a quorum of distinct members is named, in order; says nothing about the signatures themselves."""
+    members = [index for index, _ in signatures]
+    return (
+        len(members) >= validators.quorum
+        and all(low < high for low, high in pairwise(members))
+        and members[0] >= 0
+        and members[-1] < validators.n
+    )
+
+
 def signatures_valid(signatures: Signatures, statement: bytes, validators: ValidatorSet) -> bool:
     """A quorum of distinct members of `validators`, every signature valid: one bad one spoils a certificate."""
-    if len(signatures) < validators.quorum or any(index >= validators.n for index, _ in signatures):
-        return False
-    return all(verify(validators.keys[index], statement, signature) for index, signature in signatures)
+    return is_quorum(signatures, validators) and all(
+        verify(validators.keys[index], statement, signature) for index, signature in signatures
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +162,7 @@ class Certificate:
     @classmethod
     def from_value(cls, value: Value) -> Certificate:
         match value:
-            case (epoch, view, height, 1 | 2 as phase, digest, signatures):
+            case (epoch, view, height, int(phase), digest, signatures) if type(phase) is int and phase in (1, 2):
                 pass
             case _:
                 raise CodecError("not a certificate")
@@ -238,8 +251,9 @@ class Receipt:
     @classmethod
     def from_value(cls, value: Value) -> Receipt:
         match value:
-            case (bytes(tx_id), int(code), tuple(detail)) if is_hash(tx_id):
-                return cls(tx_id, code, detail)  # type: ignore[arg-type]
+            case (tx_id, code, tuple(detail)) if is_hash(tx_id) and is_height(code):
+                if all(type(item) in (str, int, bytes) for item in detail):
+                    return cls(tx_id, code, detail)  # type: ignore[arg-type]
         raise CodecError("not a receipt")
 
     def leaf(self) -> bytes:

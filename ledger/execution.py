@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ledger.block import Header, Proposal, Receipt, next_results_hash, receipts_root
 from ledger.codec import Value, encode
 from ledger.errors import Code, CodecError, ConfigError, Reject
+from ledger.fields import is_printable
 from ledger.genesis import Genesis, development_public_keys
 from ledger.merkle import EMPTY_ROOT
 from ledger.modules import members
@@ -79,10 +80,10 @@ def _receipt_detail(detail: Sequence[object]) -> tuple[str | int | bytes, ...]:
     for item in detail[:RECEIPT_DETAILS_MAX]:
         match item:
             case int() if -(2**63) <= item < 2**63:
-                kept.append(item)
+                kept.append(int(item))  # an enumeration's member has no encoding
             case bytes():
-                kept.append(item[:RECEIPT_DETAIL_SIZE_BYTES_MAX])
-            case str() if item.isprintable():
+                kept.append(bytes(item)[:RECEIPT_DETAIL_SIZE_BYTES_MAX])
+            case str() if is_printable(item):
                 kept.append(item.encode()[:RECEIPT_DETAIL_SIZE_BYTES_MAX].decode(errors="ignore"))
             case _:
                 kept.append(type(item).__name__)
@@ -197,9 +198,9 @@ class Executor:
         if tx.sender in self._refused_keys:
             raise Reject(Code.DEVELOPMENT_KEY)
         handler = self.registry.handler(tx.operation, tx.version)
-        operation = handler.parse(tx.fields)
         context = Context(overlay, handler.module, tx.sender, tx.id, height, time_ms)
         try:
+            operation = handler.parse(tx.fields)
             if handler.rule.roles is not None and not any(role in handler.rule.roles for role in context.member.roles):
                 raise Reject(Code.ROLE_REQUIRED, *sorted(handler.rule.roles))
             if handler.rule.check is not None:

@@ -8,6 +8,7 @@ Must not know: state. Checks here depend on the value alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
@@ -18,6 +19,19 @@ from ledger.crypto import ALGORITHM_ED25519, HASH_SIZE_BYTES, PUBLIC_KEY_SIZE_BY
 from ledger.errors import ConfigError, FieldReject, SignatureRefused
 
 INTEGER_MAX = 2**63 - 1
+
+# Controls, separators other than a space, invisible formatting (direction marks, zero width), surrogates, private use.
+# Listed here because str.isprintable() follows the interpreter's Unicode tables: nodes on Python 3.11 and 3.12 would
+# disagree about characters assigned in between, and so about a block's receipts.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000"
+    "\ud800-\uf8ff\ufeff\ufff0-\ufffb\ufffe\uffff\U000e0000-\U000e00ff\U000f0000-\U0010ffff]"
+)
+
+
+def is_printable(text: str) -> bool:
+    """Whether `text` holds only what can be shown; the same under every version of Python."""
+    return text.isprintable() if text.isascii() else _UNPRINTABLE.search(text) is None
 
 
 class FieldType(Protocol):
@@ -51,7 +65,7 @@ class Text:
     low: int = 1
 
     def check(self, value: Value, path: str) -> None:
-        if type(value) is not str or not self.low <= len(value) <= self.high or not value.isprintable():
+        if type(value) is not str or not self.low <= len(value) <= self.high or not is_printable(value):
             raise FieldReject(path, f"text of {self.low}..{self.high} printable characters")
 
     def describe(self) -> dict[str, Any]:

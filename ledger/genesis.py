@@ -18,12 +18,14 @@ from typing import Any
 
 from ledger.codec import Value, encode
 from ledger.crypto import SIGNATURE_RULE, KeyPair, check_public_key, hash_bytes
-from ledger.errors import ConfigError, SignatureRefused
+from ledger.errors import ConfigError, FieldReject, SignatureRefused
+from ledger.fields import FieldType, Flag, Integer, Text
 from ledger.transaction import BATCH_TXS_MAX
 from ledger.validators import VALIDATORS_MAX, ValidatorSet
 
 GENESIS_SIZE_BYTES_MAX = 4 * 1024 * 1024  # thousands of institutions with their keys
 FORMAT = "medchain/genesis/1"
+_FIELDS: tuple[tuple[str, FieldType], ...] = (("name", Text(64)), ("time_ms", Integer()), ("development", Flag()))
 
 DEVELOPMENT_NAMES = ("hospital", "maker", "distributor", "pharmacy", "insurer", "regulator", "patient")
 
@@ -88,6 +90,11 @@ class Genesis:
 
     def __post_init__(self) -> None:
         problems = self.parameters.problems()
+        for field_name, field_type in _FIELDS:
+            try:
+                field_type.check(getattr(self, field_name), field_name)
+            except FieldReject as reject:
+                problems.append(": must be ".join(map(str, reject.detail)))
         if self.signature_rule != SIGNATURE_RULE:
             problems.append(f"signature_rule: this software knows only {SIGNATURE_RULE}")
         if not 1 <= len(self.validators) <= VALIDATORS_MAX or len(set(self.validators)) != len(self.validators):
@@ -109,6 +116,10 @@ class Genesis:
             problems.append("modules: members is required")
         if problems:
             raise ConfigError("genesis: " + "; ".join(problems))
+        try:
+            self.chain_id  # noqa: B018 - what has no canonical form is found here, not at first use
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"genesis: modules: {error}") from None
 
     @cached_property
     def chain_id(self) -> bytes:

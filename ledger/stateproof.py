@@ -59,7 +59,7 @@ def bucket_hash(entries: bytes) -> bytes:
     return sha256(_BUCKET_TAG + entries).digest()
 
 
-def parent_hash(children: bytes) -> bytes:
+def parent_hash(children: bytes | bytearray) -> bytes:
     """The node over the sixteen digests in `children`."""
     return sha256(_NODE_TAG + children).digest()
 

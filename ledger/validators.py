@@ -78,10 +78,12 @@ class ValidatorSet:
     @classmethod
     def from_value(cls, value: Value) -> ValidatorSet:
         match value:
-            case (int(epoch), int(first_height), tuple(keys)) if epoch >= 0 and first_height >= 1:
+            case (int(epoch), int(first_height), tuple(keys)) if type(epoch) is int and type(first_height) is int:
                 pass
             case _:
                 raise CodecError("not a validator set")
+        if not 0 <= epoch < 2**63 or not 1 <= first_height < 2**63:
+            raise CodecError("epoch or first height out of range")
         checked = tuple(key for key in keys if type(key) is bytes and len(key) == PUBLIC_KEY_SIZE_BYTES)
         if not 1 <= len(keys) <= VALIDATORS_MAX or checked != keys or list(keys) != sorted(set(checked)):
             raise CodecError("validator keys are not distinct, sorted keys")

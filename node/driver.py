@@ -24,6 +24,7 @@ from ledger.execution import BlockResult
 from ledger.transaction import Batch
 from node.replica import RecordKind, Replica
 from p2p.config import Log
+from p2p.errors import Fault
 from p2p.frames import Kind
 from p2p.transport import Transport
 from storage.kv import KeyValue
@@ -183,7 +184,7 @@ class Driver:
     def misbehaved(self, key: bytes, reason: str) -> None:
         self._log.warning("peer misbehaved", peer=key.hex()[:16], reason=reason)
         if self.transport is not None:
-            self.transport.misbehaved(key, reason)
+            self.transport.misbehaved(key, Fault.MALFORMED_PAYLOAD)
 
     def diverged(self, height: int, own: bytes, certified: bytes) -> None:
         self._observer.on_diverged(height, own, certified)

@@ -45,6 +45,7 @@ from consensus.messages import Record, Status, decode_message, decode_record, en
 from consensus.sync import BLOCKS_PER_REQUEST, BlockSync
 from consensus.verify import Verifier
 from ledger.block import (
+    BLOCK_BATCH_BYTES_MAX,
     BLOCK_BATCHES_MAX,
     CERTIFICATE_SIZE_BYTES_MAX,
     Certificate,
@@ -180,7 +181,7 @@ class Replica:
         self.engine.restore(votes, [(block.proposal, block.certificate) for block in stored if block is not None])
         self._carry_out_all(self.engine.start(now_ms))
         for batch in self.pool.held():
-            self._step(BatchAvailable(batch.digest, len(batch.wires)))
+            self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
         self._step_all()
         self.outside.set_timer(TICK, now_ms + TICK_MS)
 
@@ -225,7 +226,7 @@ class Replica:
     def _cut(self, now_ms: int) -> None:
         for batch in self.pool.cut(now_ms):
             self._spread(batch)
-            self._step(BatchAvailable(batch.digest, len(batch.wires)))
+            self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
         self.outside.set_timer(CUT, self.pool.cut_due_ms())
 
     def _spread(self, batch: Batch) -> None:
@@ -316,7 +317,7 @@ class Replica:
         if self.pool.is_ordered(batch.digest) and not self.pool.is_wanted(batch.digest):
             return
         self.pool.add(batch, key, self.outside.now_ms())
-        self._step(BatchAvailable(batch.digest, len(batch.wires)))
+        self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
         self._retry()
 
     def _retry(self) -> None:
@@ -490,14 +491,14 @@ class Replica:
             self.pool.want(missing)
             self._fetch(self.outside.now_ms())
             return
-        for digest in proposal.batches:
-            if self._logged.get(digest, 0) < proposal.height:
-                batch = self._batch(digest)
-                assert batch is not None
+        batches = [batch for batch in map(self._batch, proposal.batches) if batch is not None]
+        fits = sum(len(batch.wire) for batch in batches) <= BLOCK_BATCH_BYTES_MAX
+        for batch in batches:
+            if fits and self._logged.get(batch.digest, 0) < proposal.height:
                 self.outside.append(RecordKind.BATCH, proposal.height, batch.wire)
-                self._logged[digest] = proposal.height
+                self._logged[batch.digest] = proposal.height
         self._validating.pop(proposal.height, None)
-        self._inbox.append(Validated(proposal.height, proposal.digest, True))
+        self._inbox.append(Validated(proposal.height, proposal.digest, fits))
 
     def _execute_ready(self) -> None:
         while self._undelivered:

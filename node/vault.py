@@ -72,7 +72,7 @@ PLAINTEXT_SIZE_BYTES_MAX: Final = (
 )  # sealed and opened whole: this, a few times over, is the memory used
 RECIPIENTS_MAX: Final = 64  # patient, custodian and a treating team; further readers get their own copy by rewrap
 MEDIA_TYPE = re.compile(
-    r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_.+-]{0,63}(; ?[a-z0-9-]{1,16}=[A-Za-z0-9._-]{1,32})?"
+    r"[a-z0-9][a-z0-9!#$&^_.+-]{0,63}/[a-z0-9][a-z0-9!#$&^_.+-]{0,63}(; ?[A-Za-z0-9-]{1,16}=[A-Za-z0-9._-]{1,32})?"
 )
 BOX_SIZE_BYTES: Final = len(encode((KEY_TAG, bytes(33), bytes(32), bytes(32)))) + bindings.crypto_box_SEALBYTES
 HEADER_SIZE_BYTES_MAX: Final = 16 * 1024  # all before the ciphertext: 64 wraps of 220 bytes each, and some

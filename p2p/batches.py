@@ -5,7 +5,8 @@ Everyone holds what arrives, with all signatures checked, until it is ordered. W
 asked for, from one peer after another.
 
 Bounded by bytes: local submissions are refused with POOL_FULL (retryable) when more waits than the chain executes in
-`backlog_ms_max`; each peer may occupy only its share of the room for batches, so a flood costs the flooder alone.
+`backlog_ms_max`; each peer, and this node's own clients, may occupy only a share of the room for batches, so a flood
+costs the flooder alone.
 
 Must not know: networks, clocks (time is an argument), signatures.
 """
@@ -21,6 +22,8 @@ from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
 
 FRAMING_BYTES = 5  # msgpack header of one transaction in a batch
 FETCH_TIMEOUT_MS = 500  # before the next peer is asked for the same batch
+FETCH_DIGESTS_MAX = 64  # asked of one peer at a time: what a BATCH_REQUEST carries
+WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-sought are given up
 ORDERED_KEPT = 2_048  # ordered batches remembered, so that late copies are not offered again
 
 
@@ -34,7 +37,7 @@ class PoolConfig:
     backlog_ms_max: int = 500  # more unexecuted work than this is refused: waiting longer helps nobody
     backlog_txs_min: int = 2_000  # accepted however slow the chain seems, so that an idle chain can start
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
-    held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer
+    held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own
 
 
 @dataclass(slots=True)
@@ -64,7 +67,7 @@ class BatchPool:
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._held_bytes: dict[Hashable, int] = {}
         self._ordered: OrderedDict[bytes, None] = OrderedDict()
-        self._wanted: dict[bytes, _Wanted] = {}
+        self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()  # the one asked for last stands last
         self._rate_txs = 0.0  # executed per millisecond, smoothed
         self._rated_at_ms: int | None = None
 
@@ -76,10 +79,13 @@ class BatchPool:
             return False
         if len(self._known) >= self.backlog_txs_max:
             raise Reject(Code.POOL_FULL, len(self._known))
+        size_bytes = len(tx.wire) + FRAMING_BYTES
+        if self._open_bytes + self._held_bytes.get(None, 0) + size_bytes > self.config.held_bytes_per_peer_max:
+            raise Reject(Code.POOL_FULL, len(self._known))
         if not self._open:
             self._open_since_ms = now_ms
         self._open.append(tx)
-        self._open_bytes += len(tx.wire) + FRAMING_BYTES
+        self._open_bytes += size_bytes
         self._known.add(tx.id)
         return True
 
@@ -142,6 +148,13 @@ class BatchPool:
         self._held[batch.digest] = _Held(batch, origin, now_ms, size_bytes, now_ms)
         self._held_bytes[origin] = self._held_bytes.get(origin, 0) + size_bytes
 
+    def _release(self, digest: bytes) -> None:
+        held = self._held.pop(digest, None)
+        if held is not None:
+            left_bytes = self._held_bytes.pop(held.origin) - held.size_bytes
+            if left_bytes:  # no entries for peers that have nothing here
+                self._held_bytes[held.origin] = left_bytes
+
     def get(self, digest: bytes) -> Batch | None:
         held = self._held.get(digest)
         return None if held is None else held.batch
@@ -157,9 +170,7 @@ class BatchPool:
         """These were executed: make room, and learn how fast the chain is."""
         txs = 0
         for batch in batches:
-            held = self._held.pop(batch.digest, None)
-            if held is not None:
-                self._held_bytes[held.origin] -= held.size_bytes
+            self._release(batch.digest)
             self._wanted.pop(batch.digest, None)
             self._ordered[batch.digest] = None
             txs += len(batch.wires)
@@ -183,9 +194,8 @@ class BatchPool:
             if all(tx.valid_until < height for tx in held.batch.transactions)
         ]
         for digest in gone:
-            held = self._held.pop(digest)
-            self._held_bytes[held.origin] -= held.size_bytes
-            self._known.difference_update(held.batch.tx_ids)
+            self._known.difference_update(self._held[digest].batch.tx_ids)
+            self._release(digest)
         return gone
 
     def to_spread_again(self, now_ms: int, after_ms: int) -> list[Batch]:
@@ -202,15 +212,21 @@ class BatchPool:
         for digest in digests:
             if digest not in self._held:
                 self._wanted.setdefault(digest, _Wanted())
+        while len(self._wanted) > WANTED_MAX:
+            self._wanted.popitem(last=False)
 
     def unwant(self, digests: Iterable[bytes]) -> None:
         for digest in digests:
             self._wanted.pop(digest, None)
 
     def plan_fetches(self, peers: Sequence[Hashable], now_ms: int) -> dict[Hashable, list[bytes]]:
-        """Whom to ask for what now: each batch from one peer at a time, another after a timeout."""
+        """Whom to ask for what now: each batch from one peer at a time, another after a timeout.
+
+        At most FETCH_DIGESTS_MAX a peer, those asked for longest ago first: batches that exist nowhere, which a faulty
+        leader may propose by the thousand, cannot keep the others from being asked for.
+        """
         plan: dict[Hashable, list[bytes]] = {}
-        for digest, wanted in self._wanted.items():
+        for digest, wanted in list(self._wanted.items()):
             if now_ms - wanted.asked_at_ms < FETCH_TIMEOUT_MS:
                 continue
             fresh = [peer for peer in peers if peer not in wanted.asked]
@@ -219,6 +235,9 @@ class BatchPool:
                 fresh = list(peers)
             if fresh:
                 peer = fresh[int.from_bytes(digest[-2:], "big") % len(fresh)]
+                if len(plan.get(peer, ())) == FETCH_DIGESTS_MAX:
+                    continue
+                self._wanted.move_to_end(digest)
                 wanted.asked.append(peer)
                 wanted.asked_at_ms = now_ms
                 plan.setdefault(peer, []).append(digest)

@@ -134,7 +134,8 @@ class StateTree:
 
     def prove(self, bucket: int, entries: bytes) -> StateProof:
         """A proof from a bucket's entries at the root."""
-        siblings, index = [], bucket
+        siblings: list[bytes] = []
+        index = bucket
         for level in self._levels:
             first = index - index % FANOUT
             siblings.extend(_digest_at(level, other) for other in range(first, first + FANOUT) if other != index)
@@ -394,6 +395,6 @@ def decode_record(data: bytes, key: bytes) -> Value:
         raise Corruption(f"record {key.hex()} cannot be decoded: {error}") from None
 
 
-def _is_frozen(value: Value) -> bool:
+def _is_frozen(value: object) -> bool:
     """Whether no list is inside, at any depth."""
     return type(value) is not list and (type(value) is not tuple or all(map(_is_frozen, value)))

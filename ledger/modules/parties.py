@@ -14,7 +14,7 @@ from functools import lru_cache
 from ledger.codec import Value
 from ledger.crypto import PUBLIC_KEY_SIZE_BYTES, check_public_key
 from ledger.errors import Code, FieldReject, Reject, SignatureRefused
-from ledger.fields import Text
+from ledger.fields import Text, is_printable
 from ledger.rules import Context
 
 INSTITUTION_ID_LENGTH_MAX = 32
@@ -32,7 +32,7 @@ class Party(Text):
 
     def check(self, value: Value, path: str) -> None:
         if type(value) is str:
-            if 1 <= len(value) <= INSTITUTION_ID_LENGTH_MAX and value.isprintable():
+            if 1 <= len(value) <= INSTITUTION_ID_LENGTH_MAX and is_printable(value):
                 return
             if len(value) == KEY_TEXT_LENGTH and value[:2] == "01" and _HEX.issuperset(value):
                 return

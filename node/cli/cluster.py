@@ -79,12 +79,13 @@ def up(
 def _make(directory: Path, nodes: int, base_port: int, roles: tuple[str, ...], proxies: bool) -> None:
     from node import keys
     from node.cluster import plan as plans
+    from node.cluster.runner import initialise_home
 
     now_ms = time.time_ns() // 1_000_000
     new = plans.new_cluster(
         nodes, generate=keys.generate, time_ms=now_ms, base_port=base_port, proxies=proxies, roles=roles
     )
-    plans.write(directory, new)
+    plans.write(directory, new, initialise_home)
 
 
 def _refuse_other_layout(plan: ClusterPlan) -> None:

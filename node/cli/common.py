@@ -64,6 +64,18 @@ _EXITS = {
 }
 
 
+# By name: importing the storage room takes LevelDB along.
+_STORAGE_CODES = {
+    "NotInitialised": Code.NOT_INITIALISED,
+    "AlreadyExists": Code.BAD_CONFIGURATION,
+    "Locked": Code.DATA_LOCKED,
+    "FormatMismatch": Code.FORMAT_MISMATCH,
+    "Corruption": Code.DATA_CORRUPT,
+    "StateDiverged": Code.STATE_DIVERGED,
+    "DiskFull": Code.DISK_FULL,
+}
+
+
 class Failure(Exception):
     """A command could not do what was asked: a code, and one line of what failed."""
 
@@ -123,9 +135,11 @@ def _describe(error: BaseException) -> tuple[int, str]:
         return int(error.code), str(error)
     if isinstance(error, LedgerError):
         return Code.BAD_REQUEST, str(error)
+    if type(error).__module__ == "storage.errors":
+        return _STORAGE_CODES.get(type(error).__name__, Code.DATA_CORRUPT), str(error)
     code = getattr(error, "code", None)
-    if type(error).__module__.startswith(("node.", "storage.")) and isinstance(code, int):
-        return int(code), str(error)  # what the client and the store raise carries its code
+    if type(error).__module__.startswith("node.") and isinstance(code, int):
+        return int(code), str(error)  # what the client raises carries its code
     if isinstance(error, (ConnectionError, TimeoutError)):
         return Code.UNREACHABLE, str(error) or type(error).__name__
     if isinstance(error, OSError):

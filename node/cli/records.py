@@ -119,10 +119,11 @@ def read(record_id: str, purpose: str, reason: str, output: Path | None, vault_p
         return status
     opened = vault.open_record(vault.Vault(vault_path).get(bytes.fromhex(record_id)).data, key)
     if output is None:
-        click.get_binary_stream("stdout").write(opened.plaintext)
+        sys.stdout.buffer.write(opened.plaintext)
+        sys.stdout.buffer.flush()
     else:
-        with open(output, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(opened.plaintext)
+        with open(output, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as target:
+            target.write(opened.plaintext)
     return Exit.DONE
 
 

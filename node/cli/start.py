@@ -34,6 +34,7 @@ def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, 
     from ledger.genesis import Genesis
     from node import config, keys
     from node.cluster.plan import GENESIS_FILE, development_modules
+    from node.home import initialise
 
     if (home / config.FILE_NAME).exists():
         raise Failure(Code.BAD_CONFIGURATION, f"{home}: holds a node already")
@@ -56,6 +57,7 @@ def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, 
         "api.port": api_port,
     }
     (home / config.FILE_NAME).write_text(config.to_toml(values), "utf-8")
+    initialise(config.NodeConfig(home=home))
     show(
         {
             "home": str(home),
@@ -84,8 +86,7 @@ def _peer(text: str) -> dict[str, object]:
 @option("--api-port", type=int, envvar="MEDCHAIN_API__PORT", help="Port for clients.")
 @option("--log-level", envvar="MEDCHAIN_LOG__LEVEL", help="debug, info, warning or error.")
 @option("--log-format", envvar="MEDCHAIN_LOG__FORMAT", help="text or json.")
-@click.pass_context
-def start(context: click.Context, home: Path, **flags: object) -> int:
+def start(home: Path, **flags: object) -> int:
     """Run a node in the foreground; Ctrl-C is a clean stop.
 
     One JSON line on stdout says when it listens; the log is on stderr.
@@ -100,6 +101,7 @@ def start(context: click.Context, home: Path, **flags: object) -> int:
     from node.packages import check_packages
 
     check_packages()
+    context = click.get_current_context()
     # The environment is left to the configuration, which knows its types and says where a value came from.
     given = {
         name: value

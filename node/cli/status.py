@@ -108,6 +108,13 @@ def ask_all(targets: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return {"healthy": healthy, "height": top, "nodes": nodes, "why": sentence}
 
 
+def _leader(leader: Any) -> str:
+    """A leader's name, else the beginning of its key."""
+    if isinstance(leader, dict):
+        return str(leader.get("name") or leader.get("key", "-")[:10])
+    return str(leader or "-")[:10]
+
+
 def _print(report: dict[str, Any]) -> None:
     rows = []
     for node in report["nodes"]:
@@ -118,7 +125,7 @@ def _print(report: dict[str, Any]) -> None:
         rows.append(
             (
                 node["name"], node.get("role"), node.get("view"), node["height"], node["lag"],
-                len(node.get("peers") or ()), pool.get("transactions"), str(node.get("leader") or "-")[:10],
+                len(node.get("peers") or ()), pool.get("transactions"), _leader(node.get("leader")),
                 node.get("version"),
             )
         )  # fmt: skip

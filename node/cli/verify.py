@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -20,14 +21,13 @@ def verify(home: Path, as_json: bool) -> None:
         medchain verify --home cluster/hospital
     """
     from node import config
-    from node.offline import verify_folder
+    from node.home import open_home
 
-    loaded = config.load(home)
-    with click.progressbar(length=1, label="blocks", file=click.get_text_stream("stderr"), show_eta=True) as bar:
-
-        def progress(height: int, tip_height: int) -> None:
-            bar.length = max(tip_height, 1)
-            bar.update(height - bar.pos)
-
-        result = verify_folder(loaded, progress)
-    show(result, as_json)
+    opened = open_home(config.load(home))
+    try:
+        tip_height = opened.store.tip.height
+        with click.progressbar(length=max(tip_height, 1), label="blocks", file=sys.stderr, show_pos=True) as bar:
+            opened.store.verify_chain(opened.executor, lambda height, _: bar.update(height - bar.pos))
+    finally:
+        opened.close()
+    show({"home": str(home), "chain": opened.genesis.chain_id.hex(), "height": tip_height, "verified": True}, as_json)

@@ -234,23 +234,34 @@ def new_cluster(
     if problems or not roles:
         raise ConfigError("; ".join(problems) or "at least one role")
     keys = tuple(generate() for _ in range(n + SPARE_KEYS))
-    genesis = Genesis(
-        name="local",
-        time_ms=time_ms,
-        validators=tuple(key.public for key in keys[:n]),
-        modules=modules if modules is not None else development_modules(),
-        development=True,
-        parameters=parameters or Parameters(),
-    )
     nodes: list[NodePlan] = []
     for index in range(n):
         institution = institution_name(roles[index % len(roles)])
         repeated = sum(node.institution == institution for node in nodes)
         name = f"{institution}-{repeated + 1}" if repeated else institution
         nodes.append(_node(index, base_port, institution, keys[index].public.hex(), name))
+    genesis = Genesis(
+        name="local",
+        time_ms=time_ms,
+        validators=tuple(key.public for key in keys[:n]),
+        modules=_with_node_keys(modules if modules is not None else development_modules(), nodes),
+        development=True,
+        parameters=parameters or Parameters(),
+    )
     spare = tuple(key.public.hex() for key in keys[n:])
     plan = ClusterPlan(base_port, proxies, genesis.chain_id.hex(), tuple(nodes), spare)
     return NewCluster(plan, genesis, keys)
+
+
+def _with_node_keys(modules: Mapping[str, Mapping[str, Any]], nodes: Sequence[NodePlan]) -> dict[str, dict[str, Any]]:
+    """The modules, with each institution's nodes among its keys, so that a node is known by its institution's name."""
+    result = {name: dict(module) for name, module in modules.items()}
+    institutions = []
+    for item in result["members"].get("institutions", ()):
+        own = [node.key for node in nodes if node.institution == item["id"]]
+        institutions.append({**item, "keys": [*item["keys"], *own]})
+    result["members"]["institutions"] = institutions
+    return result
 
 
 def _node(index: int, base_port: int, institution: str, key: str, name: str) -> NodePlan:
@@ -271,8 +282,11 @@ def partition_groups(plan: ClusterPlan, text: str) -> list[list[int]]:
     return groups
 
 
-def write(directory: Path, cluster: NewCluster) -> None:
-    """Make the folders (0700) and files of a new cluster. ConfigError if one is there already."""
+def write(directory: Path, cluster: NewCluster, initialise: Callable[[Path], None]) -> None:
+    """Make the folders (0700) and files of a new cluster. ConfigError if one is there already.
+
+    `initialise` makes the data of one node's folder, once its files are there.
+    """
     from node import keys
 
     if (directory / PLAN_FILE).exists():
@@ -285,19 +299,23 @@ def write(directory: Path, cluster: NewCluster) -> None:
         keys.save(directory / node.name / "node.key", key)
     for key in cluster.keys[len(cluster.plan.nodes) :]:
         keys.save(directory / "spare" / f"{key.public.hex()}.key", key)
-    write_settings(directory, cluster.plan)
+    write_settings(directory, cluster.plan, initialise, cluster.plan.nodes)
 
 
-def write_settings(directory: Path, plan: ClusterPlan) -> None:
-    """Every node's medchain.toml, then the plan, replaced in one step: what exists is complete."""
+def write_settings(
+    directory: Path, plan: ClusterPlan, initialise: Callable[[Path], None], new: Sequence[NodePlan]
+) -> None:
+    """Every node's medchain.toml, the data of new ones, and last the plan: where there is one, all is complete."""
     from node.config import FILE_NAME, to_toml
 
     for node in plan.nodes:
         _replace(directory / node.name / FILE_NAME, to_toml(plan.settings(node)))
+    for node in new:
+        initialise(directory / node.name)
     _replace(directory / PLAN_FILE, plan.to_json())
 
 
-def add_follower(directory: Path, plan: ClusterPlan) -> ClusterPlan:
+def add_follower(directory: Path, plan: ClusterPlan, initialise: Callable[[Path], None]) -> ClusterPlan:
     """Make the folder of one more follower from a spare key, and write the new plan."""
     following = plan.with_follower()
     node = following.nodes[-1]
@@ -305,7 +323,7 @@ def add_follower(directory: Path, plan: ClusterPlan) -> ClusterPlan:
     home.mkdir(mode=0o700)
     os.rename(directory / "spare" / f"{node.key}.key", home / "node.key")
     (home / GENESIS_FILE).write_bytes((directory / GENESIS_FILE).read_bytes())
-    write_settings(directory, following)
+    write_settings(directory, following, initialise, [node])
     return following
 
 

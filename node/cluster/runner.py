@@ -150,7 +150,7 @@ class LocalCluster:
             parameters=parameters,
             modules=modules,
         )
-        plans.write(directory, cluster)
+        plans.write(directory, cluster, initialise_home)
         return cls(directory, cluster.plan, command)
 
     @classmethod
@@ -287,7 +287,7 @@ class LocalCluster:
 
     async def add_follower(self) -> ClusterNode:
         """One more node, which follows and does not vote. Every node knows its key from the start."""
-        following = plans.add_follower(self.directory, self.plan)
+        following = plans.add_follower(self.directory, self.plan, initialise_home)
         new = following.nodes[-1]
         self._check_ports({new.p2p_port, new.api_port})
         self.plan = following
@@ -369,6 +369,15 @@ class LocalCluster:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         self._lock = lock
+
+
+def initialise_home(home: Path) -> None:
+    """Make the chain's data in a node's folder that has its files."""
+    from node import config
+    from node.home import initialise
+
+    # Not `config.load`: the environment is the runner's, not this node's.
+    initialise(config.NodeConfig(home=home))
 
 
 def free_base_port(n: int, proxies: bool) -> int:

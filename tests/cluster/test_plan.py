@@ -32,6 +32,10 @@ def make(n: int = 4, **options: object) -> NewCluster:
     )
 
 
+def no_data(home: Path) -> None:
+    """Layout only: the chain's data is another room's."""
+
+
 def test_names_follow_institutions_and_repeat_with_a_number() -> None:
     names = [node.name for node in make(7).plan.nodes]
     assert names == ["hospital", "maker", "pharmacy", "insurer", "hospital-2", "maker-2", "pharmacy-2"]
@@ -107,7 +111,7 @@ def test_a_damaged_plan_is_named(text: str) -> None:
 
 def test_written_folders_hold_private_keys_and_a_configuration_that_loads(tmp_path: Path) -> None:
     cluster = make()
-    plans.write(tmp_path / "c", cluster)
+    plans.write(tmp_path / "c", cluster, no_data)
     assert plans.read(tmp_path / "c") == cluster.plan
     for node in cluster.plan.nodes:
         home = tmp_path / "c" / node.name
@@ -117,14 +121,14 @@ def test_written_folders_hold_private_keys_and_a_configuration_that_loads(tmp_pa
         assert Genesis.from_json(config.genesis_path.read_bytes()).chain_id.hex() == cluster.plan.chain_id
         assert config.api.port == node.api_port
     with pytest.raises(ConfigError, match="holds a cluster already"):
-        plans.write(tmp_path / "c", cluster)
+        plans.write(tmp_path / "c", cluster, no_data)
 
 
 def test_a_follower_takes_a_spare_key_that_every_node_knows_already(tmp_path: Path) -> None:
     cluster = make()
-    plans.write(tmp_path, cluster)
+    plans.write(tmp_path, cluster, no_data)
     known_before = settings.load(tmp_path / "hospital").p2p.known_keys
-    plan = plans.add_follower(tmp_path, cluster.plan)
+    plan = plans.add_follower(tmp_path, cluster.plan, no_data)
     follower = plan.nodes[-1]
     assert follower.name == "follower-1"
     assert not follower.validator

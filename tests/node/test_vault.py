@@ -1,4 +1,4 @@
-"""The vault: what is sealed is read by its recipients only, any alteration is noticed, erased is gone, nothing leaks."""
+"""The vault: sealed is read by its recipients only, any alteration is noticed, erased is gone, nothing leaks."""
 
 from __future__ import annotations
 
@@ -244,12 +244,14 @@ def test_put_then_get_survives_reopening(tmp_path: Path) -> None:
 
 
 def test_folder_and_files_are_private_and_named_by_commitment(tmp_path: Path) -> None:
-    os.umask(0)
     path = tmp_path / "vault"
-    path.mkdir(mode=0o777)
-    folder = Vault(path)
     sealed = sealed_secret()
-    folder.put(sealed)
+    umask = os.umask(0)
+    try:
+        path.mkdir(mode=0o777)
+        Vault(path).put(sealed)
+    finally:
+        os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert [file.name for file in path.iterdir()] == [sealed.commitment.hex()]
     assert stat.S_IMODE((path / sealed.commitment.hex()).stat().st_mode) == 0o600

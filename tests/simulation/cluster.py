@@ -120,6 +120,7 @@ class SimulatedNode:
         keep = self.cluster.random.randint(self.durable, len(self.log))
         del self.log[keep:]
         self.durable = len(self.log)
+        self.kv = self.kv.crash(self.cluster.random.randint(0, self.kv.unsynced_writes()))
         self.alive = False
         for peer in self.cluster.nodes:
             if peer is not self and peer.alive:
@@ -168,6 +169,7 @@ class SimulatedNode:
         self.cluster.on_applied(self, block, result, state_root)
 
     def stable(self, height: int) -> None:
+        self.kv.write((), (), sync=True)
         kept = next((i for i, (_, at, _) in enumerate(self.log) if at > height), len(self.log))
         kept = min(kept, self.durable)
         del self.log[:kept]

@@ -1,0 +1,49 @@
+"""The operator's token: a file of mode 0600 in the node's folder, made at the first start.
+
+Must not know: what a token allows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+
+from ledger.errors import ConfigError
+
+FILE_NAME = "operator.token"
+
+_TOKEN = re.compile(r"[0-9a-f]{64}")
+
+
+def load(home: Path) -> str:
+    """The token of a node's folder. ConfigError when missing, damaged, or readable by others."""
+    path = home / FILE_NAME
+    try:
+        with open(path, encoding="ascii") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(128).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error.strerror if isinstance(error, OSError) else 'damaged'}") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise ConfigError(f"{path}: others may read or write it; chmod 600")
+    if not _TOKEN.fullmatch(text):
+        raise ConfigError(f"{path}: damaged; remove it and start the node again")
+    return text
+
+
+def load_or_create(home: Path) -> str:
+    """The token, made on first use."""
+    try:
+        descriptor = os.open(home / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return load(home)
+    except OSError as error:
+        raise ConfigError(f"{home / FILE_NAME}: {error.strerror}") from None
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return load(home)
