@@ -186,7 +186,7 @@ class NodeConfig(BaseSettings):
         return self.home / self.key
 
 
-def keys() -> Iterator[tuple[str, Any]]:
+def setting_keys() -> Iterator[tuple[str, Any]]:
     """Every settable key, dotted, with its pydantic field."""
     for name, info in NodeConfig.model_fields.items():
         section = info.annotation
@@ -209,7 +209,7 @@ def nearest(name: str, known: list[str]) -> str:
 
 def unknown_variables(also_known: frozenset[str] = frozenset()) -> list[str]:
     """A problem for each `MEDCHAIN_*` variable that is neither a key's nor in `also_known` (the command line's)."""
-    known = [environment_name(key) for key, _ in keys()] + sorted(also_known)
+    known = [environment_name(key) for key, _ in setting_keys()] + sorted(also_known)
     found = sorted(name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX) and name not in known)
     if not also_known:
         found = [name for name in found if not name.startswith(CLI_PREFIX)]
@@ -228,7 +228,7 @@ def load(home: Path | str, overrides: Mapping[str, object] | None = None) -> Nod
     for _, values in reversed(sources):
         merged.update(values)
     problems += _unknown_keys(sources)
-    known = {key for key, _ in keys()}
+    known = {key for key, _ in setting_keys()}
     try:
         config = NodeConfig(**_nested({key: value for key, value in merged.items() if key in known}))
     except ValidationError as error:
@@ -244,7 +244,7 @@ def origins(config: NodeConfig, overrides: Mapping[str, object] | None = None) -
     sources = _sources(config.home, overrides or {}, [])
     document = config.model_dump(mode="json")
     result: dict[str, tuple[object, str]] = {}
-    for key, _ in keys():
+    for key, _ in setting_keys():
         section, _, name = key.rpartition(".")
         value = document[section][name] if section else document[name]
         result[key] = (value, _origin(key, sources))
@@ -310,7 +310,7 @@ def _read_file(path: Path, problems: list[str]) -> dict[str, object]:
 
 def _flat(document: Mapping[str, object]) -> dict[str, object]:
     """Dotted keys of a two-level document; only known sections are opened."""
-    sections = {key.partition(".")[0] for key, _ in keys() if "." in key}
+    sections = {key.partition(".")[0] for key, _ in setting_keys() if "." in key}
     result: dict[str, object] = {}
     for name, value in document.items():
         if name in sections and isinstance(value, Mapping):
@@ -332,7 +332,7 @@ def _nested(values: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _unknown_keys(sources: _Sources) -> list[str]:
-    known = [key for key, _ in keys()]
+    known = [key for key, _ in setting_keys()]
     problems = []
     for origin, values in sources:
         for key in values:
@@ -352,7 +352,7 @@ def _describe(error: ValidationError, sources: _Sources) -> list[str]:
     problems = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         location = [str(part) for part in item["loc"]]
-        key = ".".join(location[:2]) if ".".join(location[:2]) in {key for key, _ in keys()} else location[0]
+        key = ".".join(location[:2]) if ".".join(location[:2]) in {key for key, _ in setting_keys()} else location[0]
         path = key + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in location[key.count(".") + 1 :])
         problems.append(f"{path}: {item['msg'].removeprefix('Value error, ')} (from {_origin(key, sources)})")
     return problems

@@ -32,8 +32,8 @@ def check_packages() -> None:
         if others:
             problems.append(f"{name} also belongs to {', '.join(others)}")
         spec = find_spec(name)
-        folders = [] if spec is None else [Path(folder).resolve() for folder in spec.submodule_search_locations or ()]
-        if folders != [root / name]:
+        locations = () if spec is None else spec.submodule_search_locations or ()
+        if {Path(location).resolve() for location in locations} != {root / name}:
             problems.append(f"{name} is not imported from {root}")
     if problems:
         raise PackageClash("packages: " + "; ".join(problems) + "; install medchain in an environment of its own")

@@ -92,7 +92,7 @@ class Log(Protocol):
 
 
 class LimitedLog:
-    """Warnings that strangers can cause, at most one a kind per `interval_ms`; the next one says how many were left out."""
+    """Warnings that strangers can cause: one a kind per `interval_ms`, and the next says how many were left out."""
 
     def __init__(self, log: Log, interval_ms: int = 10_000) -> None:
         self._log = log

@@ -1,79 +1,63 @@
-"""The transport: aiohttp WebSockets over mutual TLS 1.3 around this package's pure cores; the only file with sockets.
+"""The transport: frames to and from authenticated peers over aiohttp WebSockets and TLS 1.3. The only I/O of p2p.
 
-One connection a pair of keys. A reader per connection hands frames over synchronously; a writer per connection drains
-the peer's queue, so a slow peer fills its own queue and nothing else. Whoever does not get through the handshake in
-time, or breaks the framing, loses the connection and is let in again only after a growing pause.
+One connection a pair of nodes, one reader and one writer task a connection. The pure cores decide everything that can
+be decided without a socket: frames, what goes first, who may connect, whom to dial when. A slow or hostile peer costs
+only itself: its queue is bounded, its faults close its own connection, and what it makes us log is rate-limited.
 
-Must not know: what a payload means.
+Must not know what a payload means. See docs/p2p.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import ssl
+import contextlib
+import socket as sockets
 import time
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from random import Random
 from typing import Any
 
 import aiohttp
-from aiohttp import WSMsgType, web
+from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import StreamWriter, WebSocketError, WebSocketWriter, WSCloseCode
+from yarl import URL
 
 from ledger.crypto import KeyPair
 from p2p.config import Handlers, LimitedLog, Log, PeerInfo, TransportConfig
 from p2p.errors import CertificateError, Fault, FrameError, HandshakeRefused, Refusal
-from p2p.frames import KINDS, MESSAGE_SIZE_BYTES_MAX, Channel, Kind, decode_frames, encode_frame
+from p2p.frames import (
+    HANDSHAKE_KINDS,
+    HEADER_SIZE_BYTES,
+    KINDS,
+    MESSAGE_SIZE_BYTES_MAX,
+    Channel,
+    Kind,
+    decode_frames,
+    encode_frame,
+)
 from p2p.handshake import NONCE_SIZE_BYTES, Acceptor, Dialler, Established, Hello, Role, encode_reject
-from p2p.peerbook import Address, PeerBook, Source
+from p2p.peerbook import Address, PeerBook, Source, replaces
 from p2p.queues import OutQueue
 from p2p.tls import TlsContexts, certificate_key
 
-PATH = "/p2p"
-DIAL_TICK_S = 0.1  # how often the address book is asked whom to dial
-WebSocket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
-
-
-@dataclass(eq=False)
-class _Peer:
-    """One established connection."""
-
-    key: bytes
-    socket: WebSocket
-    hello: Hello
-    version: int
-    dialled: bool
-    role: str
-    address: str
-    since_ms: int
-    queue: OutQueue
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    bytes_in: list[int] = field(default_factory=lambda: [0, 0, 0])
-    closing: bool = False
-
-
-class _RefuseConnection(asyncio.Protocol):
-    """Takes the place of a request handler when too many strangers are at the door."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
-
-
-class _QuietHandler(logging.Handler):
-    """aiohttp logs a traceback for each malformed request; a stranger gets one short, rate-limited line instead."""
-
-    def __init__(self, log: LimitedLog) -> None:
-        super().__init__()
-        self._limited = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._limited.warning("malformed request", _now_ms())
+PATH = "/p2p/1"
+CLOSE_S_MAX = 1.0  # how long a peer may take to answer our closing frame before it is cut
+HANDSHAKES_PER_KEY_MAX = 2  # one connection may replace another; more only holds memory
+_ACCEPT_RETRY_S = 0.1  # out of file descriptors: the listener waits instead of spinning
+# asyncio raises these, and their subclasses, for whatever a network does.
+_NETWORK_ERRORS = (OSError, TimeoutError, aiohttp.ClientError)
+# A refused handshake that only a faulty peer can cause, and what it counts as.
+_REFUSAL_FAULTS = {
+    Refusal.WRONG_CHAIN: Fault.WRONG_CHAIN,
+    Refusal.KEY_MISMATCH: Fault.KEY_MISMATCH,
+    Refusal.MALFORMED: Fault.MALFORMED_PAYLOAD,
+}
 
 
 class Transport:
-    """Connections of one node: `start`, then `send` and `broadcast` from the event loop; `stop` leaves no task."""
+    """All connections of one node. Use from one event loop; nothing here is thread-safe."""
 
     def __init__(
         self,
@@ -87,366 +71,672 @@ class Transport:
         rng: Random,
         log: Log,
     ) -> None:
-        self._config, self._identity, self._chain_id = config, identity, chain_id
-        self._role = Role.VALIDATOR if role == "validator" else Role.FOLLOWER
-        self._handlers, self._allowed, self._rng = handlers, allowed, rng
-        self._log, self._limited = log, LimitedLog(log)
+        """`role` is "validator" or "follower"; `allowed(key)` gives the role a key has now, None for a stranger."""
+        self._config = config
+        self._identity = identity
+        self._chain_id = chain_id
+        self._role = Role[role.upper()]
+        self._handlers = handlers
+        self._allowed = allowed
+        self._rng = rng
+        self._log = log
+        self._limited_log = LimitedLog(log)
+        self._instance = rng.randbytes(NONCE_SIZE_BYTES)
+        self._height = 0
         self._book = PeerBook(identity.public, rng, config.peerbook)
         self._tls = TlsContexts(identity)
         self._tls.trust(config.known_keys)
-        self._instance = rng.randbytes(NONCE_SIZE_BYTES)
-        self._peers: dict[bytes, _Peer] = {}
-        self._pending: dict[Any, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self._runner: web.AppRunner | None = None
+        self._connections: dict[bytes, _Connection] = {}
+        self._pending: Counter[str] = Counter()  # connections without a known peer yet, by remote host
+        self._shaking: Counter[bytes] = Counter()  # inbound handshakes in progress, by certificate key
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._dial_wake = asyncio.Event()
+        self._stopping = False
+        self._listener: sockets.socket | None = None
         self._session: aiohttp.ClientSession | None = None
-        self.height = 0  # told in handshakes, as a hint
+        self._server: web.Server | None = None
 
     # Life
 
     async def start(self) -> None:
-        """Listen and begin to dial. OSError when the port is taken."""
-        app = web.Application()
-        app.router.add_get(PATH, self._accept)
-        logger = logging.Logger("medchain.p2p")
-        logger.addHandler(_QuietHandler(self._limited))
-        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, logger=logger)
-        await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._make_handler,
-            self._config.listen_host,
-            self._config.listen_port,
-            ssl=self._tls.server,
-            ssl_handshake_timeout=self._config.handshake_ms_max / 1_000,
+        """Listen and begin to dial. OSError if the address cannot be bound."""
+        host = self._config.listen_host
+        family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
+        self._listener = sockets.create_server((host, self._config.listen_port), family=family, backlog=128)
+        self._listener.setblocking(False)
+        self._server = web.Server(self._on_request)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[_refuse_redirects()],
+            ws_response_class=_ClientSocket,
+            trust_env=False,
         )
-        connector = aiohttp.TCPConnector(ssl=self._tls.client, limit=0, force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
-        self._spawn(self._dial_forever())
+        self._spawn(self._accept_loop(self._listener))
+        self._spawn(self._dial_loop())
+        self._spawn(self._ping_loop())
 
     async def stop(self) -> None:
-        """Close everything; returns when no task and no connection is left."""
-        if self._server is not None:
-            self._server.close()
-        for peer in list(self._peers.values()):
-            self._close(peer)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for handle in self._pending.values():
-            handle.cancel()
+        """Close everything and return when no task or socket of ours is left. Safe to call twice."""
+        self._stopping = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self._connections.values()):
+            self._drop(connection)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(set(self._tasks), timeout=CLOSE_S_MAX)
         if self._session is not None:
             await self._session.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        for _ in range(2):  # an aborted TLS transport reports its end in two turns of the loop
+            await asyncio.sleep(0)
 
     @property
     def port(self) -> int:
-        """The port listened on."""
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
+        """The port listened on; ValueError before `start`."""
+        if self._listener is None:
+            raise ValueError("not started")
+        return int(self._listener.getsockname()[1])
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    # What the node tells us
 
-    # Membership and addresses
+    def set_height(self, height: int) -> None:
+        """The last committed height, told to peers in the handshake."""
+        self._height = height
 
     def set_members(self, keys: Iterable[bytes]) -> None:
-        """Trust these keys' certificates from now on, and drop connections of keys no longer allowed."""
-        self._tls.trust(key for key in keys if key != self._identity.public)
-        for key, peer in list(self._peers.items()):
-            if self._allowed(key) is None:
-                self._close(peer)
+        """Membership changed: `keys` pass TLS from now on, and whoever `allowed` no longer names is dropped."""
+        for key in keys:
+            try:
+                self._tls.trust((key,))
+            except CertificateError as error:  # one bad key must not keep the others out
+                self._log.warning("member key cannot be trusted", key=_short(key), reason=str(error))
+        for key, connection in list(self._connections.items()):
+            role = self._allowed(key)
+            if role is None:
+                self._log.info("peer is no longer allowed", key=_short(key))
+                self._drop(connection)
+            else:
+                connection.role = role
+        self._dial_wake.set()
 
     def add_address(self, key: bytes, host: str, port: int) -> None:
-        """Where to dial a key, as the operator says."""
-        self._tls.trust([key])
+        """The operator's address for `key`; it wins over what the peer says of itself."""
         self._book.add(key, host, port, Source.CONFIG, _now_ms())
+        self._dial_wake.set()
+
+    def misbehaved(self, key: bytes, reason: Fault) -> None:
+        """Close the connection of `key` and ban it for a while (1 s growing to 60 s)."""
+        now_ms = _now_ms()
+        until_ms = self._book.misbehaved(key, now_ms, reason)
+        self._limited_log.warning(
+            "peer misbehaved", now_ms, key=_short(key), reason=reason.name, ban_ms=until_ms - now_ms
+        )
+        connection = self._connections.get(key)
+        if connection is not None:
+            self._drop(connection)
 
     # Sending
 
     def send(self, key: bytes, kind: Kind, payload: bytes) -> bool:
-        """Queue a frame for a peer; False if it is not connected, or its bulk lane is full."""
-        peer = self._peers.get(key)
-        if peer is None or not peer.queue.put(kind, payload):
-            return False
-        peer.wake.set()
-        return True
+        """Queue a frame for one peer; False if it is not connected or its bulk lane is full."""
+        connection = self._connections.get(key)
+        return connection is not None and connection.put(kind, payload)
 
     def broadcast(self, kind: Kind, payload: bytes, *, only: Collection[bytes] | None = None) -> int:
-        """Queue a frame for all peers, or those of `only`; returns for how many."""
-        keys = list(self._peers) if only is None else list(only)
-        return sum(self.send(key, kind, payload) for key in keys)
-
-    def misbehaved(self, key: bytes, fault: Fault) -> None:
-        """Close the connection of a peer, and have nothing to do with it for a while."""
-        self._book.misbehaved(key, _now_ms(), fault)
-        peer = self._peers.get(key)
-        if peer is not None:
-            self._close(peer)
+        """Queue a frame for every connected peer, or those in `only`; returns how many took it."""
+        if only is None:
+            return sum([connection.put(kind, payload) for connection in self._connections.values()])
+        return sum([self.send(key, kind, payload) for key in only])
 
     def peers(self) -> list[PeerInfo]:
+        """The established connections."""
         now_ms = _now_ms()
-        return [
-            PeerInfo(
-                key=peer.key,
-                address=peer.address,
-                dialled=peer.dialled,
-                role=peer.role,
-                software=peer.hello.software,
-                version=peer.version,
-                height=peer.hello.height,
-                since_ms=now_ms - peer.since_ms,
-                rtt_ms=None,
-                bytes_in=tuple(peer.bytes_in),
-                bytes_out=peer.queue.sent_bytes(),
-                queued_frames=peer.queue.lengths(),
-                queued_bytes=peer.queue.waiting_bytes(),
-                dropped_frames=peer.queue.dropped(),
-            )
-            for peer in self._peers.values()
-        ]
+        return [connection.info(now_ms) for connection in self._connections.values()]
 
     # Accepting
 
-    def _make_handler(self) -> asyncio.BaseProtocol:
-        assert self._runner is not None
-        server = self._runner.server
-        assert server is not None
-        if len(self._pending) >= self._config.pending_max or len(self._peers) >= self._config.peers_max:
-            return _RefuseConnection()
-        handler = server()
+    async def _accept_loop(self, listener: sockets.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._pending[handler] = loop.call_later(self._config.handshake_ms_max / 1_000, self._cut, handler)
-        return handler
+        while True:
+            try:
+                socket, address = await loop.sock_accept(listener)
+            except OSError as error:
+                self._limited_log.warning("accept failed", _now_ms(), error=type(error).__name__)
+                await asyncio.sleep(_ACCEPT_RETRY_S)
+                continue
+            host = str(address[0])
+            if (
+                self._pending.total() >= self._config.pending_max
+                or self._pending[host] >= self._config.pending_per_address_max
+            ):
+                socket.close()
+                self._limited_log.warning("too many connections without a handshake", _now_ms(), address=host)
+                continue
+            self._spawn(self._accept(socket, _Pending(self._pending, host)))
 
-    def _cut(self, handler: Any) -> None:
-        """The connection did not prove in time who it is."""
-        self._pending.pop(handler, None)
-        if handler.transport is not None:
-            handler.transport.abort()
-
-    async def _accept(self, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(**self._socket_options())
-        await socket.prepare(request)
-        transport = request.transport
-        assert transport is not None
+    async def _accept(self, socket: sockets.socket, pending: _Pending) -> None:
+        """TLS for one accepted socket; what follows runs in aiohttp's tasks until the same deadline cuts it."""
+        loop = asyncio.get_running_loop()
+        deadline_s = self._config.handshake_ms_max / 1_000
+        assert self._server is not None
+        protocol = _Inbound(self, self._server, pending)
+        pending.timer = loop.call_later(deadline_s, protocol.cut)
         try:
-            peer = await asyncio.wait_for(self._handshake_in(socket, transport), self._config.handshake_ms_max / 1_000)
-        except (HandshakeRefused, CertificateError, TimeoutError, ConnectionError) as error:
-            await self._refuse(socket, error)
+            await loop.connect_accepted_socket(
+                lambda: protocol, socket, ssl=self._tls.server, ssl_handshake_timeout=deadline_s
+            )
+        except OSError as error:
+            pending.release()
+            self._limited_log.warning("TLS refused", _now_ms(), address=pending.host, error=type(error).__name__)
+        except BaseException:
+            pending.release()
+            raise
+
+    async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
+        protocol = request.protocol
+        assert isinstance(protocol, _Inbound)
+        if request.path != PATH:
+            raise web.HTTPNotFound
+        socket = web.WebSocketResponse(
+            timeout=CLOSE_S_MAX,
+            autoping=False,
+            heartbeat=self._config.heartbeat_ms / 1_000,
+            compress=False,
+            max_msg_size=MESSAGE_SIZE_BYTES_MAX + 1,
+        )
+        await socket.prepare(request)
+        if request.transport is None:
             return socket
+        link = _Link(socket, protocol, request.transport, self._config.write_buffer_bytes)
+        try:
+            connection = await self._answer(link)
+            if connection is not None:
+                protocol.pending.release()
+                await self._run(connection)
+        except (*_NETWORK_ERRORS, CertificateError):
+            pass
         finally:
-            handle = self._pending.pop(request.protocol, None)
-            if handle is not None:
-                handle.cancel()
-        await self._serve(peer)
+            link.abort()
         return socket
 
-    async def _handshake_in(self, socket: WebSocket, transport: asyncio.BaseTransport) -> _Peer:
-        key = _key_of(transport.get_extra_info("ssl_object"))
-        acceptor = Acceptor(self._hello(), certificate_key=key, admit=self._admit)
-        kind, payload = await _receive_one(socket)
-        established, answer = acceptor.receive(kind, payload)
-        await socket.send_bytes(encode_frame(Kind.HELLO_ACK, answer))
-        address = transport.get_extra_info("peername")
-        return self._make_peer(socket, established, dialled=False, address=f"{address[0]}:{address[1]}")
-
-    def _admit(self, hello: Hello) -> Refusal | None:
-        if self._allowed(hello.key) is None:
-            return Refusal.NOT_MEMBER
-        if self._book.is_banned(hello.key, _now_ms()):
-            return Refusal.BUSY
-        known = self._peers.get(hello.key)
-        if known is not None and not self._replaces(known, hello, dialled=False):
-            return Refusal.DUPLICATE
+    async def _answer(self, link: _Link) -> _Connection | None:
+        """The acceptor's half of the handshake."""
+        key = certificate_key(link.peer_certificate())
+        self._shaking[key] += 1
+        try:
+            if self._shaking[key] > HANDSHAKES_PER_KEY_MAX:
+                raise HandshakeRefused(Refusal.BUSY)
+            acceptor = Acceptor(
+                self._hello(), certificate_key=key, admit=lambda peer: self._refusal(peer, dialled=False)
+            )
+            established, answer = acceptor.receive(*await _first_frame(link))
+            connection = self._establish(link, established, dialled=False)
+            try:
+                # Written before the writer task exists, so nothing can overtake it.
+                await link.send(encode_frame(Kind.HELLO_ACK, answer))
+            except BaseException:
+                self._drop(connection)
+                raise
+            return connection
+        except HandshakeRefused as refused:
+            await self._refuse(link, key, refused)
+        except FrameError as error:
+            self.misbehaved(key, error.fault)
+        finally:
+            self._shaking[key] -= 1
+            if not self._shaking[key]:
+                del self._shaking[key]
         return None
-
-    def _replaces(self, known: _Peer, hello: Hello, *, dialled: bool) -> bool:
-        """Whether a new connection takes the place of `known`: a restarted peer's does, else the smaller key's dial."""
-        if known.hello.instance != hello.instance:
-            return True
-        dialler = self._identity.public if dialled else hello.key
-        return known.dialled != dialled and dialler == min(self._identity.public, hello.key)
-
-    async def _refuse(self, socket: WebSocket, error: BaseException) -> None:
-        reason = error.reason if isinstance(error, HandshakeRefused) else Refusal.MALFORMED
-        self._limited.warning("handshake refused", _now_ms(), reason=reason.name)
-        with suppress(ConnectionError, RuntimeError):
-            await socket.send_bytes(encode_frame(Kind.REJECT, encode_reject(reason)))
-            await socket.close()
 
     # Dialling
 
-    async def _dial_forever(self) -> None:
+    async def _dial_loop(self) -> None:
         while True:
             for address in self._book.due(_now_ms()):
-                if address.key in self._peers or self._allowed(address.key) is None:
-                    self._book.dial_failed(address.key, _now_ms())
-                else:
-                    self._spawn(self._dial(address))
-            await asyncio.sleep(DIAL_TICK_S)
+                self._spawn(self._dial(address))
+            self._dial_wake.clear()
+            now_ms = _now_ms()
+            due_ms = self._book.next_due_ms(now_ms)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due_ms is None else (due_ms - now_ms) / 1_000):
+                    await self._dial_wake.wait()
 
     async def _dial(self, address: Address) -> None:
-        assert self._session is not None
-        socket: aiohttp.ClientWebSocketResponse | None = None
+        connection = None
+        try:
+            connection = await self._connect(address)
+        finally:
+            if connection is None:
+                self._book.dial_failed(address.key, _now_ms())
+                self._dial_wake.set()
+        if connection is not None:
+            await self._run(connection)
+
+    async def _connect(self, address: Address) -> _Connection | None:
+        """Dial, TLS and the dialler's half of the handshake."""
+        if self._allowed(address.key) is None or address.key in self._connections:
+            return None
+        link = None
+        connection = None
         try:
             async with asyncio.timeout(self._config.handshake_ms_max / 1_000):
-                url = f"https://{_in_url(address.host)}:{address.port}{PATH}"
-                socket = await self._session.ws_connect(url, **self._socket_options())
-                peer = await self._handshake_out(socket, address)
-        except (aiohttp.ClientError, OSError, TimeoutError, ssl.SSLError, CertificateError, HandshakeRefused) as error:
-            if isinstance(error, HandshakeRefused) and error.reason is not Refusal.DUPLICATE:
-                self._limited.warning("dial refused", _now_ms(), reason=error.reason.name, by_peer=error.by_peer)
-            self._book.dial_failed(address.key, _now_ms())
-            if socket is not None:
-                await socket.close()
-            return
-        await self._serve(peer)
+                link = await self._open(address)
+                certified = certificate_key(link.peer_certificate())
+                if certified != address.key:
+                    # Our address book's mistake, or a proxy's: nothing the node over there is to blame for.
+                    self._limited_log.warning("another node answers", _now_ms(), key=_short(address.key))
+                    return None
+                dialler = Dialler(self._hello(), expected_key=address.key, certificate_key=certified)
+                await link.send(encode_frame(Kind.HELLO, dialler.start()))
+                established = dialler.receive(*await _first_frame(link))
+                reason = self._refusal(established.peer, dialled=True)
+                if reason is not None:
+                    raise HandshakeRefused(reason)
+            connection = self._establish(link, established, dialled=True)
+        except HandshakeRefused as refused:
+            assert link is not None
+            await self._refuse(link, address.key, refused)
+        except FrameError as error:
+            self.misbehaved(address.key, error.fault)
+        except (*_NETWORK_ERRORS, CertificateError, ValueError) as error:
+            self._log.debug("dial failed", key=_short(address.key), error=type(error).__name__)
+        finally:
+            if connection is None and link is not None:
+                link.abort()
+        return connection
 
-    async def _handshake_out(self, socket: aiohttp.ClientWebSocketResponse, address: Address) -> _Peer:
-        key = _key_of(socket.get_extra_info("ssl_object"))
-        dialler = Dialler(self._hello(), expected_key=address.key, certificate_key=key)
-        await socket.send_bytes(encode_frame(Kind.HELLO, dialler.start()))
-        kind, payload = await _receive_one(socket)
-        established = dialler.receive(kind, payload)
-        if self._allowed(key) is None:
-            raise HandshakeRefused(Refusal.NOT_MEMBER)
-        known = self._peers.get(key)
-        if known is not None and not self._replaces(known, established.peer, dialled=True):
-            raise HandshakeRefused(Refusal.DUPLICATE)
-        return self._make_peer(socket, established, dialled=True, address=f"{address.host}:{address.port}")
+    async def _open(self, address: Address) -> _Link:
+        assert self._session is not None
+        socket = await self._session.ws_connect(
+            URL.build(scheme="wss", host=address.host, port=address.port, path=PATH),
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S_MAX),
+            autoping=False,
+            heartbeat=self._config.heartbeat_ms / 1_000,
+            ssl=self._tls.client,
+            compress=0,
+            max_msg_size=MESSAGE_SIZE_BYTES_MAX + 1,
+        )
+        assert isinstance(socket, _ClientSocket)
+        return _Link(socket, socket.writer.protocol, socket.writer.transport, self._config.write_buffer_bytes)
+
+    # Handshake, both sides
 
     def _hello(self) -> Hello:
-        config = self._config
         return Hello(
             chain_id=self._chain_id,
             key=self._identity.public,
             role=self._role,
-            software=config.software,
-            height=self.height,
+            software=self._config.software,
+            height=self._height,
             instance=self._instance,
             challenge=self._rng.randbytes(NONCE_SIZE_BYTES),
-            host=config.advertise_host,
-            port=config.advertise_port,
+            host=self._config.advertise_host,
+            port=self._config.advertise_port,
         )
 
-    def _socket_options(self) -> dict[str, Any]:
-        return {
-            "compress": 0,
-            "max_msg_size": MESSAGE_SIZE_BYTES_MAX + 1,
-            "heartbeat": self._config.heartbeat_ms / 1_000,
-            "autoping": True,
-        }
+    def _refusal(self, peer: Hello, *, dialled: bool) -> Refusal | None:
+        """Why this peer may not connect now, the chain and key being right; None if it may."""
+        if self._allowed(peer.key) is None:
+            return Refusal.NOT_MEMBER
+        if self._stopping or self._book.is_banned(peer.key, _now_ms()):
+            return Refusal.BUSY
+        old = self._connections.get(peer.key)
+        if old is None:
+            return Refusal.BUSY if len(self._connections) >= self._config.peers_max else None
+        same = old.peer.instance == peer.instance
+        own_key = self._identity.public
+        if replaces(own_key, peer.key, new_dialled=dialled, old_dialled=old.dialled, same_instance=same):
+            return None
+        return Refusal.DUPLICATE
 
-    # One connection
-
-    def _make_peer(self, socket: WebSocket, established: Established, *, dialled: bool, address: str) -> _Peer:
-        hello = established.peer
-        role = self._allowed(hello.key) or ""
-        queue = OutQueue(self._config.queue_limits)
-        return _Peer(hello.key, socket, hello, established.version, dialled, role, address, _now_ms(), queue)
-
-    async def _serve(self, peer: _Peer) -> None:
-        """Carry a connection from its handshake to its end."""
-        known = self._peers.get(peer.key)
-        if known is not None:
-            self._close(known)
-        self._peers[peer.key] = peer
-        self._book.connected(peer.key, _now_ms())
-        self._handlers.on_peer_up(peer.key)
-        writer = asyncio.get_running_loop().create_task(self._write(peer))
-        try:
-            await self._read(peer)
-        except FrameError as error:
-            self._limited.warning("bad frame", _now_ms(), fault=error.fault.name)
-            self._book.misbehaved(peer.key, _now_ms(), error.fault)
-        except (ConnectionError, RuntimeError):
-            pass  # the other end is gone
-        finally:
-            writer.cancel()
-            self._close(peer)
-            with suppress(asyncio.CancelledError, Exception):
-                await writer
-            with suppress(Exception):
-                await peer.socket.close()
-
-    def _close(self, peer: _Peer) -> None:
-        """Forget a connection at once; its tasks end by themselves."""
-        if peer.closing:
+    async def _refuse(self, link: _Link, key: bytes, refused: HandshakeRefused) -> None:
+        """Tell the peer why, unless it told us, and remember a fault of its own."""
+        reason = refused.reason
+        if reason is not Refusal.DUPLICATE:
+            self._limited_log.warning(
+                "handshake refused", _now_ms(), key=_short(key), reason=reason.name, by_peer=refused.by_peer
+            )
+        if refused.by_peer:
             return
-        peer.closing = True
-        peer.wake.set()
-        if self._peers.get(peer.key) is peer:
-            del self._peers[peer.key]
-            self._book.disconnected(peer.key, _now_ms())
-            self._handlers.on_peer_down(peer.key)
+        fault = _REFUSAL_FAULTS.get(reason)
+        if fault is not None and self._allowed(key) is not None:
+            self._book.misbehaved(key, _now_ms(), fault)
+        with contextlib.suppress(*_NETWORK_ERRORS):
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await link.send(encode_frame(Kind.REJECT, encode_reject(reason)))
+                await link.socket.close()
 
-    async def _read(self, peer: _Peer) -> None:
-        on_frame, ready = self._handlers.on_frame, self._handlers.ready
-        while not peer.closing:
-            message = await peer.socket.receive()
-            if message.type is WSMsgType.BINARY:
-                bulk = False
-                for kind, payload in decode_frames(message.data):
-                    channel = KINDS[kind].channel
-                    peer.bytes_in[channel] += len(payload)
-                    bulk = bulk or channel is Channel.BULK
-                    if peer.closing:
-                        return
-                    try:
-                        on_frame(peer.key, kind, payload)
-                    except Exception as error:
-                        self._log.warning("frame handler failed", kind=kind.name, error=type(error).__name__)
-                if bulk and ready is not None:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(ready(peer.key), self._config.pause_ms_max / 1_000)
-            elif message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
-                if isinstance(message.data, aiohttp.WebSocketError):
-                    raise FrameError(Fault.FRAME_TOO_LARGE)
-                return
-            else:
-                raise FrameError(Fault.MALFORMED_FRAME)
+    def _establish(self, link: _Link, established: Established, *, dialled: bool) -> _Connection:
+        """Register the connection, in place of an older one with the same peer. Synchronous: no race in between."""
+        peer = established.peer
+        now_ms = _now_ms()
+        old = self._connections.get(peer.key)
+        # The same process on both connections: what waited for it still does, and it never went away.
+        continues = old is not None and old.peer.instance == peer.instance
+        queue = old.queue if old is not None and continues else OutQueue(self._config.queue_limits)
+        role = self._allowed(peer.key) or ""
+        connection = _Connection(link, established, role=role, dialled=dialled, queue=queue, opened_ms=now_ms)
+        self._connections[peer.key] = connection
+        if old is not None:
+            old.close()
+            if not continues:
+                self._call("on_peer_down", self._handlers.on_peer_down, peer.key)
+        self._book.connected(peer.key, now_ms)
+        if peer.host and peer.port:
+            self._book.add(peer.key, peer.host, peer.port, Source.HELLO, now_ms)
+        self._log.info("peer connected", key=_short(peer.key), role=role, dialled=dialled, height=peer.height)
+        if not continues:
+            self._call("on_peer_up", self._handlers.on_peer_up, peer.key)
+        return connection
 
-    async def _write(self, peer: _Peer) -> None:
+    # Established connections
+
+    async def _run(self, connection: _Connection) -> None:
+        """Read until the connection ends, whatever ends it."""
+        if connection.closed:  # replaced or dropped between its handshake and now
+            return
+        connection.writer = asyncio.get_running_loop().create_task(self._write(connection))
+        link = connection.link
+        ready = self._handlers.ready
+        try:
+            while (message := await link.receive()) is not None and not connection.closed:
+                if self._deliver(connection, decode_frames(message)) and ready is not None:
+                    await self._pause(connection)
+        except FrameError as error:
+            if not connection.closed:
+                self.misbehaved(connection.peer.key, error.fault)
+        except _NETWORK_ERRORS:
+            pass
+        finally:
+            self._drop(connection)
+            await asyncio.wait({connection.writer})
+
+    def _deliver(self, connection: _Connection, frames: list[tuple[Kind, bytes]]) -> bool:
+        """Hand frames to the node; True if there was bulk among them."""
+        key = connection.peer.key
+        on_frame = self._handlers.on_frame
+        bytes_in = connection.bytes_in
+        bulk = False
+        for kind, payload in frames:
+            if connection.closed:  # by the handler, for an earlier frame
+                return False
+            channel = KINDS[kind].channel
+            bytes_in[channel] += HEADER_SIZE_BYTES + len(payload)
+            if kind in HANDSHAKE_KINDS:
+                if kind is not Kind.REJECT:
+                    raise FrameError(Fault.UNEXPECTED_KIND)
+                self._drop(connection)  # the dialler decided for its other connection with us
+                return False
+            bulk = bulk or channel is Channel.BULK
+            try:
+                on_frame(key, kind, payload)
+            except Exception as error:  # our bug must not cost this peer its connection, let alone another
+                self._handler_failed("on_frame", error)
+        return bulk
+
+    async def _pause(self, connection: _Connection) -> None:
+        assert self._handlers.ready is not None
+        try:
+            async with asyncio.timeout(self._config.pause_ms_max / 1_000):
+                await self._handlers.ready(connection.peer.key)
+        except TimeoutError:
+            pass
+        except Exception as error:
+            self._handler_failed("ready", error)
+
+    async def _write(self, connection: _Connection) -> None:
+        """Send what is queued as soon as it is; whatever gathered while a send waited leaves coalesced."""
+        link, queue, wake = connection.link, connection.queue, connection.wake
+        try:
+            while True:
+                await wake.wait()
+                wake.clear()
+                while message := queue.next_message():
+                    await link.send(message)
+                if connection.ping_due:
+                    connection.ping_due = False
+                    await link.ping()
+        except _NETWORK_ERRORS:
+            link.abort()  # ends the reader, which cleans up
+
+    async def _ping_loop(self) -> None:
+        """Measure round trips; that silent connections end is up to the WebSocket's own heartbeat."""
         while True:
-            await peer.wake.wait()
-            peer.wake.clear()
-            if peer.closing:
-                await peer.socket.close()
-                return
-            while message := peer.queue.next_message():
-                try:
-                    await peer.socket.send_bytes(message)
-                except (ConnectionError, RuntimeError):
-                    return
+            await asyncio.sleep(self._config.heartbeat_ms / 1_000)
+            for connection in self._connections.values():
+                connection.ping_due = True
+                connection.wake.set()
+
+    def _drop(self, connection: _Connection) -> None:
+        """End a connection now; harmless when it has already ended or been replaced."""
+        connection.close()
+        key = connection.peer.key
+        if self._connections.get(key) is connection:
+            del self._connections[key]
+            self._book.disconnected(key, _now_ms())
+            self._dial_wake.set()
+            self._log.info("peer disconnected", key=_short(key))
+            self._call("on_peer_down", self._handlers.on_peer_down, key)
+
+    def _call(self, name: str, handler: Callable[[bytes], None], key: bytes) -> None:
+        try:
+            handler(key)
+        except Exception as error:
+            self._handler_failed(name, error)
+
+    def _handler_failed(self, name: str, error: Exception) -> None:
+        # Type and place only: the text of an error may quote what a peer sent.
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = "" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+        self._limited_log.warning("handler failed", _now_ms(), handler=name, error=type(error).__name__, where=where)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._track(asyncio.get_running_loop().create_task(work))
+
+    def _track(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-async def _receive_one(socket: WebSocket) -> tuple[Kind, bytes]:
-    """The single frame of a handshake's message."""
-    message = await socket.receive()
-    if message.type is not WSMsgType.BINARY:
-        raise HandshakeRefused(Refusal.MALFORMED)
-    try:
-        frames = decode_frames(message.data)
-    except FrameError:
-        raise HandshakeRefused(Refusal.MALFORMED) from None
+class _Link:
+    """A WebSocket of either side, with flow control after each message and an end that is immediate."""
+
+    def __init__(
+        self,
+        socket: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
+        protocol: BaseProtocol,
+        transport: asyncio.Transport,
+        write_buffer_bytes: int,
+    ) -> None:
+        self.socket = socket
+        self.rtt_ms: float | None = None
+        self._transport = transport
+        self._drain = StreamWriter(protocol, asyncio.get_running_loop()).drain
+        self._ping_ns = 0
+        # What is in a buffer can no longer be overtaken, so buffers are small here and in the kernel.
+        transport.set_write_buffer_limits(high=write_buffer_bytes)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and hasattr(sockets, "TCP_NOTSENT_LOWAT"):
+            raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NOTSENT_LOWAT, write_buffer_bytes)
+
+    async def send(self, message: bytes) -> None:
+        await self.socket.send_bytes(message)
+        await self._drain()
+
+    async def ping(self) -> None:
+        self._ping_ns = time.monotonic_ns()
+        await self.socket.ping(self._ping_ns.to_bytes(8, "big"))
+
+    async def receive(self) -> bytes | None:
+        """The next message; None when the connection ended. FrameError for what is not a binary message in limits."""
+        while True:
+            message = await self.socket.receive()
+            if message.type is aiohttp.WSMsgType.BINARY:
+                return bytes(message.data)  # no copy unless it came in fragments
+            if message.type is aiohttp.WSMsgType.PING:
+                await self.socket.pong(message.data)
+            elif message.type is aiohttp.WSMsgType.PONG:
+                if message.data == self._ping_ns.to_bytes(8, "big"):
+                    self.rtt_ms = (time.monotonic_ns() - self._ping_ns) / 1e6
+            elif message.type is aiohttp.WSMsgType.TEXT:
+                raise FrameError(Fault.MALFORMED_FRAME)
+            elif message.type is aiohttp.WSMsgType.ERROR and isinstance(message.data, WebSocketError):
+                too_large = message.data.code == WSCloseCode.MESSAGE_TOO_BIG
+                raise FrameError(Fault.FRAME_TOO_LARGE if too_large else Fault.MALFORMED_FRAME)
+            else:
+                return None
+
+    def peer_certificate(self) -> bytes | None:
+        tls = self._transport.get_extra_info("ssl_object")
+        return None if tls is None else tls.getpeercert(binary_form=True)
+
+    def address(self) -> str:
+        name = self._transport.get_extra_info("peername")
+        return f"{name[0]}:{name[1]}" if name else ""
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+
+class _Connection:
+    """An established connection and its counters."""
+
+    def __init__(
+        self, link: _Link, established: Established, *, role: str, dialled: bool, queue: OutQueue, opened_ms: int
+    ) -> None:
+        self.link = link
+        self.peer = established.peer
+        self.role = role
+        self.dialled = dialled
+        self.queue = queue
+        self.wake = asyncio.Event()
+        self.wake.set()  # for the first ping, and for what a replaced connection left in the queue
+        self.ping_due = True
+        self.writer: asyncio.Task[None] | None = None
+        self.closed = False
+        self.bytes_in = [0] * len(Channel)
+        self._version = established.version
+        self._opened_ms = opened_ms
+        self._address = link.address()
+
+    def put(self, kind: Kind, payload: bytes) -> bool:
+        taken = self.queue.put(kind, payload)
+        self.wake.set()
+        return taken
+
+    def close(self) -> None:
+        self.closed = True
+        self.link.abort()
+        if self.writer is not None:
+            self.writer.cancel()
+
+    def info(self, now_ms: int) -> PeerInfo:
+        return PeerInfo(
+            key=self.peer.key,
+            address=self._address,
+            dialled=self.dialled,
+            role=self.role,
+            software=self.peer.software,
+            version=self._version,
+            height=self.peer.height,
+            since_ms=now_ms - self._opened_ms,
+            rtt_ms=self.link.rtt_ms,
+            bytes_in=tuple(self.bytes_in),
+            bytes_out=self.queue.sent_bytes(),
+            queued_frames=self.queue.lengths(),
+            queued_bytes=self.queue.waiting_bytes(),
+            dropped_frames=self.queue.dropped(),
+        )
+
+
+class _Pending:
+    """One accepted connection that has not shown a known peer yet: counted per host, and cut by a timer."""
+
+    def __init__(self, counts: Counter[str], host: str) -> None:
+        self.host = host
+        self.timer: asyncio.TimerHandle | None = None
+        self._counts: Counter[str] | None = counts
+        counts[host] += 1
+
+    def release(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        if self._counts is not None:
+            self._counts[self.host] -= 1
+            if not self._counts[self.host]:
+                del self._counts[self.host]
+            self._counts = None
+
+
+class _Inbound(web.RequestHandler):
+    """aiohttp's HTTP protocol, with our deadline, our accounting of its tasks, and one short line for bad requests."""
+
+    __slots__ = ("_owner", "pending")
+
+    def __init__(self, owner: Transport, server: web.Server, pending: _Pending) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
+        self._owner = owner
+        self.pending = pending
+
+    def cut(self) -> None:
+        """The handshake deadline passed."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    async def start(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._owner._track(task)
+        await super().start()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.pending.release()
+        super().connection_lost(exc)
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        error = kw.get("exc_info")
+        self._owner._limited_log.warning(
+            "bad request on the peer port", _now_ms(), address=self.pending.host, error=type(error).__name__
+        )
+
+
+class _ClientSocket(aiohttp.ClientWebSocketResponse):
+    """aiohttp's client WebSocket; keeps the writer, through which protocol and transport are reached."""
+
+    def __init__(self, reader: Any, writer: WebSocketWriter, *args: Any, **kwargs: Any) -> None:
+        super().__init__(reader, writer, *args, **kwargs)
+        self.writer = writer
+
+
+async def _first_frame(link: _Link) -> tuple[Kind, bytes]:
+    """The one frame of a handshake message."""
+    message = await link.receive()
+    if message is None:
+        raise ConnectionResetError
+    frames = decode_frames(message)
     if len(frames) != 1:
-        raise HandshakeRefused(Refusal.MALFORMED)
+        raise FrameError(Fault.MALFORMED_FRAME)
     return frames[0]
 
 
-def _key_of(ssl_object: Any) -> bytes:
-    if ssl_object is None:
-        raise CertificateError("no TLS")
-    return certificate_key(ssl_object.getpeercert(binary_form=True))
+def _refuse_redirects() -> aiohttp.TraceConfig:
+    """A peer must not be able to send our HTTP client elsewhere."""
+
+    async def refuse(*_: object) -> None:
+        raise aiohttp.ClientError("redirected")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(refuse)
+    return trace
 
 
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _short(key: bytes) -> str:
+    """Enough of a public key for a log line."""
+    return key[1:7].hex()
 
 
 def _now_ms() -> int:

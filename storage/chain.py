@@ -73,7 +73,9 @@ class ChainStore:
         if stored_format is None:
             raise NotInitialised("there is no chain here")
         if stored_format != schema.FORMAT:
-            raise FormatMismatch(f"the data has format {stored_format!r}, this software reads {schema.FORMAT!r}")
+            raise FormatMismatch(
+                f"the data has format {stored_format!r}, this software reads {schema.FORMAT!r}"
+            )
         if genesis is None or tip is None:
             raise Corruption("genesis or tip is missing")
         self.genesis_json = genesis.decode()
@@ -143,7 +145,9 @@ class ChainStore:
         height, tip = block.height, result.tip
         if height != self._tip.height + 1 or tip.height != height:
             raise ValueError(f"block {height} cannot follow {self._tip.height}")
-        if result.header.proposal_digest != block.proposal.digest or len(result.transactions) != len(result.receipts):
+        if result.header.proposal_digest != block.proposal.digest or len(result.transactions) != len(
+            result.receipts
+        ):
             raise ValueError(f"the result is not of block {height}")
         staged = self._state.stage(result.changes, height, seal=result.is_checkpoint)
         certified = self.checkpoint(height)
@@ -276,7 +280,9 @@ class ChainStore:
         place = self._place(tx_id)
         return None if place is None else self.receipts(place[0])[place[1]]
 
-    def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[tuple[int, int, bytes]]:
+    def lookup(
+        self, name: str, key: bytes, *, after: Place | None = None, limit: int
+    ) -> list[tuple[int, int, bytes]]:
         """(height, position, transaction id) under `key` in the index `name`, oldest first, beyond `after`."""
         prefix = schema.index_prefix(name, key)
         start = prefix if after is None else schema.next_key(prefix + schema.pack_place(*after))
@@ -293,7 +299,9 @@ class ChainStore:
             rows = list(self._kv.scan(start, prefix_end(schema.RECEIPTS), limit=BLOCKS_AT_ONCE))
             for key, data in rows:
                 height = schema.height_of(key)
-                self._add_events(found, limit, height, first if height == after[0] else 0, _decode_receipts(data, key))
+                self._add_events(
+                    found, limit, height, first if height == after[0] else 0, _decode_receipts(data, key)
+                )
             if len(rows) < BLOCKS_AT_ONCE:
                 break
             start = schema.next_key(rows[-1][0])
@@ -451,7 +459,9 @@ class ChainStore:
 
     def _verify_index(self, height: int, result: BlockResult) -> int:
         entries = {
-            schema.index_prefix(name, key) + schema.pack_place(height, position): result.receipts[position].tx_id
+            schema.index_prefix(name, key) + schema.pack_place(height, position): result.receipts[
+                position
+            ].tx_id
             for name, key, position in result.indexes
         }
         for entry, tx_id in entries.items():

@@ -1,132 +1,330 @@
-"""LevelDB through plyvel: the only file that knows it.
+"""LevelDB behind `storage.kv.KeyValue`: the only module that knows plyvel.
 
-Options follow measurements (docs/storage.md): no compression, a large write buffer, checksums verified on every read,
-paranoid checks on open. A database is created only when told to, since plyvel would otherwise replace one whose CURRENT
-file is lost by an empty one. `repair_db` is never called: it returns wrong data.
+Lives here: options, the mapping of errors, and the guard that keeps plyvel from crashing the process. Must not know:
+what keys and values mean.
+
+What plyvel leaves open, and what is done about it:
+
+- It lets go of the interpreter lock inside LevelDB, and `close()` frees what another thread is still reading: a
+  segmentation fault. So every call into it is counted in `_inflight`, and `close()` first turns new calls away, then
+  waits for the count to reach zero. Counting is two list operations (each atomic under the interpreter lock, 0.05 us
+  together); a lock would make readers wait for a long compaction.
+- After "no space" a log may hold half a record; more records behind it would be lost at the next start. So after any
+  failed write this handle takes no more until `reopen()`.
+- `create_if_missing` over a damaged folder deletes its tables: only `create=True` sets it, only on an empty folder.
+- `repair_db` returns wrong data: never called. The remedy for corruption is a new folder and the peers.
+- A failed second open in one process drops LevelDB's file lock: refused here before plyvel sees it. (The lock of the
+  data folder, `storage.datadir`, does not depend on this.)
+- A log cut short loses its last writes silently. Nothing here can see that: the block store checks that heights follow.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import plyvel
 
-from storage.errors import AlreadyExists, Corruption, DiskFull, NotInitialised, StorageError
-from storage.kv import prefix_end
+from storage.errors import (
+    AlreadyInitialised,
+    Closed,
+    Corruption,
+    DiskFull,
+    Locked,
+    NotInitialised,
+    StorageError,
+    from_os_error,
+)
+from storage.kv import check_limit, prefix_end
 
-WRITE_BUFFER_BYTES = 32 * 1024 * 1024  # fewer, larger tables: measured 7 instead of 13 us for an overwrite
-CACHE_BYTES = 64 * 1024 * 1024
-BLOOM_BITS = 10  # about one absent key in a hundred costs a disk read
-SCAN_CHUNK = 256  # entries read between two looks at whether the database was closed
+# Half a minute of blocks at full load fits before a table is written: fewer, larger compactions. It is also about what
+# a start after a crash has to read again (below a second).
+WRITE_BUFFER_BYTES = 32 * 1024 * 1024
+# Four nodes on a laptop: 32 MiB each stays unnoticed, and the hot keys of a block fit many times.
+CACHE_BYTES = 32 * 1024 * 1024
+# False positives below 1 %: a look-up of an absent key (replay protection, new serials) reads no table.
+BLOOM_FILTER_BITS = 10
+# The usual limit for a process is 1,024 descriptors, and peers and API clients need the rest.
+OPEN_FILES_MAX = 400
+# What a scan fetches at one go: few enough that close() waits below a millisecond.
+_CHUNK_ITEMS_MAX = 64
+_CHUNK_BYTES_MAX = 256 * 1024
+# How often close() looks whether calls in other threads have ended.
+_CLOSE_POLL_S = 0.0005
+
+_REMEDY = (
+    "Do not repair it: keep a copy of the folder, check the disk, then move this node's database away, run "
+    "`medchain init` and let it fetch the chain again from its peers"
+)
+
+# By real path, so that a second open in this process never reaches plyvel. Handles that were dropped vanish.
+_handles: weakref.WeakValueDictionary[str, LevelDB] = weakref.WeakValueDictionary()
+_handles_lock = threading.Lock()
 
 
 class LevelDB:
-    """One database. Reads and writes may come from any thread; `close` waits for scans to notice it."""
+    """`storage.kv.KeyValue` on disk. Safe to use from several threads, also while one of them closes it.
 
-    def __init__(self, path: Path | str, *, create: bool = False) -> None:
-        self.path = Path(path)
-        if create:
-            if self.path.exists() and any(self.path.iterdir()):
-                raise AlreadyExists(f"{self.path} is not empty")
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        elif not (self.path / "CURRENT").exists():
-            if self.path.exists() and any(self.path.glob("*.ldb")):
-                raise Corruption(f"{self.path}: CURRENT is missing but tables are there; restore it or sync anew")
-            raise NotInitialised(f"{self.path}: no database; make one with `medchain init`")
-        os.chmod(self.path, 0o700)
-        self._scans = threading.Lock()  # close() while a scan runs would be a segmentation fault
-        self._open_database(create)
+    `path` is a folder, made with mode 0700 by `create=True`, which demands that it is absent or empty
+    (AlreadyInitialised). Without it the database must exist (NotInitialised). Raises Locked, Corruption, DiskFull,
+    StorageError.
+    """
 
-    def _open_database(self, create: bool) -> None:
-        with _translated(self.path):
-            self._db: Any = plyvel.DB(
-                str(self.path),
+    def __init__(
+        self, path: str | Path, *, create: bool = False, write_buffer_bytes: int = WRITE_BUFFER_BYTES
+    ) -> None:
+        self._path = Path(path)
+        self._write_buffer_bytes = write_buffer_bytes
+        self._inflight: list[None] = []
+        self._closing = True
+        self._write_failure: plyvel.Error | None = None
+        self._lifecycle = threading.Lock()
+        self._db: Any = None
+        self._register(create)
+
+    def _register(self, create: bool) -> None:
+        key = os.path.realpath(self._path)
+        with _handles_lock:
+            holder = _handles.get(key)
+            if holder is not None and holder._db is not None:
+                raise Locked(self._path, os.getpid())
+            self._open(create)
+            _handles[key] = self
+
+    def _open(self, create: bool) -> None:
+        try:
+            if create:
+                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if any(self._path.iterdir()):
+                    raise AlreadyInitialised(self._path)
+                self._path.chmod(0o700)
+            elif not self._path.is_dir() or not any(self._path.iterdir()):
+                raise NotInitialised(self._path, "there is no database here: run `medchain init`")
+            elif not (self._path / "CURRENT").is_file():
+                raise Corruption(
+                    self._path / "CURRENT", "the file that names the live tables is missing", _REMEDY
+                )
+            self._db = plyvel.DB(
+                str(self._path),
                 create_if_missing=create,
                 error_if_exists=create,
                 paranoid_checks=True,
-                compression=None,
-                write_buffer_size=WRITE_BUFFER_BYTES,
+                compression=None,  # values are hashes, signatures and ciphertext: nothing to gain
+                write_buffer_size=self._write_buffer_bytes,
                 lru_cache_size=CACHE_BYTES,
-                bloom_filter_bits=BLOOM_BITS,
+                bloom_filter_bits=BLOOM_FILTER_BITS,
+                max_open_files=OPEN_FILES_MAX,
             )
-        self._get = self._db.get
+        except plyvel.Error as error:
+            raise self._translated(error) from error
+        except OSError as error:
+            raise from_os_error(error, self._path) from error
+        self._closing = False
 
     def get(self, key: bytes) -> bytes | None:
+        # Inside `try`, so that an interrupt cannot fall between counting in and counting out.
         try:
-            value: bytes | None = self._get(key, verify_checksums=True)
+            self._inflight.append(None)
+            if self._closing:
+                raise Closed("the database")
+            value: bytes | None = self._db.get(key, verify_checksums=True)
+            return value
         except (plyvel.Error, RuntimeError) as error:
-            raise _translate(error, self.path) from error
-        return value
+            raise self._translated(error) from error
+        finally:
+            self._inflight.pop()
 
-    def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = (), *, sync: bool = False) -> None:
-        with _translated(self.path):
-            batch = self._db.write_batch(sync=sync)
-            for key in deletes:
-                batch.delete(key)
-            put = batch.put
-            for key, value in puts:
-                put(key, value)
-            batch.write()
+    def write(
+        self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes] = (), *, sync: bool = False
+    ) -> None:
+        """As the protocol says. After DiskFull or StorageError this write may be there or not (whole or not at
+        all), reads go on, and further writes raise the same until `reopen()`.
+        """
+        with self._using():
+            if self._write_failure is not None:
+                raise self._translated(self._write_failure) from self._write_failure
+            # transaction=True: without it plyvel commits half a batch when an exception passes.
+            try:
+                with self._db.write_batch(transaction=True, sync=sync) as batch:
+                    for key in deletes:
+                        batch.delete(key)
+                    for key, value in puts:
+                        batch.put(key, value)
+            except plyvel.Error as error:
+                self._write_failure = error
+                raise
 
     def scan(
         self, start: bytes, stop: bytes | None = None, *, reverse: bool = False, limit: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
-        with _translated(self.path), self._scans:
-            iterator = self._db.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
-        left = -1 if limit is None else limit
-        while left:
-            chunk: list[tuple[bytes, bytes]] = []
-            with _translated(self.path), self._scans:
-                if self._db.closed:
-                    raise StorageError("the database was closed during a scan")
-                for entry in iterator:
-                    chunk.append(entry)
-                    left -= 1
-                    if not left or len(chunk) == SCAN_CHUNK:
-                        break
-            yield from chunk
-            if len(chunk) < SCAN_CHUNK:
-                return
+        return self._scan(self._db, start, stop, reverse, limit)
 
     def scan_prefix(
         self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
     ) -> Iterator[tuple[bytes, bytes]]:
         return self.scan(prefix, prefix_end(prefix), reverse=reverse, limit=limit)
 
+    def _scan(
+        self, source: Any, start: bytes, stop: bytes | None, reverse: bool, limit: int | None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        check_limit(limit)
+        with self._using():
+            if limit == 0 or (stop is not None and start >= stop):
+                return iter(())
+            # Made now, not at the first `next`: this call is the moment the scan shows.
+            cursor = source.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
+        return self._drain(cursor, limit)
+
+    def _drain(self, cursor: Any, limit: int | None) -> Iterator[tuple[bytes, bytes]]:
+        left = limit
+        try:
+            while left is None or left > 0:
+                with self._using():
+                    chunk = _chunk(cursor, _CHUNK_ITEMS_MAX if left is None else min(left, _CHUNK_ITEMS_MAX))
+                if not chunk:
+                    return
+                if left is not None:
+                    left -= len(chunk)
+                for item in chunk:
+                    if self._closing:
+                        raise Closed("the database")
+                    yield item
+        finally:
+            self._release(cursor)
+
+    def _release(self, resource: Any) -> None:
+        """Close an iterator or a snapshot, unless closing the database has done or will do so."""
+        try:
+            self._inflight.append(None)
+            if not self._closing:
+                resource.close()
+        finally:
+            self._inflight.pop()
+
+    def snapshot(self) -> LevelDBReader:
+        with self._using():
+            return LevelDBReader(self, self._db.snapshot())
+
     def approximate_size_bytes(self) -> int:
-        return sum(item.stat().st_size for item in self.path.iterdir() if item.is_file())
+        """Bytes of all files of the database, the log of recent writes included."""
+        total_bytes = 0
+        with self._using(), os.scandir(self._path) as entries:
+            for entry in entries:
+                try:
+                    total_bytes += entry.stat().st_size
+                except FileNotFoundError:  # a compaction has just removed it
+                    continue
+        return total_bytes
 
     def compact(self) -> None:
-        with _translated(self.path):
+        with self._using():
             self._db.compact_range()
 
+    def close(self) -> None:
+        """Turn new calls away, wait for those running in other threads, then close. A second call does nothing."""
+        with self._lifecycle:
+            self._shut()
+
     def reopen(self) -> None:
-        """After the disk was full the handle keeps failing though space returned; a fresh one works."""
-        self.close()
-        self._open_database(create=False)
+        """Close and open again: the way back after DiskFull. Running scans and snapshots end with Closed.
+
+        If it raises, the database is closed and `reopen()` may be tried again.
+        """
+        with self._lifecycle:
+            self._shut()
+            self._register(create=False)
+            self._write_failure = None
+
+    def _shut(self) -> None:
+        self._closing = True
+        while self._inflight:
+            time.sleep(_CLOSE_POLL_S)
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Count a call into plyvel, so that close() waits for it, and translate what it raises."""
+        try:
+            self._inflight.append(None)
+            if self._closing:
+                raise Closed("the database")
+            yield
+        except (plyvel.Error, RuntimeError) as error:
+            raise self._translated(error) from error
+        finally:
+            self._inflight.pop()
+
+    def _translated(self, error: Exception) -> StorageError:
+        text = str(error.args[0] if error.args else error)
+        if isinstance(error, plyvel.CorruptionError):
+            return Corruption(self._path, f"LevelDB reports corruption ({text})", _REMEDY)
+        if isinstance(error, RuntimeError):  # plyvel's word for a closed database, iterator or snapshot
+            return Closed("the database") if "closed" in text else StorageError(f"{self._path}: {text}")
+        if "already held by process" in text or "Resource temporarily unavailable" in text:
+            return Locked(self._path, os.getpid() if "already held by process" in text else None)
+        if "No space left on device" in text or "Disk quota exceeded" in text:
+            return DiskFull(self._path)
+        return StorageError(f"{self._path}: {text}")
+
+
+class LevelDBReader:
+    """`storage.kv.Reader` over a LevelDB snapshot."""
+
+    def __init__(self, owner: LevelDB, snapshot: Any) -> None:
+        self._owner = owner
+        self._snapshot = snapshot
+
+    def get(self, key: bytes) -> bytes | None:
+        owner = self._owner
+        try:
+            owner._inflight.append(None)
+            if owner._closing:
+                raise Closed("the snapshot")
+            value: bytes | None = self._snapshot.get(key, verify_checksums=True)
+            return value
+        except (plyvel.Error, RuntimeError) as error:
+            raise owner._translated(error) from error
+        finally:
+            owner._inflight.pop()
+
+    def scan(
+        self, start: bytes, stop: bytes | None = None, *, reverse: bool = False, limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return self._owner._scan(self._snapshot, start, stop, reverse, limit)
+
+    def scan_prefix(
+        self, prefix: bytes, *, reverse: bool = False, limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return self.scan(prefix, prefix_end(prefix), reverse=reverse, limit=limit)
 
     def close(self) -> None:
-        with self._scans:
-            self._db.close()
+        self._owner._release(self._snapshot)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def _translate(error: BaseException, path: Path) -> StorageError:
-    text = str(error)
-    if "No space left" in text:
-        return DiskFull(f"{path}: no space left on the device; free some, nothing acknowledged is lost")
-    if isinstance(error, plyvel.CorruptionError) or "Corruption" in text or "checksum" in text:
-        return Corruption(f"{path}: {text}; stop the node and run `medchain verify`")
-    return StorageError(f"{path}: {text}")
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (plyvel.Error, RuntimeError, OSError) as error:
-        raise _translate(error, path) from error
+def _chunk(cursor: Any, items_max: int) -> list[tuple[bytes, bytes]]:
+    """The next items of an iterator, up to a count and about a size."""
+    found: list[tuple[bytes, bytes]] = []
+    size_bytes = 0
+    for key, value in cursor:
+        found.append((key, value))
+        size_bytes += len(key) + len(value)
+        if len(found) >= items_max or size_bytes >= _CHUNK_BYTES_MAX:
+            break
+    return found

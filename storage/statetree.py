@@ -39,8 +39,12 @@ from storage import schema
 from storage.errors import Corruption
 from storage.kv import KeyValue
 
-BUCKET_CACHE_SIZE_BYTES_MAX = 96 * 1024 * 1024  # bucket contents as hashes: 1.4 million entries without re-reading
-VALUE_CACHE_SIZE_BYTES_MAX = 32 * 1024 * 1024  # of encoded size, in each of two generations; decoded about three times
+BUCKET_CACHE_SIZE_BYTES_MAX = (
+    96 * 1024 * 1024
+)  # bucket contents as hashes: 1.4 million entries without re-reading
+VALUE_CACHE_SIZE_BYTES_MAX = (
+    32 * 1024 * 1024
+)  # of encoded size, in each of two generations; decoded about three times
 _VALUE_OVERHEAD_BYTES = 200  # what a small entry costs beside its bytes
 # Our own records, already bounded when written: these only stop a damaged length from taking all memory.
 _RECORD_SIZE_BYTES_MAX = 1 << 30
@@ -100,7 +104,10 @@ class StateTree:
                 _put_digest(level, index, digest)
             if depth + 1 < LEVELS:
                 rows = dict.fromkeys(index // FANOUT for index in above)
-                above = {row: parent_hash(level[row * _ROW_SIZE_BYTES : (row + 1) * _ROW_SIZE_BYTES]) for row in rows}
+                above = {
+                    row: parent_hash(level[row * _ROW_SIZE_BYTES : (row + 1) * _ROW_SIZE_BYTES])
+                    for row in rows
+                }
         return TreeChange(root_hash(parent_hash(levels[-1])), leaves, buckets, levels)
 
     def adopt(self, change: TreeChange) -> None:
@@ -138,7 +145,9 @@ class StateTree:
         index = bucket
         for level in self._levels:
             first = index - index % FANOUT
-            siblings.extend(_digest_at(level, other) for other in range(first, first + FANOUT) if other != index)
+            siblings.extend(
+                _digest_at(level, other) for other in range(first, first + FANOUT) if other != index
+            )
             index //= FANOUT
         return StateProof(entries, b"".join(siblings))
 
@@ -205,8 +214,12 @@ class StagedState:
     height: int
     puts: dict[bytes, bytes] = field(default_factory=dict)
     deletes: list[bytes] = field(default_factory=list)
-    values: dict[bytes, tuple[bytes, bytes | None]] = field(default_factory=dict)  # key -> (key hash, encoded)
-    before: dict[bytes, bytes | None] = field(default_factory=dict)  # of keys that first changed since the root
+    values: dict[bytes, tuple[bytes, bytes | None]] = field(
+        default_factory=dict
+    )  # key -> (key hash, encoded)
+    before: dict[bytes, bytes | None] = field(
+        default_factory=dict
+    )  # of keys that first changed since the root
     decoded: Changes = field(default_factory=dict)
     tree: TreeChange | None = None
 
@@ -218,7 +231,9 @@ class StateStore:
         self._kv = kv
         self.root_height = root_height
         self._cache = ValueCache()
-        self._changed: dict[bytes, tuple[bytes, bytes | None]] = {}  # since the root: key -> (key hash, encoded now)
+        self._changed: dict[
+            bytes, tuple[bytes, bytes | None]
+        ] = {}  # since the root: key -> (key hash, encoded now)
         self._before: dict[bytes, bytes | None] = {}  # the same keys -> encoded at the root
         self._undo_keys: list[bytes] = []
         size = len(schema.LEAF)
@@ -389,7 +404,10 @@ def decode_record(data: bytes, key: bytes) -> Value:
     """Decode what this package wrote; Corruption if it cannot be."""
     try:
         return decode(
-            data, size_bytes_max=_RECORD_SIZE_BYTES_MAX, items_max=_RECORD_ITEMS_MAX, depth_max=_RECORD_DEPTH_MAX
+            data,
+            size_bytes_max=_RECORD_SIZE_BYTES_MAX,
+            items_max=_RECORD_ITEMS_MAX,
+            depth_max=_RECORD_DEPTH_MAX,
         )
     except CodecError as error:
         raise Corruption(f"record {key.hex()} cannot be decoded: {error}") from None

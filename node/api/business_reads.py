@@ -13,9 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 from ledger.gs1 import day_end_ms, lot_class
-from ledger.modules import drugs, payments, records
-from ledger.modules.drug_state import PackState, Status, lot_of, pack_state
-from ledger.modules.drug_trace import DEPTH_MAX, Found, stays, trace
+from ledger.modules import payments, records
+from ledger.modules.drug_state import DEPTH_MAX, MODULE_NAME, PackState, Status, lot_of, pack_state
+from ledger.modules.drug_trace import Found, stays, trace
 from ledger.modules.records import RecordEntry, RecordState
 from ledger.state import state_key
 from ledger.transaction import Transaction
@@ -176,7 +176,7 @@ async def lot(api: Api, request: Request) -> Answer:
     lot_epc = lot_class(gtin, number)
 
     def get(table: str, *parts: str) -> Any:
-        return store.get(state_key(drugs.MODULE_NAME, table, *parts))
+        return store.get(state_key(MODULE_NAME, table, *parts))
 
     if get("lot", lot_epc) is None:
         raise not_found("lot")

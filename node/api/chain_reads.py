@@ -54,9 +54,7 @@ async def receipt(api: Api, request: Request) -> Answer:
     document = receipt_json(api.codes, found[:2], outcome)
     if request.query["prove"]:
         proof = store.prove_receipt(tx_id)
-        document["proof"] = (
-            None if proof is None else proof_json("receipt", proof.checkpoint.epoch, proof.to_value())
-        )
+        document["proof"] = None if proof is None else proof_json("receipt", proof.checkpoint.epoch, proof.to_value())
     return Answer.json(document)
 
 
@@ -209,3 +207,11 @@ async def ready(api: Api, request: Request) -> Answer:
     if not api.service.ready():
         raise Problem(Code.NOT_ACCEPTING, text="it lacks peers or has not caught up; see /v1/why")
     return Answer.json({"ready": True})
+
+
+async def openapi(api: Api, request: Request) -> Answer:
+    return api.documents["openapi"]
+
+
+async def page(api: Api, request: Request) -> Answer:
+    return api.documents["page"]

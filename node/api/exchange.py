@@ -178,7 +178,7 @@ class Api:
     directory: Directory
     operator_token: str
     vault_slots: asyncio.Semaphore
-    streams_open: int = 0
+    documents: Mapping[str, Answer]  # made once: the OpenAPI document and the status page
 
 
 Handler = Callable[[Api, Request], Awaitable["Answer | Stream"]]
@@ -294,7 +294,7 @@ def _checked(parameters: tuple[Parameter, ...], given: Mapping[str, str]) -> dic
         try:
             values[name] = parameter.kind.parse(given[name], name)
         except FieldReject as refused:
-            raise bad_request(name, f"expected {refused.detail[1]}") from None
+            raise bad_request(name, f"expected {refused.detail[1]!s}") from None
         except Reject as refused:
             reason = f"refused: {refused.code.name.lower()}"
             raise Problem(int(refused.code), *refused.detail, status=400, errors=[FieldError(name, reason)]) from None

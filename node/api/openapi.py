@@ -232,8 +232,8 @@ fields, is served as OpenAPI 3.1 at `/v1/openapi.json`; `/` is a plain status pa
 - A transaction is signed by its sender, which is all that it needs. Routes marked *operator* want
   `Authorization: Bearer <token>`, the token in `operator.token` (mode 0600) in the node's folder.
 - Bytes are lower-case hexadecimal in JSON, amounts are integers; a number with a fraction is refused with its field.
-- Errors are `application/problem+json` (RFC 9457) with `code` (docs/errors.md), `retryable`, and `errors` naming fields.
-  429 and 503 carry `Retry-After`.
+- Errors are `application/problem+json` (RFC 9457) with `code` (docs/errors.md), `retryable`, and `errors` that name
+  fields. 429 and 503 carry `Retry-After`.
 - Sending the same transaction again does no harm: its id is the idempotency key.
 - Histories are pages: ask on with `after` set to `next` while it is not null. Events are never at their end: their
   `next` is where to ask again later. `Accept: text/event-stream` turns `/v1/events` into a stream, resumed by
@@ -258,7 +258,12 @@ def markdown() -> str:
 
 
 def _markdown_route(route: Route) -> str:
-    lines = ["", f"### `{route.method} {route.template}`", "", route.summary + (" *Operator.*" if route.operator else "")]
+    lines = [
+        "",
+        f"### `{route.method} {route.template}`",
+        "",
+        route.summary + (" *Operator.*" if route.operator else ""),
+    ]
     if route.path or route.query:
         lines += ["", "| parameter | | |", "|---|---|---|"]
         for item in route.path:

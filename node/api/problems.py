@@ -111,7 +111,7 @@ def field_errors(code: int, detail: Sequence[Value], prefix: str = "") -> list[F
     if code not in _NAMES_A_FIELD or not detail or not isinstance(detail[0], str):
         return []
     expected = detail[1] if code == Code.BAD_FIELD and len(detail) > 1 else EXPLANATIONS[Code(code)].summary
-    return [FieldError((prefix + detail[0])[:FIELD_LENGTH_MAX], f"expected {expected}")]
+    return [FieldError((prefix + detail[0])[:FIELD_LENGTH_MAX], f"expected {expected!s}")]
 
 
 class Codes:

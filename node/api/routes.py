@@ -38,7 +38,7 @@ def _id(what: str) -> Parameter:
 ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "POST", "/v1/transactions", submit.submit,
-        "Submit one transaction or many. Its id makes it idempotent. A list is always answered 200, with an outcome each.",
+        "Submit one transaction or many; again does no harm. A list is always answered 200, with an outcome each.",
         "transactions", "Submitted",
         query=(
             Parameter("wait", Typed(Choice(("committed",))), "answer when it is final"),
@@ -182,6 +182,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/metrics", chain_reads.metrics, "The same, where collectors look.", "node", "",
         media_type="text/plain; version=0.0.4; charset=utf-8",
+    ),
+    Route("GET", "/v1/openapi.json", chain_reads.openapi, "This API as OpenAPI 3.1.", "node", "Object"),
+    Route(
+        "GET", "/", chain_reads.page, "A plain status page.", "node", "", media_type="text/html; charset=utf-8",
     ),
     Route("GET", "/v1/health", chain_reads.health, "The process answers.", "node", "Object"),
     Route(

@@ -113,7 +113,7 @@ def _wire(api: Api, document: object, prefix: str) -> bytes:
             values[name] = value_from_json(field_type, document[name], name)
             field_type.check(values[name], name)
         except FieldReject as refused:
-            raise bad_request(prefix + name, f"expected {refused.detail[1]}") from None
+            raise bad_request(prefix + name, f"expected {refused.detail[1]!s}") from None
     try:
         schema = api.service.registry.handler(values["operation"], values["version"]).schema
     except Reject as refused:
@@ -173,7 +173,7 @@ def _outcomes_json(api: Api, outcomes: Sequence[Outcome]) -> bytes:
 
 def _outcome(api: Api, outcome: Outcome) -> dict[str, Any]:
     tx_id = outcome.tx_id.hex() if outcome.tx_id is not None else None
-    document = {"id": tx_id, "status": "refused" if outcome.code else "accepted"}
+    document: dict[str, Any] = {"id": tx_id, "status": "refused" if outcome.code else "accepted"}
     document |= outcome_json(api.codes, outcome.code, outcome.detail)
     if outcome.code:
         document["retryable"] = api.codes.explain(outcome.code).retryable

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from node.cli.common import api_option, connect, json_option, option, print_json, print_line, show, show_table
+from node.cli.common import (
+    ENVIRONMENT_PREFIX,
+    api_option,
+    connect,
+    json_option,
+    option,
+    print_json,
+    print_line,
+    show,
+    show_table,
+)
 
 POLL_S = 0.5
 PAGE_EVENTS = 500
@@ -36,7 +46,7 @@ def block_get(height: int, api_url: str, as_json: bool) -> None:
 @option("--after", default="", metavar="CURSOR", help="Only what came after this cursor; empty: from the start.")
 @option("--limit", default=100, type=click.IntRange(1), help="At most so many, without --follow.")
 @option("--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
-@option("--jsonl", "as_jsonl", is_flag=True, help="One JSON document a line.")
+@option("--jsonl", "as_jsonl", is_flag=True, envvar=f"{ENVIRONMENT_PREFIX}JSONL", help="One JSON document a line.")
 @api_option
 def events(after: str, limit: int, follow: bool, as_jsonl: bool, api_url: str) -> None:
     """List committed transactions in order, each with the cursor to go on from.

@@ -219,7 +219,9 @@ def option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
 
 
 def json_option(command: Command) -> Command:
-    return option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+    return option(
+        "--json", "as_json", is_flag=True, envvar=f"{ENVIRONMENT_PREFIX}JSON", help="Print one JSON document."
+    )(command)
 
 
 def api_option(command: Command) -> Command:

@@ -44,8 +44,8 @@ def commands() -> Iterator[tuple[str, click.Command, click.Context]]:
 def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
     prefix = None if parent is not None else ENVIRONMENT_PREFIX.rstrip("_")
     return click.Context(
-        command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH, auto_envvar_prefix=prefix,
-        help_option_names=["-h", "--help"],
+        command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH,
+        auto_envvar_prefix=prefix, help_option_names=["-h", "--help"],
     )  # fmt: skip
 
 
@@ -54,8 +54,8 @@ def markdown() -> str:
     parts = [
         "# Command line",
         "Made from the commands by `python -m node.cli.reference`; do not edit.",
-        "stdout is data, stderr is everything else. `--json` prints one document, `--jsonl` a line each. A flag wins over"
-        " its environment variable, that over the file `medchain.toml`, that over the default. Errors carry a code;"
+        "stdout is data, stderr is everything else. `--json` prints one document, `--jsonl` a line each. A flag wins"
+        " over its environment variable, that over the file `medchain.toml`, that over the default. Errors carry a code;"
         " `medchain errors MC2204` explains one.",
         "| exit status | meaning |\n|---|---|\n"
         + "\n".join(f"| {int(status)} | {text} |" for status, text in _EXIT_TEXTS.items()),

@@ -81,9 +81,9 @@ def test_every_input_of_two_bytes_is_canonical_or_refused() -> None:
             continue
         assert encode(value) == bytes(pair)
         accepted += 1
-    one_item_arrays = 128 + 32 + 3 + 2  # small integers, nil and booleans, empty text and empty array
-    texts, bytes_8, integer_8, negative_8 = 128, 1, 128, 96
-    assert accepted == one_item_arrays + texts + bytes_8 + integer_8 + negative_8 - bytes_8 + bytes_8
+    arrays_of_one = 128 + 32 + 3 + 2  # small integers, nil and booleans, empty text, empty array
+    one_character, no_bytes, from_128_to_255, from_minus_128_to_minus_33 = 128, 1, 128, 96
+    assert accepted == arrays_of_one + one_character + no_bytes + from_128_to_255 + from_minus_128_to_minus_33
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,345 @@
+"""The HTTP server: aiohttp's protocol with the limits that it leaves open, and the way from a request to its handler.
+
+What aiohttp does not do by itself and stands here: deadlines for headers, bodies and answers; a cap on connections, in
+all and by address; a Host allow-list; one short, rate-limited log line for malformed requests; problem documents for
+every error. Bodies are never decompressed.
+
+Must not know: what any route does (routes.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+from typing import Any, Final
+
+from aiohttp import HttpVersion11, web
+from aiohttp.web_protocol import RequestHandler
+
+from ledger.errors import Code
+from node.api import openapi, page, tokens
+from node.api.exchange import Answer, Api, Body, Directory, Request, Route, Stream, read_query
+from node.api.problems import MEDIA_TYPE, RETRY_AFTER_S, Codes, Problem, bad_request, json_bytes
+from node.api.routes import TABLE
+from node.api.vault_access import VAULT_SLOTS, check_operator
+from node.config import NodeConfig
+from node.service import NodeService
+from storage.errors import StorageError
+
+HEADERS_MAX = 64  # a browser sends about twenty
+HEADER_SIZE_BYTES_MAX = 8_190
+LINGERING_S = 1.0  # reading on after a refusal, so that the client sees the answer before the connection closes
+SHUTDOWN_S = 2.0
+BACKLOG = 256
+LOG_INTERVAL_S = 10.0  # one line for strangers' faults in this time: they must not fill the disk
+
+_HEADERS: Final = {
+    "Server": "medchain",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+log = logging.getLogger("medchain.api")
+
+
+class _Faults:
+    """One log line for many faults of strangers."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+        self._unsaid = 0
+
+    def note(self, what: str, address: str) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._next_s:
+            self._unsaid += 1
+            return
+        log.warning("refused a request: %s, from %s; %d more not shown", what, address, self._unsaid)
+        self._next_s, self._unsaid = now_s + LOG_INTERVAL_S, 0
+
+
+class _Server(web.Server):
+    """Makes connections, counts them, and turns away those beyond the limits."""
+
+    def __init__(self, owner: ApiServer, config: NodeConfig) -> None:
+        timeout_s = config.limits.request_timeout_ms / 1000
+        super().__init__(
+            owner.handle,
+            handler_cancellation=True,  # a client that leaves frees its waiter
+            # Bounds idle connections and, as no other timer runs then, the time until the headers are complete.
+            keepalive_timeout=timeout_s,
+            lingering_time=LINGERING_S,
+            max_headers=HEADERS_MAX,
+            max_field_size=HEADER_SIZE_BYTES_MAX,
+            max_line_size=HEADER_SIZE_BYTES_MAX,
+            auto_decompress=False,
+            access_log=None,
+        )
+        self.owner = owner
+        self.answer_timeout_s = timeout_s
+        self.limits = config.limits
+        self.by_address: dict[str, int] = {}
+        self.open = 0
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+
+    def admit(self, address: str) -> bool:
+        count = self.by_address.get(address, 0)
+        if self.open >= self.limits.connections_max or count >= self.limits.connections_per_address_max:
+            return False
+        self.open += 1
+        self.by_address[address] = count + 1
+        return True
+
+    def release(self, address: str) -> None:
+        self.open -= 1
+        self.by_address[address] -= 1
+        if not self.by_address[address]:
+            del self.by_address[address]
+
+
+class _Connection(RequestHandler):
+    """One connection, with a deadline for its answers and quiet errors."""
+
+    __slots__ = ("_address", "_server")
+
+    def __init__(self, server: _Server, **more: Any) -> None:
+        super().__init__(server, **more)
+        self._server = server
+        self._address: str | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if peer else "?"
+        if not self._server.admit(address):
+            self._server.owner.faults.note("too many connections", address)
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(self._server.owner.overload)
+            transport.close()
+            self._force_close = True
+            return
+        self._address = address
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._address is not None:
+            self._server.release(self._address)
+            self._address = None
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._address is not None:
+            super().data_received(data)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        transport = self.transport
+        try:
+            async with asyncio.timeout(self._server.answer_timeout_s):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            self._server.owner.faults.note("the answer is not read", self._address or "?")
+            if transport is not None:
+                transport.abort()
+            return resp, True
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What never reached a handler: malformed HTTP. Its text is a stranger's and goes nowhere."""
+        self._server.owner.faults.note(f"malformed HTTP ({type(exc).__name__})", self._address or "?")
+        problem = Problem(Code.BAD_REQUEST, text="malformed HTTP") if status < 500 else Problem(Code.INTERNAL)
+        response = self._server.owner.problem_response(problem)
+        response.force_close()
+        return response
+
+    def log_exception(self, *args: Any, **more: Any) -> None:
+        self._server.owner.faults.note("the connection failed", self._address or "?")
+
+
+class ApiServer:
+    """The API of one node. `start` raises OSError when the port is taken, ConfigError for a bad token file."""
+
+    def __init__(self, service: NodeService, config: NodeConfig) -> None:
+        self._service = service
+        self._config = config
+        self._allowed_hosts = frozenset(host.lower() for host in config.api.allowed_hosts)
+        self._codes = Codes(service.registry)
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._runner: web.ServerRunner | None = None
+        self._api: Api | None = None
+        self._url = ""
+        self.faults = _Faults()
+        self.overload = self._overload_bytes()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, e.g. `http://127.0.0.1:26601`; empty before `start`."""
+        return self._url
+
+    async def start(self) -> None:
+        version = importlib.metadata.version("medchain")
+        documents = {
+            "openapi": Answer.json(openapi.document(self._service.registry, version)),
+            "page": page.answer(),
+        }
+        self._api = Api(
+            service=self._service,
+            codes=self._codes,
+            directory=Directory(self._service),
+            operator_token=tokens.load_or_create(self._config.home),
+            vault_slots=asyncio.Semaphore(VAULT_SLOTS),
+            documents=documents,
+        )
+        self._runner = web.ServerRunner(_Server(self, self._config), shutdown_timeout=SHUTDOWN_S)
+        await self._runner.setup()
+        host = self._config.api.host
+        site = web.TCPSite(self._runner, host, self._config.api.port, backlog=BACKLOG)
+        try:
+            await site.start()
+        except OSError:
+            await self.stop()
+            raise
+        port = self._runner.addresses[0][1]
+        self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Close everything; streams end, requests get SHUTDOWN_S to finish."""
+        runner, self._runner = self._runner, None
+        for task in tuple(self._streams):
+            task.cancel()
+        if runner is not None:
+            await runner.cleanup()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request. Never raises but for cancellation and lost connections."""
+        try:
+            answer = await self._answer(request)
+            if isinstance(answer, Stream):
+                return await self._run_stream(request, answer)
+            response: web.StreamResponse = _response(answer)
+        except Problem as problem:
+            response = self.problem_response(problem)
+        except StorageError as error:
+            log.error("reading the store failed: %s", type(error).__name__)
+            response = self.problem_response(Problem(Code.DATA_CORRUPT))
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("a handler failed")
+            response = self.problem_response(Problem(Code.INTERNAL))
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> Answer | Stream:
+        assert self._api is not None
+        self._check_host(request)
+        method, url = request.method, request.rel_url
+        route, path = TABLE.find(method, url.raw_path)
+        query = read_query(route, url.raw_query_string)
+        if route.operator:
+            check_operator(self._api, request.headers.get("Authorization", ""))
+        media_type, body = "", b""
+        if route.body is not None:
+            media_type, body = await self._read_body(request, route, route.body)
+        headers = {name: request.headers[name] for name in ("Accept", "Last-Event-ID") if name in request.headers}
+        if method == "HEAD":
+            headers.clear()  # a stream has no end that could be asked for
+        return await route.handler(self._api, Request(path, query, headers, media_type, body))
+
+    def _check_host(self, request: web.BaseRequest) -> None:
+        """Refuse names that are not ours: a page of a stranger could resolve its own name to this address."""
+        given = request.headers.getall("Host", [])
+        name = given[0].lower() if len(given) == 1 else ""
+        host, _, port = name.rpartition(":")
+        if not port.isdigit() or (name.startswith("[") and name.endswith("]")):
+            host = name
+        if host not in self._allowed_hosts:
+            raise Problem(Code.FORBIDDEN_HOST)
+
+    async def _read_body(self, request: web.BaseRequest, route: Route, body: Body) -> tuple[str, bytes]:
+        """Media type and body, within the route's limit and the node's deadline."""
+        content_type = request.headers.get("Content-Type", "")
+        media_type, _, parameters = content_type.partition(";")
+        media_type = media_type.strip().lower()
+        encoding = request.headers.get("Content-Encoding", "identity").lower()
+        charset = parameters.strip().lower().replace('"', "")
+        if media_type not in body.media_types or encoding != "identity" or charset not in ("", "charset=utf-8"):
+            raise Problem(Code.UNSUPPORTED_MEDIA_TYPE, headers={"Accept-Post": ", ".join(body.media_types)})
+        size_bytes_max = body.size_bytes_max(self._config.limits)
+        too_large = Problem(Code.BODY_TOO_LARGE, text=f"at most {size_bytes_max} bytes")
+        if (request.content_length or 0) > size_bytes_max:
+            raise too_large
+        if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the answer itself has not begun
+        chunks, size_bytes = [], 0
+        try:
+            async with asyncio.timeout(self._config.limits.request_timeout_ms / 1000):
+                while chunk := await request.content.readany():
+                    size_bytes += len(chunk)
+                    if size_bytes > size_bytes_max:
+                        raise too_large
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise Problem(Code.BAD_REQUEST, text="the body did not arrive in time", status=408) from None
+        except web.RequestPayloadError:
+            raise bad_request("body", "well-formed chunks") from None
+        return media_type, b"".join(chunks)
+
+    async def _run_stream(self, request: web.BaseRequest, stream: Stream) -> web.StreamResponse:
+        if len(self._streams) >= self._config.limits.streams_max:
+            return self.problem_response(Problem(Code.TOO_MANY_WAITERS, text="too many event streams are open"))
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
+        response = web.StreamResponse(headers=_HEADERS | {"Content-Type": stream.media_type})
+        response.force_close()
+        timeout_s = self._config.limits.request_timeout_ms / 1000
+
+        async def write(data: bytes) -> None:
+            async with asyncio.timeout(timeout_s):
+                await response.write(data)
+
+        try:
+            await response.prepare(request)
+            await stream.run(write)
+        except TimeoutError:
+            self.faults.note("an event stream is not read", request.remote or "?")
+            if request.transport is not None:
+                request.transport.abort()
+        except asyncio.CancelledError:
+            if self._runner is not None:
+                raise
+        finally:
+            self._streams.discard(task)
+        return response
+
+    def problem_response(self, problem: Problem) -> web.Response:
+        headers = problem.headers
+        if problem.status in (429, 503):
+            headers = {"Retry-After": str(RETRY_AFTER_S)} | headers
+        body = json_bytes(self._codes.document(problem))
+        return _response(Answer(body, problem.status, MEDIA_TYPE, headers))
+
+    def _overload_bytes(self) -> bytes:
+        """What a connection over the limit is told, without reading anything of it."""
+        problem = Problem(Code.NOT_ACCEPTING, text="too many connections are open")
+        body = json_bytes(self._codes.document(problem))
+        head = (
+            f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
+            f"Retry-After: {RETRY_AFTER_S}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+def _response(answer: Answer) -> web.Response:
+    headers = {**_HEADERS, "Content-Type": answer.media_type, **answer.headers}
+    return web.Response(body=answer.body, status=answer.status, headers=headers)
