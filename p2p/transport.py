@@ -258,7 +258,7 @@ class Transport:
         except (*_NETWORK_ERRORS, CertificateError):
             pass
         finally:
-            link.abort()
+            await link.close()
         return socket
 
     async def _answer(self, link: _Link) -> _Connection | None:
@@ -312,7 +312,10 @@ class Transport:
                 self._book.dial_failed(address.key, _now_ms())
                 self._dial_wake.set()
         if connection is not None:
-            await self._run(connection)
+            try:
+                await self._run(connection)
+            finally:
+                await connection.link.close()
 
     async def _connect(self, address: Address) -> _Connection | None:
         """Dial, TLS and the dialler's half of the handshake."""
@@ -344,7 +347,7 @@ class Transport:
             self._log.debug("dial failed", key=_short(address.key), error=type(error).__name__)
         finally:
             if connection is None and link is not None:
-                link.abort()
+                await link.close()
         return connection
 
     async def _open(self, address: Address) -> _Link:
@@ -600,6 +603,12 @@ class _Link:
 
     def abort(self) -> None:
         self._transport.abort()
+
+    async def close(self) -> None:
+        """Abort, and let aiohttp drop what it holds for the connection (timers, the pooled client connection)."""
+        self.abort()
+        with contextlib.suppress(*_NETWORK_ERRORS):
+            await self.socket.close()
 
 
 class _Connection:

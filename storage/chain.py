@@ -40,7 +40,7 @@ from ledger.stateproof import RECEIPT_PROOF_HEIGHTS_MAX, Inclusion, ReceiptProof
 from ledger.transaction import Batch, Transaction
 from ledger.validators import ValidatorSet
 from storage import schema
-from storage.errors import AlreadyExists, Corruption, FormatMismatch, NotInitialised, StateDiverged
+from storage.errors import AlreadyInitialised, Corruption, NotInitialised, StateDiverged, VersionMismatch
 from storage.kv import KeyValue, prefix_end
 from storage.memory import MemoryKeyValue
 from storage.statetree import ProvenState, StateStore, decode_record
@@ -71,11 +71,9 @@ class ChainStore:
         self._kv = kv
         stored_format, genesis, tip = map(kv.get, (schema.FORMAT_KEY, schema.GENESIS_KEY, schema.TIP_KEY))
         if stored_format is None:
-            raise NotInitialised("there is no chain here")
+            raise NotInitialised("the chain store", "there is no chain here: run `medchain init`")
         if stored_format != schema.FORMAT:
-            raise FormatMismatch(
-                f"the data has format {stored_format!r}, this software reads {schema.FORMAT!r}"
-            )
+            raise VersionMismatch("the chain store", found=_version(stored_format), supported=_version(schema.FORMAT))
         if genesis is None or tip is None:
             raise Corruption("genesis or tip is missing")
         self.genesis_json = genesis.decode()
@@ -87,9 +85,9 @@ class ChainStore:
 
     @classmethod
     def create(cls, kv: KeyValue, genesis_json: str, changes: Changes, tip: Tip) -> ChainStore:
-        """Write a new chain's beginning (`Executor.begin`) and open it. AlreadyExists if it holds a chain."""
+        """Write a new chain's beginning (`Executor.begin`) and open it. AlreadyInitialised if it holds a chain."""
         if kv.get(schema.FORMAT_KEY) is not None:
-            raise AlreadyExists("the store holds a chain already")
+            raise AlreadyInitialised("the chain store")
         staged = StateStore(kv, 0).stage(changes, 0, seal=True)
         puts = staged.puts
         puts[schema.FORMAT_KEY] = schema.FORMAT
@@ -145,9 +143,7 @@ class ChainStore:
         height, tip = block.height, result.tip
         if height != self._tip.height + 1 or tip.height != height:
             raise ValueError(f"block {height} cannot follow {self._tip.height}")
-        if result.header.proposal_digest != block.proposal.digest or len(result.transactions) != len(
-            result.receipts
-        ):
+        if result.header.proposal_digest != block.proposal.digest or len(result.transactions) != len(result.receipts):
             raise ValueError(f"the result is not of block {height}")
         staged = self._state.stage(result.changes, height, seal=result.is_checkpoint)
         certified = self.checkpoint(height)
@@ -280,9 +276,7 @@ class ChainStore:
         place = self._place(tx_id)
         return None if place is None else self.receipts(place[0])[place[1]]
 
-    def lookup(
-        self, name: str, key: bytes, *, after: Place | None = None, limit: int
-    ) -> list[tuple[int, int, bytes]]:
+    def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[tuple[int, int, bytes]]:
         """(height, position, transaction id) under `key` in the index `name`, oldest first, beyond `after`."""
         prefix = schema.index_prefix(name, key)
         start = prefix if after is None else schema.next_key(prefix + schema.pack_place(*after))
@@ -299,9 +293,7 @@ class ChainStore:
             rows = list(self._kv.scan(start, prefix_end(schema.RECEIPTS), limit=BLOCKS_AT_ONCE))
             for key, data in rows:
                 height = schema.height_of(key)
-                self._add_events(
-                    found, limit, height, first if height == after[0] else 0, _decode_receipts(data, key)
-                )
+                self._add_events(found, limit, height, first if height == after[0] else 0, _decode_receipts(data, key))
             if len(rows) < BLOCKS_AT_ONCE:
                 break
             start = schema.next_key(rows[-1][0])
@@ -459,9 +451,7 @@ class ChainStore:
 
     def _verify_index(self, height: int, result: BlockResult) -> int:
         entries = {
-            schema.index_prefix(name, key) + schema.pack_place(height, position): result.receipts[
-                position
-            ].tx_id
+            schema.index_prefix(name, key) + schema.pack_place(height, position): result.receipts[position].tx_id
             for name, key, position in result.indexes
         }
         for entry, tx_id in entries.items():
@@ -538,3 +528,8 @@ def _decode_receipts(data: bytes, key: bytes) -> tuple[Receipt, ...]:
             case _:
                 raise Corruption(f"record {key.hex()} is not a list of receipts")
     return tuple(receipts)
+
+
+def _version(stored_format: bytes) -> int:
+    number = stored_format.rpartition(b"/")[2]
+    return int(number) if number.isdigit() else 0

@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from storage.errors import AlreadyExists, FormatMismatch, Locked, NotInitialised
+from storage.errors import AlreadyInitialised, Locked, NotInitialised, VersionMismatch
 
 FORMAT = "1"
 
@@ -29,10 +29,10 @@ class DataDir:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
         if not (self.path / "FORMAT").exists():
-            raise NotInitialised(f"{self.path}: no node's data here; make one with `medchain init`")
+            raise NotInitialised(self.path, "no node's data here: run `medchain init`")
         version = (self.path / "FORMAT").read_text().strip()
         if version != FORMAT:
-            raise FormatMismatch(f"{self.path}: format {version[:16]!r}, this software reads {FORMAT}")
+            raise VersionMismatch(self.path, found=int(version) if version.isdecimal() else 0, supported=int(FORMAT))
         self._lock()
 
     @classmethod
@@ -40,7 +40,7 @@ class DataDir:
         """Make a new one; refuses a folder that holds anything."""
         path = Path(path).absolute()
         if path.exists() and any(path.iterdir()):
-            raise AlreadyExists(f"{path} is not empty; nothing was touched")
+            raise AlreadyInitialised(path)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.chmod(path, 0o700)
         for name in ("wal", "vault"):
@@ -63,14 +63,14 @@ class DataDir:
     def _lock(self) -> None:
         path = self.path / "LOCK"
         if self.path in _held:
-            raise Locked(f"{self.path} is open in this process (pid {os.getpid()})")
+            raise Locked(self.path, os.getpid())
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             owner = os.pread(self._descriptor, 16, 0).decode(errors="replace").strip()
             os.close(self._descriptor)
-            raise Locked(f"{self.path} is open in another process (pid {owner}); stop it first") from None
+            raise Locked(self.path, int(owner) if owner.isdecimal() else None) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         _held.add(self.path)

@@ -7,10 +7,11 @@
     ├─ AlreadyInitialised  there is something here already: `init` refuses to overwrite it
     ├─ DiskFull            no space; nothing acknowledged is lost, try again once there is room
     ├─ VersionMismatch     written by another version of the format
+    ├─ StateDiverged       our result differs from what the validators certified: stop, sign nothing
     ├─ Backlog             more waits to be made durable than is allowed: slow down
     └─ Closed              used after close(): a mistake of the caller
 
-Operator's matter: Corruption, Locked, NotInitialised, AlreadyInitialised, DiskFull, VersionMismatch. Caller's:
+Operator's matter: Corruption, StateDiverged, Locked, NotInitialised, AlreadyInitialised, DiskFull, VersionMismatch. Caller's:
 Closed, Backlog. A bare StorageError is a failing device. Messages name files and offsets, never contents.
 """
 
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+
+REMEDY = "Stop the node and check the folder with `medchain verify`; then join anew from peers"
 
 
 class StorageError(Exception):
@@ -27,13 +30,19 @@ class StorageError(Exception):
 class Corruption(StorageError):
     """Bytes on disk are not what was written. Stop the node and do what the message says."""
 
-    def __init__(self, file: str | Path, what: str, remedy: str, *, offset: int | None = None) -> None:
-        self.file = Path(file)
+    def __init__(
+        self, file: str | Path, what: str = "damaged", remedy: str = REMEDY, *, offset: int | None = None
+    ) -> None:
+        self.file = file
         self.what = what
         self.remedy = remedy
         self.offset = offset
         place = f"{self.file}" if offset is None else f"{self.file} at byte {offset}"
         super().__init__(f"{place}: {what}. {remedy}")
+
+
+class StateDiverged(StorageError):
+    """Executing the stored blocks gives another result than a quorum certified."""
 
 
 class Locked(StorageError):
@@ -43,9 +52,7 @@ class Locked(StorageError):
         self.path = Path(path)
         self.pid = pid
         holder = "another process" if pid is None else f"process {pid}"
-        super().__init__(
-            f"{self.path} is in use by {holder}: stop it first, or give this node its own folder"
-        )
+        super().__init__(f"{self.path} is in use by {holder}: stop it first, or give this node its own folder")
 
 
 class NotInitialised(StorageError):
@@ -61,9 +68,7 @@ class AlreadyInitialised(StorageError):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        super().__init__(
-            f"{self.path} is not empty: choose another folder, or remove this one if it is not needed"
-        )
+        super().__init__(f"{self.path} is not empty: choose another folder, or remove this one if it is not needed")
 
 
 class DiskFull(StorageError):

@@ -15,7 +15,7 @@ The contract, kept alike by `storage.leveldb.LevelDB` and `storage.memory.Memory
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -52,9 +52,7 @@ class KeyValue(Protocol):
         """The value at `key`, or None."""
         ...
 
-    def write(
-        self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes] = (), *, sync: bool = False
-    ) -> None:
+    def write(self, puts: Collection[tuple[bytes, bytes]], deletes: Collection[bytes] = (), *, sync: bool = False) -> None:
         """Deletes, then puts, atomically. Deleting what is not there is no error."""
         ...
 

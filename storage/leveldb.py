@@ -24,7 +24,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -77,9 +77,7 @@ class LevelDB:
     StorageError.
     """
 
-    def __init__(
-        self, path: str | Path, *, create: bool = False, write_buffer_bytes: int = WRITE_BUFFER_BYTES
-    ) -> None:
+    def __init__(self, path: str | Path, *, create: bool = False, write_buffer_bytes: int = WRITE_BUFFER_BYTES) -> None:
         self._path = Path(path)
         self._write_buffer_bytes = write_buffer_bytes
         self._inflight: list[None] = []
@@ -108,9 +106,7 @@ class LevelDB:
             elif not self._path.is_dir() or not any(self._path.iterdir()):
                 raise NotInitialised(self._path, "there is no database here: run `medchain init`")
             elif not (self._path / "CURRENT").is_file():
-                raise Corruption(
-                    self._path / "CURRENT", "the file that names the live tables is missing", _REMEDY
-                )
+                raise Corruption(self._path / "CURRENT", "the file that names the live tables is missing", _REMEDY)
             self._db = plyvel.DB(
                 str(self._path),
                 create_if_missing=create,
@@ -141,9 +137,7 @@ class LevelDB:
         finally:
             self._inflight.pop()
 
-    def write(
-        self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes] = (), *, sync: bool = False
-    ) -> None:
+    def write(self, puts: Collection[tuple[bytes, bytes]], deletes: Collection[bytes] = (), *, sync: bool = False) -> None:
         """As the protocol says. After DiskFull or StorageError this write may be there or not (whole or not at
         all), reads go on, and further writes raise the same until `reopen()`.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -76,9 +76,7 @@ class _Table:
         added.clear()
         removed.clear()
 
-    def between(
-        self, start: bytes, stop: bytes | None, reverse: bool, limit: int | None
-    ) -> list[tuple[bytes, bytes]]:
+    def between(self, start: bytes, stop: bytes | None, reverse: bool, limit: int | None) -> list[tuple[bytes, bytes]]:
         self.settle()
         low = bisect_left(self._keys, start)
         high = len(self._keys) if stop is None else bisect_left(self._keys, stop)
@@ -105,9 +103,7 @@ class MemoryKeyValue:
             raise Closed("the database")
         return self._table.values.get(key)
 
-    def write(
-        self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes] = (), *, sync: bool = False
-    ) -> None:
+    def write(self, puts: Collection[tuple[bytes, bytes]], deletes: Collection[bytes] = (), *, sync: bool = False) -> None:
         # LevelDB refuses other types before it changes anything, and a bytearray would change under us.
         for key in deletes:
             _check_bytes(key)

@@ -39,12 +39,8 @@ from storage import schema
 from storage.errors import Corruption
 from storage.kv import KeyValue
 
-BUCKET_CACHE_SIZE_BYTES_MAX = (
-    96 * 1024 * 1024
-)  # bucket contents as hashes: 1.4 million entries without re-reading
-VALUE_CACHE_SIZE_BYTES_MAX = (
-    32 * 1024 * 1024
-)  # of encoded size, in each of two generations; decoded about three times
+BUCKET_CACHE_SIZE_BYTES_MAX = 96 * 1024 * 1024  # bucket contents as hashes: 1.4 million entries without re-reading
+VALUE_CACHE_SIZE_BYTES_MAX = 32 * 1024 * 1024  # of encoded size, in each of two generations; decoded about three times
 _VALUE_OVERHEAD_BYTES = 200  # what a small entry costs beside its bytes
 # Our own records, already bounded when written: these only stop a damaged length from taking all memory.
 _RECORD_SIZE_BYTES_MAX = 1 << 30
@@ -104,10 +100,7 @@ class StateTree:
                 _put_digest(level, index, digest)
             if depth + 1 < LEVELS:
                 rows = dict.fromkeys(index // FANOUT for index in above)
-                above = {
-                    row: parent_hash(level[row * _ROW_SIZE_BYTES : (row + 1) * _ROW_SIZE_BYTES])
-                    for row in rows
-                }
+                above = {row: parent_hash(level[row * _ROW_SIZE_BYTES : (row + 1) * _ROW_SIZE_BYTES]) for row in rows}
         return TreeChange(root_hash(parent_hash(levels[-1])), leaves, buckets, levels)
 
     def adopt(self, change: TreeChange) -> None:
@@ -145,9 +138,7 @@ class StateTree:
         index = bucket
         for level in self._levels:
             first = index - index % FANOUT
-            siblings.extend(
-                _digest_at(level, other) for other in range(first, first + FANOUT) if other != index
-            )
+            siblings.extend(_digest_at(level, other) for other in range(first, first + FANOUT) if other != index)
             index //= FANOUT
         return StateProof(entries, b"".join(siblings))
 
@@ -214,12 +205,8 @@ class StagedState:
     height: int
     puts: dict[bytes, bytes] = field(default_factory=dict)
     deletes: list[bytes] = field(default_factory=list)
-    values: dict[bytes, tuple[bytes, bytes | None]] = field(
-        default_factory=dict
-    )  # key -> (key hash, encoded)
-    before: dict[bytes, bytes | None] = field(
-        default_factory=dict
-    )  # of keys that first changed since the root
+    values: dict[bytes, tuple[bytes, bytes | None]] = field(default_factory=dict)  # key -> (key hash, encoded)
+    before: dict[bytes, bytes | None] = field(default_factory=dict)  # of keys that first changed since the root
     decoded: Changes = field(default_factory=dict)
     tree: TreeChange | None = None
 
@@ -231,9 +218,7 @@ class StateStore:
         self._kv = kv
         self.root_height = root_height
         self._cache = ValueCache()
-        self._changed: dict[
-            bytes, tuple[bytes, bytes | None]
-        ] = {}  # since the root: key -> (key hash, encoded now)
+        self._changed: dict[bytes, tuple[bytes, bytes | None]] = {}  # since the root: key -> (key hash, encoded now)
         self._before: dict[bytes, bytes | None] = {}  # the same keys -> encoded at the root
         self._undo_keys: list[bytes] = []
         size = len(schema.LEAF)

@@ -24,9 +24,7 @@ from struct import Struct
 from storage.errors import Corruption, DiskFull, StorageError
 
 MAGIC = b"medchain-wal\x00\x00\x00\x01"  # name and version
-SEGMENT_BYTES_MAX = (
-    64 * 1024 * 1024
-)  # whole segments are dropped, so this is what a stable checkpoint may leave behind
+SEGMENT_BYTES_MAX = 64 * 1024 * 1024  # whole segments are dropped, so this is what a stable checkpoint may leave behind
 RECORD_BYTES_MAX = 16 * 1024 * 1024  # four times the largest consensus message; a longer length is garbage
 _RECORD = Struct(">IBQI")
 _SEED = 0x6D656463
@@ -73,9 +71,7 @@ class WriteAheadLog:
         paths = sorted(self.folder.glob("*.wal"))
         numbers = [_number(path) for path in paths]
         if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            raise Corruption(
-                f"{self.folder}: a segment is missing among {numbers}; restore it, or start from peers"
-            )
+            raise Corruption(f"{self.folder}: a segment is missing among {numbers}; restore it, or start from peers")
         for path, number in zip(paths, numbers, strict=True):
             self._load_segment(path, number, last=path is paths[-1])
         if not self._segments:
@@ -158,7 +154,7 @@ class WriteAheadLog:
                     self._buffer[:0] = pending
                     self._buffer_tag = max(self._buffer_tag, tag)
                 if error.errno == errno.ENOSPC:
-                    raise DiskFull(f"{segment.path}: no space left on the device") from error
+                    raise DiskFull(segment.path) from error
                 raise
             segment.tag_max = max(segment.tag_max, tag)
             segment.size_bytes += len(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import click
@@ -13,14 +12,9 @@ from node.cli.common import (
     connect,
     json_option,
     option,
-    print_json,
     print_line,
     show,
-    show_table,
 )
-
-POLL_S = 0.5
-PAGE_EVENTS = 500
 
 
 @click.group()
@@ -43,7 +37,7 @@ def block_get(height: int, api_url: str, as_json: bool) -> None:
 
 
 @click.command()
-@option("--after", default="", metavar="CURSOR", help="Only what came after this cursor; empty: from the start.")
+@option("--after", default="0:0", metavar="CURSOR", help="Only what came after this cursor.")
 @option("--limit", default=100, type=click.IntRange(1), help="At most so many, without --follow.")
 @option("--follow", is_flag=True, help="Go on with new ones until Ctrl-C.")
 @option("--jsonl", "as_jsonl", is_flag=True, envvar=f"{ENVIRONMENT_PREFIX}JSONL", help="One JSON document a line.")
@@ -55,28 +49,15 @@ def events(after: str, limit: int, follow: bool, as_jsonl: bool, api_url: str) -
     Example:
         medchain events --jsonl --follow
     """
-    client = connect(api_url)
-    cursor = after
-    while True:
-        page = PAGE_EVENTS if follow else limit
-        count = 0
-        for event in client.events(cursor, page):
-            count += 1
-            cursor = str(event.get("cursor", cursor))
-            if as_jsonl:
-                print_line(event)
-            else:
-                click.echo(_event_line(event))
-            if count >= page:
-                break
-        if not follow:
-            return
-        if count < page:
-            time.sleep(POLL_S)
+    for event in connect(api_url).events(after, None if follow else limit, follow):
+        if as_jsonl:
+            print_line(event)
+        else:
+            click.echo(_event_line(event))
 
 
 def _event_line(event: dict[str, Any]) -> str:
-    shown = (event.get("cursor"), event.get("height"), event.get("operation"), event.get("code"), event.get("id"))
+    shown = (event.get("cursor"), event.get("height"), event.get("operation"), event.get("name"), event.get("id"))
     return "  ".join("-" if item is None else str(item) for item in shown)
 
 
@@ -98,12 +79,18 @@ def trace(epc: str, api_url: str, as_json: bool) -> None:
     Example:
         medchain pack trace 01/04012345000009/21/1
     """
-    found = connect(api_url).pack(epc)
-    if as_json:
-        print_json(found)
-        return
-    history = found.get("history") or found.get("events") or []
-    show({name: value for name, value in found.items() if value is not history}, False)
-    if history:
-        headings = list(dict.fromkeys(name for entry in history for name in entry))
-        show_table(headings, [[entry.get(name) for name in headings] for entry in history])
+    show_page(connect(api_url).trace(epc), STEP_HEADINGS, as_json)
+
+
+@pack.command()
+@click.argument("epc")
+@api_option
+@json_option
+def get(epc: str, api_url: str, as_json: bool) -> None:
+    """Show what holds for a pack now: where it is, its lot, its temperatures.
+
+    \b
+    Example:
+        medchain pack get 01/04012345000009/21/1
+    """
+    show(connect(api_url).pack(epc), as_json)

@@ -64,7 +64,7 @@ _EXITS = {
 }
 
 
-# By name: importing the storage room takes LevelDB along.
+# Errors are told apart by module and name: importing their rooms takes aiohttp, LevelDB and libsodium along.
 _STORAGE_CODES = {
     "NotInitialised": Code.NOT_INITIALISED,
     "AlreadyExists": Code.BAD_CONFIGURATION,
@@ -137,9 +137,10 @@ def _describe(error: BaseException) -> tuple[int, str]:
         return Code.BAD_REQUEST, str(error)
     if type(error).__module__ == "storage.errors":
         return _STORAGE_CODES.get(type(error).__name__, Code.DATA_CORRUPT), str(error)
-    code = getattr(error, "code", None)
-    if type(error).__module__.startswith("node.") and isinstance(code, int):
-        return int(code), str(error)  # what the client raises carries its code
+    if type(error).__module__ == "node.api.calls":
+        return int(getattr(error, "code", Code.UNREACHABLE)), str(getattr(error, "detail", error))
+    if type(error).__module__ == "node.vault":
+        return Code.CHECK_FAILED, str(error)
     if isinstance(error, (ConnectionError, TimeoutError)):
         return Code.UNREACHABLE, str(error) or type(error).__name__
     if isinstance(error, OSError):
@@ -205,6 +206,33 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if not console.is_terminal:
         console.width = 200  # a pipe has no width; rows stay on one line
     console.print(table)
+
+
+STEP_HEADINGS = ("height", "time_ms", "member", "operation", "fields", "counts", "id")
+
+
+def show_page(page: Mapping[str, Any], headings: Sequence[str], as_json: bool) -> None:
+    """A page of a history: its items as a table, of the columns that any of them has."""
+    if as_json:
+        print_json(page)
+        return
+    items = page["items"]
+    present = [name for name in headings if any(item.get(name) is not None for item in items)]
+    show_table(present or ["nothing yet"], [[_cell(item.get(name)) for name in present] for item in items])
+
+
+def _cell(value: object) -> str:
+    """Short enough for a column: keys and ids keep their ends."""
+    match value:
+        case dict():
+            text = ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
+        case list():
+            text = ", ".join(map(_cell, value))
+        case str() if len(value) >= 64 and value.startswith("01"):
+            return f"{value[:10]}…{value[-4:]}"
+        case _:
+            text = _plain(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 # Options
@@ -290,7 +318,7 @@ def connect(api_url: str, timeout_s: float = HTTP_TIMEOUT_S) -> SyncClient:
     """A client of one node."""
     from node.api.client import SyncClient
 
-    return SyncClient(api_url, timeout_s)
+    return SyncClient(api_url, timeout_ms=int(timeout_s * 1000))
 
 
 def operation_class(name: str) -> type[Operation]:
@@ -316,15 +344,13 @@ def sign(
 ) -> bytes:
     """The wire of a transaction, signed here; the key never leaves this process."""
     from ledger.fields import schema_of
-    from ledger.genesis import Genesis
     from ledger.transaction import Transaction
     from node.jsonvalues import fields_from_json
 
     operation = operation_class(name)
     fields = fields_from_json(schema_of(operation), document)
     status = client.status()
-    chain = status.get("chain")
-    chain_id = bytes.fromhex(chain) if chain else Genesis.from_json(json.dumps(client.genesis())).chain_id
+    chain_id = bytes.fromhex(status["chain"])
     valid_until = int(status["height"]) + valid_for
     nonce = secrets.token_bytes(16)
     created = Transaction.create(
@@ -345,21 +371,37 @@ def send(
     as_json: bool,
 ) -> int:
     """Sign, submit, wait for the commit, print the receipt; the exit status."""
+    sending = {"api_url": api_url, "key_reference": key_reference, "timeout_s": timeout_s, "valid_for": valid_for}
+    if not no_wait:
+        return print_result(submit_and_wait(name, document, **sending), as_json)
+    client, wire = _signed(name, document, **sending)
+    return print_result(client.submit([wire])[0], as_json)
+
+
+def submit_and_wait(name: str, document: Mapping[str, object], **sending: Any) -> dict[str, Any]:
+    """Sign, submit, and wait for the commit; the receipt, of a refusal too."""
+    client, wire = _signed(name, document, **sending)
+    return client.submit_wait(wire, int(sending["timeout_s"] * 1000))
+
+
+def _signed(
+    name: str, document: Mapping[str, object], *, api_url: str, key_reference: str, timeout_s: float, valid_for: int
+) -> tuple[SyncClient, bytes]:
     from node import keys
 
     key = keys.resolve(key_reference)
-    client = connect(api_url, timeout_s + HTTP_TIMEOUT_S)
-    wire = sign(client, key, name, document, valid_for)
-    if no_wait:
-        result = dict(client.submit([wire])[0])
-    else:
-        result = dict(client.submit_wait(wire, int(timeout_s * 1000)))
-    return print_result(result, as_json)
+    client = connect(api_url)
+    return client, sign(client, key, name, document, valid_for)
 
 
 def print_result(result: Mapping[str, Any], as_json: bool) -> int:
     """A receipt or acceptance; a refusal is told on stderr as well, and is status 1."""
     show(result, as_json)
+    return tell_refusal(result)
+
+
+def tell_refusal(result: Mapping[str, Any]) -> int:
+    """The exit status of an outcome; a refusal is told on stderr."""
     code = int(result.get("code") or 0)
     if code == Code.OK:
         return Exit.DONE

@@ -14,11 +14,11 @@ from node.cli.common import (
     connect,
     json_option,
     option,
-    print_json,
     send,
     send_options,
-    show_table,
 )
+
+MEMBER_HEADINGS = ("id", "name", "roles", "prefixes", "glns", "active")
 
 
 @click.group()
@@ -38,29 +38,9 @@ def list_members(proposals: bool, api_url: str, as_json: bool) -> None:
         medchain member list --proposals
     """
     client = connect(api_url)
-    found: Any = client.proposals() if proposals else client.members()
-    if as_json:
-        print_json(found)
-        return
-    for name, rows in _lists(found):
-        if name:
-            click.echo(name)
-        headings = list(dict.fromkeys(key for row in rows for key in row))
-        show_table(headings, [[_cell(row.get(key)) for key in headings] for row in rows])
-
-
-def _lists(found: Any) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The lists of objects in an answer, with their names."""
-    if isinstance(found, list):
-        return [("", found)]
-    return [
-        (name, rows) for name, rows in found.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)
-    ]
-
-
-def _cell(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 40 else f"{text[:18]}…{text[-4:]}"
+    items = client.proposals() if proposals else client.members()
+    headings = ("id", "open", "proposer", "change", "approvals") if proposals else MEMBER_HEADINGS
+    show_page({"items": items}, headings, as_json)
 
 
 @member.group()

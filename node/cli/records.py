@@ -1,6 +1,6 @@
 """`record` and `consent`: medical records outside the chain, and who may read them.
 
-A record is encrypted here and kept in a vault folder; the chain gets a salted commitment to it.
+A record is encrypted here and kept by the custodian's node outside the chain, which gets a salted commitment to it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,20 @@ import click
 
 from ledger.errors import Code
 from node.cli.common import (
+    STEP_HEADINGS,
     Exit,
     Failure,
     api_option,
     connect,
+    home_option,
     json_option,
     option,
-    print_json,
     send,
     send_options,
     show,
-    show_table,
+    show_page,
+    submit_and_wait,
+    tell_refusal,
 )
 
 RECORD_SIZE_BYTES_MAX = 16 * 1024 * 1024  # the vault's own limit; read no more than that
@@ -42,11 +44,8 @@ def _public_key(text: str) -> bytes:
         raise Failure(Code.BAD_REQUEST, "a public key is hexadecimal") from None
 
 
-def vault_option(command: Any) -> Any:
-    return option(
-        "--vault", "vault_path", type=click.Path(file_okay=False, path_type=Path), default="vault", metavar="DIR",
-        help="Folder of encrypted records.",
-    )(command)  # fmt: skip
+def _sending(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("api_url", "key_reference", "timeout_s", "valid_for")}
 
 
 @click.group()
@@ -59,22 +58,28 @@ def record() -> None:
 @option("--patient", required=True, metavar="KEY", help="The patient's pseudonymous public key.")
 @option("--kind", required=True, help="What it is, e.g. a FHIR resource type.")
 @option("--media-type", default=MEDIA_TYPE_DEFAULT, help="How FILE is written.")
-@vault_option
+@home_option
 @send_options
-def add(file: Any, patient: str, kind: str, media_type: str, vault_path: Path, **options: Any) -> int:
-    """Encrypt FILE for patient and custodian, keep it in the vault, and register a commitment to it.
+def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **options: Any) -> int:
+    """Encrypt FILE for patient and custodian, hand it to the custodian's node, and register a commitment to it.
+
+    The node keeps it in its vault; the operator's token is read from its data folder.
 
     \b
     Example:
         medchain record add observation.json --patient 01ab... --kind Observation --key dev:hospital
+            --home cluster/hospital
     """
     from node import keys, vault
+    from node.api import tokens
 
     content = file.read(RECORD_SIZE_BYTES_MAX + 1)
-    custodian = keys.resolve(options["key_reference"])
-    readers = (_public_key(patient), custodian.public)
-    sealed = vault.seal(content, media_type=media_type, recipients=readers)
-    commitment = vault.Vault(vault_path).put(sealed)
+    token = tokens.load(home)
+    client = connect(options["api_url"])
+    readers = [_public_key(patient), keys.resolve(options["key_reference"]).public, _public_key(client.status()["key"])]
+    sealed = vault.seal(content, media_type=media_type, recipients=list(dict.fromkeys(readers)))
+    client.vault_put(sealed.data, token)
+    commitment = sealed.commitment
     document = {"record": commitment.hex(), "patient": patient, "kind": kind, "size_bytes": len(content)}
     click.echo(f"record {commitment.hex()}", err=True)
     return send("records.register", document, **options)
@@ -99,10 +104,9 @@ def get(record_id: str, api_url: str, as_json: bool) -> None:
 @option("--purpose", required=True, help="Why, as granted, e.g. treatment.")
 @option("--reason", default="read", help="A code of your own; never a name.")
 @option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where the content goes; else stdout.")
-@vault_option
 @send_options
-def read(record_id: str, purpose: str, reason: str, output: Path | None, vault_path: Path, **options: Any) -> int:
-    """Log a read, and if the chain allows it, decrypt the record from the vault.
+def read(record_id: str, purpose: str, reason: str, output: Path | None, **options: Any) -> int:
+    """Log a read on the chain; if it is allowed, get the record from the custodian's node (--api) and decrypt it.
 
     \b
     Example:
@@ -112,12 +116,13 @@ def read(record_id: str, purpose: str, reason: str, output: Path | None, vault_p
 
     if options["no_wait"]:
         raise Failure(Code.BAD_REQUEST, "a record is opened only once its access is final: leave --no-wait out")
-    key = keys.resolve(options["key_reference"])
-    with redirect_stdout(sys.stderr):  # stdout is for the record
-        status = send("records.access", {"record": record_id, "purpose": purpose, "reason": reason}, **options)
+    document = {"record": record_id, "purpose": purpose, "reason": reason}
+    receipt = submit_and_wait("records.access", document, **_sending(options))
+    status = tell_refusal(receipt)
     if status != Exit.DONE:
         return status
-    opened = vault.open_record(vault.Vault(vault_path).get(bytes.fromhex(record_id)).data, key)
+    sealed = connect(options["api_url"]).vault_get(record_id, receipt["id"])
+    opened = vault.open_record(sealed, keys.resolve(options["key_reference"]))
     if output is None:
         sys.stdout.buffer.write(opened.plaintext)
         sys.stdout.buffer.flush()
@@ -138,13 +143,7 @@ def history(record_id: str, api_url: str, as_json: bool) -> None:
     Example:
         medchain record history 01ab... --json
     """
-    found = connect(api_url).record(record_id)
-    accesses: list[dict[str, Any]] = found.get("accesses") or found.get("history") or []
-    if as_json:
-        print_json(accesses)
-        return
-    headings = list(dict.fromkeys(name for entry in accesses for name in entry)) or ["no accesses"]
-    show_table(headings, [[entry.get(name) for name in headings] for entry in accesses])
+    show_page(connect(api_url).record_history(record_id), STEP_HEADINGS, as_json)
 
 
 @click.group()

@@ -3,6 +3,7 @@ signatures and keys that an honest library cannot."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha512
 from typing import TypeAlias
 
@@ -23,13 +24,22 @@ def add(a: Point, b: Point) -> Point:
 
 
 def multiply(scalar: int, point: Point) -> Point:
-    result = (0, 1)
+    """Double and add in extended coordinates (RFC 8032, section 5.1.4), which need no inversion on the way."""
+    result, addend = (0, 1, 1, 0), (point[0], point[1], 1, point[0] * point[1] % P)
     while scalar:
         if scalar & 1:
-            result = add(result, point)
-        point = add(point, point)
+            result = _add_extended(result, addend)
+        addend = _add_extended(addend, addend)
         scalar >>= 1
-    return result
+    inverse = pow(result[2], -1, P)
+    return result[0] * inverse % P, result[1] * inverse % P
+
+
+def _add_extended(p: tuple[int, int, int, int], q: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    a, b = (p[1] - p[0]) * (q[1] - q[0]) % P, (p[1] + p[0]) * (q[1] + q[0]) % P
+    c, d = 2 * p[3] * q[3] * D % P, 2 * p[2] * q[2] % P
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return e * f % P, g * h % P, f * g % P, e * h % P
 
 
 def recover_x(y: int, sign: int) -> int:
@@ -61,6 +71,7 @@ def challenge(r: bytes, key: bytes, message: bytes) -> int:
     return int.from_bytes(sha512(r + key + message).digest(), "little") % L
 
 
+@lru_cache(maxsize=64)
 def public_key(seed: bytes) -> bytes:
     return encode_point(multiply(expand(seed)[0], BASE))
 

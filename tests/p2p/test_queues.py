@@ -124,7 +124,7 @@ def test_full_bulk_lane_refuses_the_new_frame() -> None:
 @pytest.mark.parametrize("kind", [Kind.VOTE, Kind.STATUS])
 def test_full_urgent_lane_drops_the_oldest(kind: Kind) -> None:
     queue = OutQueue(limits(2))
-    assert all([queue.put(kind, bytes([n])) for n in range(3)])
+    assert [queue.put(kind, bytes([n])) for n in range(3)] == [True] * 3
     assert drain(queue) == [[(kind, b"\x01"), (kind, b"\x02")]]
     assert sum(queue.dropped()) == 1
 

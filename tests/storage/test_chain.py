@@ -31,7 +31,7 @@ from ledger.stateproof import STATE_PROOF_SIZE_BYTES_MAX, ReceiptProof, StatePro
 from ledger.transaction import Batch, Transaction
 from storage import schema
 from storage.chain import ChainStore
-from storage.errors import AlreadyExists, Corruption, NotInitialised, StateDiverged
+from storage.errors import AlreadyInitialised, Corruption, NotInitialised, StateDiverged
 from storage.kv import KeyValue
 from storage.leveldb import LevelDB
 from storage.memory import MemoryKeyValue
@@ -209,7 +209,7 @@ def test_everything_derived_is_found_after_reopening(node: Node):
 def test_a_store_without_a_chain_is_not_opened_and_a_chain_is_not_overwritten(node: Node):
     with pytest.raises(NotInitialised):
         ChainStore(MemoryKeyValue())
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyInitialised):
         ChainStore.create(node.kv, GENESIS.to_json(), *executor().begin())
 
 
