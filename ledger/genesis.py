@@ -46,7 +46,7 @@ class Parameters:
     window: int = 8  # heights in flight beyond the last executed one
     checkpoint_interval: int = 10  # blocks between certified state roots
     log_window: int = 64  # heights a replica keeps beyond its stable checkpoint
-    view_timeout_ms: int = 2_000  # patience with a leader; doubles with each failed view
+    view_timeout_ms: int = 1_000  # patience with a leader; doubles with each failed view
     view_timeout_ms_max: int = 30_000  # the cap of that doubling
     block_interval_ms: int = 15  # the longest a waiting batch is held back for company
     block_txs_max: int = 2_000

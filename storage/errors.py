@@ -11,8 +11,8 @@
     ├─ Backlog             more waits to be made durable than is allowed: slow down
     └─ Closed              used after close(): a mistake of the caller
 
-Operator's matter: Corruption, StateDiverged, Locked, NotInitialised, AlreadyInitialised, DiskFull, VersionMismatch. Caller's:
-Closed, Backlog. A bare StorageError is a failing device. Messages name files and offsets, never contents.
+Operator's matter: all down to StateDiverged. Caller's: Closed, Backlog. A bare StorageError is a failing device.
+Messages name files and offsets, never contents.
 """
 
 from __future__ import annotations

@@ -52,7 +52,9 @@ class KeyValue(Protocol):
         """The value at `key`, or None."""
         ...
 
-    def write(self, puts: Collection[tuple[bytes, bytes]], deletes: Collection[bytes] = (), *, sync: bool = False) -> None:
+    def write(
+        self, puts: Collection[tuple[bytes, bytes]], deletes: Collection[bytes] = (), *, sync: bool = False
+    ) -> None:
         """Deletes, then puts, atomically. Deleting what is not there is no error."""
         ...
 

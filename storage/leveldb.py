@@ -137,7 +137,9 @@ class LevelDB:
         finally:
             self._inflight.pop()
 
-    def write(self, puts: Collection[tuple[bytes, bytes]], deletes: Collection[bytes] = (), *, sync: bool = False) -> None:
+    def write(
+        self, puts: Collection[tuple[bytes, bytes]], deletes: Collection[bytes] = (), *, sync: bool = False
+    ) -> None:
         """As the protocol says. After DiskFull or StorageError this write may be there or not (whole or not at
         all), reads go on, and further writes raise the same until `reopen()`.
         """

@@ -103,7 +103,9 @@ class MemoryKeyValue:
             raise Closed("the database")
         return self._table.values.get(key)
 
-    def write(self, puts: Collection[tuple[bytes, bytes]], deletes: Collection[bytes] = (), *, sync: bool = False) -> None:
+    def write(
+        self, puts: Collection[tuple[bytes, bytes]], deletes: Collection[bytes] = (), *, sync: bool = False
+    ) -> None:
         # LevelDB refuses other types before it changes anything, and a bytearray would change under us.
         for key in deletes:
             _check_bytes(key)

@@ -8,12 +8,14 @@ import click
 
 from node.cli.common import (
     ENVIRONMENT_PREFIX,
+    STEP_HEADINGS,
     api_option,
     connect,
     json_option,
     option,
     print_line,
     show,
+    show_page,
 )
 
 

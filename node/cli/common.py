@@ -371,7 +371,12 @@ def send(
     as_json: bool,
 ) -> int:
     """Sign, submit, wait for the commit, print the receipt; the exit status."""
-    sending = {"api_url": api_url, "key_reference": key_reference, "timeout_s": timeout_s, "valid_for": valid_for}
+    sending: dict[str, Any] = {
+        "api_url": api_url,
+        "key_reference": key_reference,
+        "timeout_s": timeout_s,
+        "valid_for": valid_for,
+    }
     if not no_wait:
         return print_result(submit_and_wait(name, document, **sending), as_json)
     client, wire = _signed(name, document, **sending)

@@ -55,8 +55,8 @@ def markdown() -> str:
         "# Command line",
         "Made from the commands by `python -m node.cli.reference`; do not edit.",
         "stdout is data, stderr is everything else. `--json` prints one document, `--jsonl` a line each. A flag wins"
-        " over its environment variable, that over the file `medchain.toml`, that over the default. Errors carry a code;"
-        " `medchain errors MC2204` explains one.",
+        " over its environment variable, that over the file `medchain.toml`, that over the default. Errors carry a"
+        " code; `medchain errors MC2204` explains one.",
         "| exit status | meaning |\n|---|---|\n"
         + "\n".join(f"| {int(status)} | {text} |" for status, text in _EXIT_TEXTS.items()),
     ]

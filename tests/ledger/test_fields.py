@@ -128,7 +128,6 @@ def test_an_operation_without_field_types_cannot_be_registered() -> None:
         NAME = "test.twice"
         to: Annotated[str, Text(1), Text(2)]
 
-    globals().update(Bare=Bare, Twice=Twice)
     for operation in (Bare, Twice):
         with pytest.raises(ConfigError):
             schema_of(operation)

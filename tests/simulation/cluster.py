@@ -120,7 +120,7 @@ class SimulatedNode:
         keep = self.cluster.random.randint(self.durable, len(self.log))
         del self.log[keep:]
         self.durable = len(self.log)
-        self.kv = self.kv.crash(self.cluster.random.randint(0, self.kv.unsynced_writes()))
+        self.kv = self.kv.crash(self.cluster.random.randint(0, self.kv.unsynced_count))
         self.alive = False
         for peer in self.cluster.nodes:
             if peer is not self and peer.alive:

@@ -469,7 +469,7 @@ def test_unsynced_blocks_lost_in_a_crash_are_executed_again_to_the_same_root(kep
         for block in blocks[:crash_after]:
             node.apply(block, sync=block.height % CHECKPOINT_INTERVAL == 0)
         unsynced = crash_after % CHECKPOINT_INTERVAL
-        kv = kv.crash(kept)
+        kv = kv.crash(min(kept, kv.unsynced_count))
         node = Node(kv, Cluster())
         assert node.store.tip.height == crash_after - unsynced + min(kept, unsynced)
         for block in blocks[node.store.tip.height :]:
