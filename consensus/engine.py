@@ -106,7 +106,8 @@ class Engine:
         self._peer_height: dict[int, int] = {}
         self._available: dict[bytes, tuple[BatchAvailable, int]] = {}  # digest -> (batch, since when)
         self._used: set[bytes] = set()  # batches in proposals of this view not yet delivered
-        self._progress_at_ms = 0  # when there last was progress, or work began
+        self._progress_at_ms = 0  # when there last was progress
+        self._work_began_ms: int | None = None  # patience begins when there is something to wait for
         self._timers: dict[Timer, int] = {}
         self.halted = False
         self.ignored: dict[str, int] = {}  # reason -> count, for the account of what was refused
@@ -422,8 +423,6 @@ class Engine:
         digest = batch.digest
         if digest in self._available or len(self._available) >= AVAILABLE_MAX:
             return
-        if not self._has_work():
-            self._progress_at_ms = self._now_ms  # patience begins when there is something to wait for
         self._available[digest] = (batch, self._now_ms)
 
     def forget_batch(self, digest: bytes) -> None:
@@ -755,13 +754,16 @@ class Engine:
     def _is_waiting(self) -> bool:
         return self.me is not None and not self.halted and not self._suspecting and self._has_work()
 
+    def _patience_ends_ms(self) -> int:
+        return max(self._progress_at_ms, self._work_began_ms or 0) + self._patience_ms()
+
     def _patience_ms(self) -> int:
         return int(min(self._p.view_timeout_ms << min(self._failed_views, 20), self._p.view_timeout_ms_max))
 
     def _on_timer(self, timer: Timer) -> None:
         self._timers.pop(timer, None)
         if timer is Timer.PROGRESS:
-            if self._is_waiting() and self._now_ms - self._progress_at_ms >= self._patience_ms():
+            if self._is_waiting() and self._now_ms >= self._patience_ends_ms():
                 self._on_progress_timeout()
         elif timer is Timer.STATUS:
             self._own_status()
@@ -780,10 +782,14 @@ class Engine:
             self._effects.append(CancelTimer(timer))
 
     def _update_timers(self) -> None:
-        if not self._is_waiting():
-            self._cancel_timer(Timer.PROGRESS)
+        if not self._has_work():
+            self._work_began_ms = None
+        elif self._work_began_ms is None:
+            self._work_began_ms = self._now_ms
+        if self._is_waiting():
+            self._set_timer(Timer.PROGRESS, self._patience_ends_ms())
         else:
-            self._set_timer(Timer.PROGRESS, self._progress_at_ms + self._patience_ms())
+            self._cancel_timer(Timer.PROGRESS)
         due_ms = self._propose_due_ms()
         if due_ms is None:
             self._cancel_timer(Timer.PROPOSE)

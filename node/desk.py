@@ -57,6 +57,7 @@ class Desk:
 
     def open(self, driver: Driver, replica: Replica, transport: Transport) -> None:
         self.driver, self.replica, self.transport = driver, replica, transport
+        replica.on_view = self._on_view
 
     def close(self) -> None:
         """Let everyone who waits go."""
@@ -96,6 +97,10 @@ class Desk:
                     waiter.set_result(True)
         if result.tip.validators != self.transport_members:
             self.follow_members()
+
+    def _on_view(self, view: int, changing: bool) -> None:
+        leader = self.name_of(self.replica.engine.validators.keys[self.replica.engine.leader])
+        self._log.info("leaving for view" if changing else "in view", view=view, leader=leader)
 
     def on_failed(self, error: BaseException) -> None:
         self.failure = error

@@ -149,6 +149,7 @@ class Replica:
         self.engine = Engine(config, sign, store.tip, store.latest_checkpoint())
         self.sync: BlockSync[CertifiedBlock] = BlockSync(eager=self.engine.me is None)
         self.counters = Counters()
+        self.on_view: Callable[[int, bool], None] | None = None  # told when the view changes, for the log
         self.peers: dict[bytes, None] = {}
         self.peer_status: dict[bytes, Status] = {}
         self._inbox: deque[Input] = deque()
@@ -434,7 +435,10 @@ class Replica:
         try:
             while self._inbox:
                 event = self._inbox.popleft()
+                view, changing = self.engine.view, self.engine.changing
                 self._carry_out_all(self.engine.step(event, self.outside.now_ms(), self.outside.wall_ms()))
+                if (view, changing) != (self.engine.view, self.engine.changing) and self.on_view is not None:
+                    self.on_view(self.engine.view, self.engine.changing)
         finally:
             self._stepping = False
 

@@ -108,3 +108,16 @@ class LimitedLog:
         if left_out:
             fields["left_out"] = left_out
         self._log.warning(event, **fields)
+
+    def handler_failed(self, name: str, error: Exception, now_ms: int) -> None:
+        """One of the node's handlers raised: our bug. Type and place only, as the text may quote what a peer sent."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = "" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+        self.warning("handler failed", now_ms, handler=name, error=type(error).__name__, where=where)
+
+
+def short_key(key: bytes) -> str:
+    """Enough of a public key for a log line."""
+    return key[1:7].hex()

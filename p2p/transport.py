@@ -25,7 +25,8 @@ from aiohttp.http import StreamWriter, WebSocketError, WebSocketWriter, WSCloseC
 from yarl import URL
 
 from ledger.crypto import KeyPair
-from p2p.config import Handlers, LimitedLog, Log, PeerInfo, TransportConfig
+from p2p.config import Handlers, LimitedLog, Log, PeerInfo, TransportConfig, short_key
+from p2p.connection import Connection, monotonic_ms
 from p2p.errors import CertificateError, Fault, FrameError, HandshakeRefused, Refusal
 from p2p.frames import (
     HANDSHAKE_KINDS,
@@ -37,15 +38,15 @@ from p2p.frames import (
     decode_frames,
     encode_frame,
 )
-from p2p.handshake import NONCE_SIZE_BYTES, Acceptor, Dialler, Established, Hello, Role, encode_reject
-from p2p.peerbook import Address, PeerBook, Source, replaces
-from p2p.queues import OutQueue
+from p2p.handshake import NONCE_SIZE_BYTES, Acceptor, Dialler, Hello, Role, encode_reject
+from p2p.listener import Listener, Pending
+from p2p.peerbook import Address, PeerBook, Source
+from p2p.peers import Peers
 from p2p.tls import TlsContexts, certificate_key
 
 PATH = "/p2p/1"
 CLOSE_S_MAX = 1.0  # how long a peer may take to answer our closing frame before it is cut
 HANDSHAKES_PER_KEY_MAX = 2  # one connection may replace another; more only holds memory
-_ACCEPT_RETRY_S = 0.1  # out of file descriptors: the listener waits instead of spinning
 # asyncio raises these, and their subclasses, for whatever a network does.
 _NETWORK_ERRORS = (OSError, TimeoutError, aiohttp.ClientError)
 # A refused handshake that only a faulty peer can cause, and what it counts as.
@@ -86,25 +87,34 @@ class Transport:
         self._book = PeerBook(identity.public, rng, config.peerbook)
         self._tls = TlsContexts(identity)
         self._tls.trust(config.known_keys)
-        self._connections: dict[bytes, _Connection] = {}
-        self._pending: Counter[str] = Counter()  # connections without a known peer yet, by remote host
         self._shaking: Counter[bytes] = Counter()  # inbound handshakes in progress, by certificate key
         self._tasks: set[asyncio.Task[Any]] = set()
         self._dial_wake = asyncio.Event()
+        self._peers: Peers[_Link] = Peers(
+            config,
+            identity.public,
+            book=self._book,
+            handlers=handlers,
+            allowed=allowed,
+            log=log,
+            limited_log=self._limited_log,
+            changed=self._dial_wake.set,
+        )
         self._stopping = False
-        self._listener: sockets.socket | None = None
+        self._listener: Listener | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._server: web.Server | None = None
 
     # Life
 
     async def start(self) -> None:
         """Listen and begin to dial. OSError if the address cannot be bound."""
-        host = self._config.listen_host
-        family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
-        self._listener = sockets.create_server((host, self._config.listen_port), family=family, backlog=128)
-        self._listener.setblocking(False)
-        self._server = web.Server(self._on_request)
+        server = web.Server(self._on_request)
+        self._listener = Listener(
+            self._config,
+            self._tls.server,
+            lambda pending: _Inbound(server, pending, self._limited_log, self._track),
+            self._limited_log,
+        )
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -112,7 +122,7 @@ class Transport:
             ws_response_class=_ClientSocket,
             trust_env=False,
         )
-        self._spawn(self._accept_loop(self._listener))
+        self._spawn(self._listener.accept_forever(self._spawn))
         self._spawn(self._dial_loop())
         self._spawn(self._ping_loop())
 
@@ -121,8 +131,8 @@ class Transport:
         self._stopping = True
         if self._listener is not None:
             self._listener.close()
-        for connection in list(self._connections.values()):
-            self._drop(connection)
+        for connection in self._peers.connections():
+            self._peers.drop(connection)
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -137,7 +147,7 @@ class Transport:
         """The port listened on; ValueError before `start`."""
         if self._listener is None:
             raise ValueError("not started")
-        return int(self._listener.getsockname()[1])
+        return self._listener.port
 
     # What the node tells us
 
@@ -151,88 +161,34 @@ class Transport:
             try:
                 self._tls.trust((key,))
             except CertificateError as error:  # one bad key must not keep the others out
-                self._log.warning("member key cannot be trusted", key=_short(key), reason=str(error))
-        for key, connection in list(self._connections.items()):
-            role = self._allowed(key)
-            if role is None:
-                self._log.info("peer is no longer allowed", key=_short(key))
-                self._drop(connection)
-            else:
-                connection.role = role
+                self._log.warning("member key cannot be trusted", key=short_key(key), reason=str(error))
+        self._peers.recheck()
         self._dial_wake.set()
 
     def add_address(self, key: bytes, host: str, port: int) -> None:
         """The operator's address for `key`; it wins over what the peer says of itself."""
-        self._book.add(key, host, port, Source.CONFIG, _now_ms())
+        self._book.add(key, host, port, Source.CONFIG, monotonic_ms())
         self._dial_wake.set()
 
     def misbehaved(self, key: bytes, reason: Fault) -> None:
         """Close the connection of `key` and ban it for a while (1 s growing to 60 s)."""
-        now_ms = _now_ms()
-        until_ms = self._book.misbehaved(key, now_ms, reason)
-        self._limited_log.warning(
-            "peer misbehaved", now_ms, key=_short(key), reason=reason.name, ban_ms=until_ms - now_ms
-        )
-        connection = self._connections.get(key)
-        if connection is not None:
-            self._drop(connection)
+        self._peers.misbehaved(key, reason)
 
     # Sending
 
     def send(self, key: bytes, kind: Kind, payload: bytes) -> bool:
         """Queue a frame for one peer; False if it is not connected or its bulk lane is full."""
-        connection = self._connections.get(key)
-        return connection is not None and connection.put(kind, payload)
+        return self._peers.send(key, kind, payload)
 
     def broadcast(self, kind: Kind, payload: bytes, *, only: Collection[bytes] | None = None) -> int:
         """Queue a frame for every connected peer, or those in `only`; returns how many took it."""
-        if only is None:
-            return sum([connection.put(kind, payload) for connection in self._connections.values()])
-        return sum([self.send(key, kind, payload) for key in only])
+        return self._peers.broadcast(kind, payload, only)
 
     def peers(self) -> list[PeerInfo]:
         """The established connections."""
-        now_ms = _now_ms()
-        return [connection.info(now_ms) for connection in self._connections.values()]
+        return self._peers.info()
 
     # Accepting
-
-    async def _accept_loop(self, listener: sockets.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                socket, address = await loop.sock_accept(listener)
-            except OSError as error:
-                self._limited_log.warning("accept failed", _now_ms(), error=type(error).__name__)
-                await asyncio.sleep(_ACCEPT_RETRY_S)
-                continue
-            host = str(address[0])
-            if (
-                self._pending.total() >= self._config.pending_max
-                or self._pending[host] >= self._config.pending_per_address_max
-            ):
-                socket.close()
-                self._limited_log.warning("too many connections without a handshake", _now_ms(), address=host)
-                continue
-            self._spawn(self._accept(socket, _Pending(self._pending, host)))
-
-    async def _accept(self, socket: sockets.socket, pending: _Pending) -> None:
-        """TLS for one accepted socket; what follows runs in aiohttp's tasks until the same deadline cuts it."""
-        loop = asyncio.get_running_loop()
-        deadline_s = self._config.handshake_ms_max / 1_000
-        assert self._server is not None
-        protocol = _Inbound(self, self._server, pending)
-        pending.timer = loop.call_later(deadline_s, protocol.cut)
-        try:
-            await loop.connect_accepted_socket(
-                lambda: protocol, socket, ssl=self._tls.server, ssl_handshake_timeout=deadline_s
-            )
-        except OSError as error:
-            pending.release()
-            self._limited_log.warning("TLS refused", _now_ms(), address=pending.host, error=type(error).__name__)
-        except BaseException:
-            pending.release()
-            raise
 
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
         protocol = request.protocol
@@ -261,7 +217,7 @@ class Transport:
             await link.close()
         return socket
 
-    async def _answer(self, link: _Link) -> _Connection | None:
+    async def _answer(self, link: _Link) -> Connection[_Link] | None:
         """The acceptor's half of the handshake."""
         key = certificate_key(link.peer_certificate())
         self._shaking[key] += 1
@@ -269,15 +225,15 @@ class Transport:
             if self._shaking[key] > HANDSHAKES_PER_KEY_MAX:
                 raise HandshakeRefused(Refusal.BUSY)
             acceptor = Acceptor(
-                self._hello(), certificate_key=key, admit=lambda peer: self._refusal(peer, dialled=False)
+                self._hello(), certificate_key=key, admit=lambda peer: self._peers.refusal(peer, dialled=False)
             )
             established, answer = acceptor.receive(*await _first_frame(link))
-            connection = self._establish(link, established, dialled=False)
+            connection = self._peers.establish(link, established, dialled=False)
             try:
                 # Written before the writer task exists, so nothing can overtake it.
                 await link.send(encode_frame(Kind.HELLO_ACK, answer))
             except BaseException:
-                self._drop(connection)
+                self._peers.drop(connection)
                 raise
             return connection
         except HandshakeRefused as refused:
@@ -294,10 +250,10 @@ class Transport:
 
     async def _dial_loop(self) -> None:
         while True:
-            for address in self._book.due(_now_ms()):
+            for address in self._book.due(monotonic_ms()):
                 self._spawn(self._dial(address))
             self._dial_wake.clear()
-            now_ms = _now_ms()
+            now_ms = monotonic_ms()
             due_ms = self._book.next_due_ms(now_ms)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if due_ms is None else (due_ms - now_ms) / 1_000):
@@ -309,7 +265,7 @@ class Transport:
             connection = await self._connect(address)
         finally:
             if connection is None:
-                self._book.dial_failed(address.key, _now_ms())
+                self._book.dial_failed(address.key, monotonic_ms())
                 self._dial_wake.set()
         if connection is not None:
             try:
@@ -317,9 +273,9 @@ class Transport:
             finally:
                 await connection.link.close()
 
-    async def _connect(self, address: Address) -> _Connection | None:
+    async def _connect(self, address: Address) -> Connection[_Link] | None:
         """Dial, TLS and the dialler's half of the handshake."""
-        if self._allowed(address.key) is None or address.key in self._connections:
+        if self._allowed(address.key) is None or address.key in self._peers:
             return None
         link = None
         connection = None
@@ -329,22 +285,22 @@ class Transport:
                 certified = certificate_key(link.peer_certificate())
                 if certified != address.key:
                     # Our address book's mistake, or a proxy's: nothing the node over there is to blame for.
-                    self._limited_log.warning("another node answers", _now_ms(), key=_short(address.key))
+                    self._limited_log.warning("another node answers", monotonic_ms(), key=short_key(address.key))
                     return None
                 dialler = Dialler(self._hello(), expected_key=address.key, certificate_key=certified)
                 await link.send(encode_frame(Kind.HELLO, dialler.start()))
                 established = dialler.receive(*await _first_frame(link))
-                reason = self._refusal(established.peer, dialled=True)
+                reason = self._peers.refusal(established.peer, dialled=True)
                 if reason is not None:
                     raise HandshakeRefused(reason)
-            connection = self._establish(link, established, dialled=True)
+            connection = self._peers.establish(link, established, dialled=True)
         except HandshakeRefused as refused:
             assert link is not None
             await self._refuse(link, address.key, refused)
         except FrameError as error:
             self.misbehaved(address.key, error.fault)
         except (*_NETWORK_ERRORS, CertificateError, ValueError) as error:
-            self._log.debug("dial failed", key=_short(address.key), error=type(error).__name__)
+            self._log.debug("dial failed", key=short_key(address.key), error=type(error).__name__)
         finally:
             if connection is None and link is not None:
                 await link.close()
@@ -379,64 +335,26 @@ class Transport:
             port=self._config.advertise_port,
         )
 
-    def _refusal(self, peer: Hello, *, dialled: bool) -> Refusal | None:
-        """Why this peer may not connect now, the chain and key being right; None if it may."""
-        if self._allowed(peer.key) is None:
-            return Refusal.NOT_MEMBER
-        if self._stopping or self._book.is_banned(peer.key, _now_ms()):
-            return Refusal.BUSY
-        old = self._connections.get(peer.key)
-        if old is None:
-            return Refusal.BUSY if len(self._connections) >= self._config.peers_max else None
-        same = old.peer.instance == peer.instance
-        own_key = self._identity.public
-        if replaces(own_key, peer.key, new_dialled=dialled, old_dialled=old.dialled, same_instance=same):
-            return None
-        return Refusal.DUPLICATE
-
     async def _refuse(self, link: _Link, key: bytes, refused: HandshakeRefused) -> None:
         """Tell the peer why, unless it told us, and remember a fault of its own."""
         reason = refused.reason
         if reason is not Refusal.DUPLICATE:
             self._limited_log.warning(
-                "handshake refused", _now_ms(), key=_short(key), reason=reason.name, by_peer=refused.by_peer
+                "handshake refused", monotonic_ms(), key=short_key(key), reason=reason.name, by_peer=refused.by_peer
             )
         if refused.by_peer:
             return
         fault = _REFUSAL_FAULTS.get(reason)
         if fault is not None and self._allowed(key) is not None:
-            self._book.misbehaved(key, _now_ms(), fault)
+            self._book.misbehaved(key, monotonic_ms(), fault)
         with contextlib.suppress(*_NETWORK_ERRORS):
             async with asyncio.timeout(CLOSE_S_MAX):
                 await link.send(encode_frame(Kind.REJECT, encode_reject(reason)))
                 await link.socket.close()
 
-    def _establish(self, link: _Link, established: Established, *, dialled: bool) -> _Connection:
-        """Register the connection, in place of an older one with the same peer. Synchronous: no race in between."""
-        peer = established.peer
-        now_ms = _now_ms()
-        old = self._connections.get(peer.key)
-        # The same process on both connections: what waited for it still does, and it never went away.
-        continues = old is not None and old.peer.instance == peer.instance
-        queue = old.queue if old is not None and continues else OutQueue(self._config.queue_limits)
-        role = self._allowed(peer.key) or ""
-        connection = _Connection(link, established, role=role, dialled=dialled, queue=queue, opened_ms=now_ms)
-        self._connections[peer.key] = connection
-        if old is not None:
-            old.close()
-            if not continues:
-                self._call("on_peer_down", self._handlers.on_peer_down, peer.key)
-        self._book.connected(peer.key, now_ms)
-        if peer.host and peer.port:
-            self._book.add(peer.key, peer.host, peer.port, Source.HELLO, now_ms)
-        self._log.info("peer connected", key=_short(peer.key), role=role, dialled=dialled, height=peer.height)
-        if not continues:
-            self._call("on_peer_up", self._handlers.on_peer_up, peer.key)
-        return connection
-
     # Established connections
 
-    async def _run(self, connection: _Connection) -> None:
+    async def _run(self, connection: Connection[_Link]) -> None:
         """Read until the connection ends, whatever ends it."""
         if connection.closed:  # replaced or dropped between its handshake and now
             return
@@ -453,10 +371,10 @@ class Transport:
         except _NETWORK_ERRORS:
             pass
         finally:
-            self._drop(connection)
+            self._peers.drop(connection)
             await asyncio.wait({connection.writer})
 
-    def _deliver(self, connection: _Connection, frames: list[tuple[Kind, bytes]]) -> bool:
+    def _deliver(self, connection: Connection[_Link], frames: list[tuple[Kind, bytes]]) -> bool:
         """Hand frames to the node; True if there was bulk among them."""
         key = connection.peer.key
         on_frame = self._handlers.on_frame
@@ -470,16 +388,16 @@ class Transport:
             if kind in HANDSHAKE_KINDS:
                 if kind is not Kind.REJECT:
                     raise FrameError(Fault.UNEXPECTED_KIND)
-                self._drop(connection)  # the dialler decided for its other connection with us
+                self._peers.drop(connection)  # the dialler decided for its other connection with us
                 return False
             bulk = bulk or channel is Channel.BULK
             try:
                 on_frame(key, kind, payload)
             except Exception as error:  # our bug must not cost this peer its connection, let alone another
-                self._handler_failed("on_frame", error)
+                self._limited_log.handler_failed("on_frame", error, monotonic_ms())
         return bulk
 
-    async def _pause(self, connection: _Connection) -> None:
+    async def _pause(self, connection: Connection[_Link]) -> None:
         assert self._handlers.ready is not None
         try:
             async with asyncio.timeout(self._config.pause_ms_max / 1_000):
@@ -487,9 +405,9 @@ class Transport:
         except TimeoutError:
             pass
         except Exception as error:
-            self._handler_failed("ready", error)
+            self._limited_log.handler_failed("ready", error, monotonic_ms())
 
-    async def _write(self, connection: _Connection) -> None:
+    async def _write(self, connection: Connection[_Link]) -> None:
         """Send what is queued as soon as it is; whatever gathered while a send waited leaves coalesced."""
         link, queue, wake = connection.link, connection.queue, connection.wake
         try:
@@ -508,34 +426,9 @@ class Transport:
         """Measure round trips; that silent connections end is up to the WebSocket's own heartbeat."""
         while True:
             await asyncio.sleep(self._config.heartbeat_ms / 1_000)
-            for connection in self._connections.values():
+            for connection in self._peers.connections():
                 connection.ping_due = True
                 connection.wake.set()
-
-    def _drop(self, connection: _Connection) -> None:
-        """End a connection now; harmless when it has already ended or been replaced."""
-        connection.close()
-        key = connection.peer.key
-        if self._connections.get(key) is connection:
-            del self._connections[key]
-            self._book.disconnected(key, _now_ms())
-            self._dial_wake.set()
-            self._log.info("peer disconnected", key=_short(key))
-            self._call("on_peer_down", self._handlers.on_peer_down, key)
-
-    def _call(self, name: str, handler: Callable[[bytes], None], key: bytes) -> None:
-        try:
-            handler(key)
-        except Exception as error:
-            self._handler_failed(name, error)
-
-    def _handler_failed(self, name: str, error: Exception) -> None:
-        # Type and place only: the text of an error may quote what a peer sent.
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = "" if place is None else f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
-        self._limited_log.warning("handler failed", _now_ms(), handler=name, error=type(error).__name__, where=where)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._track(asyncio.get_running_loop().create_task(work))
@@ -611,95 +504,27 @@ class _Link:
             await self.socket.close()
 
 
-class _Connection:
-    """An established connection and its counters."""
-
-    def __init__(
-        self, link: _Link, established: Established, *, role: str, dialled: bool, queue: OutQueue, opened_ms: int
-    ) -> None:
-        self.link = link
-        self.peer = established.peer
-        self.role = role
-        self.dialled = dialled
-        self.queue = queue
-        self.wake = asyncio.Event()
-        self.wake.set()  # for the first ping, and for what a replaced connection left in the queue
-        self.ping_due = True
-        self.writer: asyncio.Task[None] | None = None
-        self.closed = False
-        self.bytes_in = [0] * len(Channel)
-        self._version = established.version
-        self._opened_ms = opened_ms
-        self._address = link.address()
-
-    def put(self, kind: Kind, payload: bytes) -> bool:
-        taken = self.queue.put(kind, payload)
-        self.wake.set()
-        return taken
-
-    def close(self) -> None:
-        self.closed = True
-        self.link.abort()
-        if self.writer is not None:
-            self.writer.cancel()
-
-    def info(self, now_ms: int) -> PeerInfo:
-        return PeerInfo(
-            key=self.peer.key,
-            address=self._address,
-            dialled=self.dialled,
-            role=self.role,
-            software=self.peer.software,
-            version=self._version,
-            height=self.peer.height,
-            since_ms=now_ms - self._opened_ms,
-            rtt_ms=self.link.rtt_ms,
-            bytes_in=tuple(self.bytes_in),
-            bytes_out=self.queue.sent_bytes(),
-            queued_frames=self.queue.lengths(),
-            queued_bytes=self.queue.waiting_bytes(),
-            dropped_frames=self.queue.dropped(),
-        )
-
-
-class _Pending:
-    """One accepted connection that has not shown a known peer yet: counted per host, and cut by a timer."""
-
-    def __init__(self, counts: Counter[str], host: str) -> None:
-        self.host = host
-        self.timer: asyncio.TimerHandle | None = None
-        self._counts: Counter[str] | None = counts
-        counts[host] += 1
-
-    def release(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        if self._counts is not None:
-            self._counts[self.host] -= 1
-            if not self._counts[self.host]:
-                del self._counts[self.host]
-            self._counts = None
-
-
 class _Inbound(web.RequestHandler):
     """aiohttp's HTTP protocol, with our deadline, our accounting of its tasks, and one short line for bad requests."""
 
-    __slots__ = ("_owner", "pending")
+    __slots__ = ("_limited_log", "_track", "pending")
 
-    def __init__(self, owner: Transport, server: web.Server, pending: _Pending) -> None:
+    def __init__(
+        self, server: web.Server, pending: Pending, limited_log: LimitedLog, track: Callable[[asyncio.Task[Any]], None]
+    ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
-        self._owner = owner
         self.pending = pending
+        self._limited_log = limited_log
+        self._track = track
 
-    def cut(self) -> None:
-        """The handshake deadline passed."""
-        if self.transport is not None:
-            self.transport.abort()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.pending.transport = self.transport
 
     async def start(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._owner._track(task)
+        self._track(task)
         await super().start()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -708,8 +533,8 @@ class _Inbound(web.RequestHandler):
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         error = kw.get("exc_info")
-        self._owner._limited_log.warning(
-            "bad request on the peer port", _now_ms(), address=self.pending.host, error=type(error).__name__
+        self._limited_log.warning(
+            "bad request on the peer port", monotonic_ms(), address=self.pending.host, error=type(error).__name__
         )
 
 
@@ -741,12 +566,3 @@ def _refuse_redirects() -> aiohttp.TraceConfig:
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(refuse)
     return trace
-
-
-def _short(key: bytes) -> str:
-    """Enough of a public key for a log line."""
-    return key[1:7].hex()
-
-
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000

@@ -22,8 +22,11 @@ ARROWS = {
     "node": frozenset(PACKAGES) - {"node"},
 }
 BANNED_IN_PURE = frozenset(
-    ["asyncio", "socket", "aiohttp", "time", "random", "os", "threading", "secrets", "multiprocessing", "subprocess", "datetime", "pathlib", "io"]
-)
+    {
+        "aiohttp", "asyncio", "datetime", "io", "multiprocessing", "os", "pathlib", "random", "secrets", "socket",
+        "subprocess", "threading", "time",
+    }
+)  # fmt: skip
 ONLY_IN = {  # who may know these libraries
     "plyvel": ("storage/leveldb.py",),
     "aiohttp": ("p2p/transport.py", "node/api/"),

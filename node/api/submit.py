@@ -85,7 +85,7 @@ def _wires(api: Api, request: Request) -> tuple[Sequence[bytes], bool]:
 
 
 def _wires_of_msgpack(body: bytes) -> Sequence[bytes]:
-    """Split a canonical msgpack array of byte strings. By hand: the general decoder counts items before it takes memory,
+    """Split a canonical msgpack array of byte strings. By hand: the general decoder counts items before building them,
     which costs a microsecond a transaction; here nothing is built but the slices themselves.
     """
     wires: list[bytes] = []

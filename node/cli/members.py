@@ -8,15 +8,7 @@ from typing import Any
 import click
 
 from ledger.errors import Code
-from node.cli.common import (
-    Failure,
-    api_option,
-    connect,
-    json_option,
-    option,
-    send,
-    send_options,
-)
+from node.cli.common import Failure, api_option, connect, json_option, option, send, send_options, show_page
 
 MEMBER_HEADINGS = ("id", "name", "roles", "prefixes", "glns", "active")
 

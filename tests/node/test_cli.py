@@ -1,0 +1,493 @@
+"""The command line: what it prints where, its exit statuses, and that its help and its page are true."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+import pytest
+
+from ledger.codec import decode
+from ledger.crypto import verify_joined
+from ledger.errors import Code, ConfigError
+from ledger.explanations import EXPLANATIONS
+from ledger.genesis import development_key
+from ledger.transaction import Transaction
+from node import cli, config, vault
+from node.api import calls
+from node.cli import common, reference
+from node.cli.common import Exit
+from node.cluster import plan as plans
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAIN = b"\x01" + b"c" * 32
+ID = "01" + "ab" * 32
+PATIENT = development_key("patient")
+
+
+class FakeClient:
+    """Answers as a node does, and remembers what it was asked."""
+
+    sent: ClassVar[list[Transaction]] = []
+    answers: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, url: str, *, timeout_ms: int = 0) -> None:
+        self.url = url
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def answer(*arguments: Any) -> Any:
+            found = self.answers.get(name)
+            if isinstance(found, Exception):
+                raise found
+            return found(*arguments) if callable(found) else found
+
+        return answer
+
+    def status(self) -> dict[str, Any]:
+        found = self.answers.get("status")
+        if callable(found):
+            found = found(self.url)
+        if isinstance(found, Exception):
+            raise found
+        return {"height": 7, "chain": CHAIN.hex(), "key": development_key("maker").public.hex(), **(found or {})}
+
+    def _take(self, wire: bytes) -> dict[str, Any]:
+        tx = Transaction.decode(wire)
+        assert verify_joined(wire)
+        self.sent.append(tx)
+        return {"id": tx.id.hex(), "code": 0, "label": "MC0000", "name": "ok", "detail": []}
+
+    def submit(self, wires: list[bytes]) -> list[dict[str, Any]]:
+        return [{**self._take(wire), "status": "pending"} for wire in wires]
+
+    def submit_wait(self, wire: bytes, timeout_ms: int) -> dict[str, Any]:
+        found = self.answers.get("submit_wait", {})
+        if isinstance(found, Exception):
+            raise found
+        return self._take(wire) | {"height": 8} | found
+
+
+class Result:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Medchain = Callable[..., Result]
+
+
+@pytest.fixture
+def medchain(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Medchain:
+    for name in list(os.environ):
+        if name.startswith("MEDCHAIN_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr("node.api.client.SyncClient", FakeClient)
+    FakeClient.sent, FakeClient.answers = [], {}
+
+    def call(*arguments: str) -> Result:
+        capfd.readouterr()
+        status = cli.run(arguments)
+        sys.stdout.flush()
+        captured = capfd.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return call
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for path, command, _ in reference.commands():
+        assert command.help, path
+        if not isinstance(command, click.Group) or path == "medchain":
+            assert re.search(r"Example:\n +medchain ", command.help), path
+
+
+def examples() -> Iterator[tuple[str, list[str]]]:
+    for path, command, _ in reference.commands():
+        _, found, example = (command.help or "").partition("Example:\n")
+        if found:
+            yield path, shlex.split(example)[1:]
+
+
+@pytest.mark.parametrize(("path", "arguments"), [pytest.param(*item, id=item[0]) for item in examples()])
+def test_every_example_is_a_command_line_that_parses(
+    path: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "observation.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    if arguments == ["--version"]:
+        return
+    with ExitStack() as opened:
+        context = opened.enter_context(cli.root.make_context("medchain", arguments, auto_envvar_prefix="MEDCHAIN_CLI"))
+        while isinstance(context.command, click.Group):
+            name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
+            assert command is not None
+            context = opened.enter_context(command.make_context(name, rest, parent=context))
+        assert context.command_path == path
+
+
+def test_the_reference_page_is_what_the_commands_say() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    assert page == reference.markdown(), "run: python -m node.cli.reference > docs/cli.md"
+
+
+def test_every_option_has_one_variable_of_its_own() -> None:
+    for path, command, _ in reference.commands():
+        names = [
+            str(parameter.envvar or parameter.name)
+            for parameter in command.params
+            if isinstance(parameter, click.Option)
+        ]
+        assert len(set(names)) == len(names), path
+
+
+def test_an_unknown_command_names_the_nearest(medchain: Medchain) -> None:
+    result = medchain("staus")
+    assert result.status == Exit.USAGE
+    assert "status" in result.err
+    assert result.out == ""
+
+
+def test_an_unknown_variable_is_refused_with_the_nearest_name(
+    medchain: Medchain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDCHAIN_CLI_APY", "x")
+    result = medchain("errors")
+    assert result.status == Exit.USAGE
+    assert "did you mean MEDCHAIN_CLI_API?" in result.err
+    monkeypatch.delenv("MEDCHAIN_CLI_APY")
+    monkeypatch.setenv("MEDCHAIN_CLI_JSON", "1")
+    assert medchain("errors", "MC2204").json["name"] == "unknown_pack"
+
+
+def test_codes_are_explained_by_label_number_or_name(medchain: Medchain) -> None:
+    for name in ("MC2204", "mc2204", "2204", "unknown_pack"):
+        result = medchain("errors", name)
+        assert result.status == 0
+        assert EXPLANATIONS[Code.UNKNOWN_PACK].action in result.out
+    assert len(medchain("errors", "--json").json) >= len(EXPLANATIONS)
+    assert medchain("errors", "MC9999").status == Exit.REFUSED
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_printed(medchain: Medchain, shell: str) -> None:
+    result = medchain("completion", shell)
+    assert "_MEDCHAIN_COMPLETE" in result.out
+
+
+def test_a_transaction_is_signed_here_with_the_chains_id_and_a_bounded_life(medchain: Medchain) -> None:
+    fields = '{"currency": "CNY", "to": "hospital", "amount": 100, "reference": ""}'
+    result = medchain("tx", "submit", "payments.transfer", fields, "--key", "dev:insurer", "--json")
+    assert result.status == 0
+    assert result.json["height"] == 8
+    (tx,) = FakeClient.sent
+    assert (tx.operation, tx.fields) == ("payments.transfer", ("CNY", "hospital", 100, ""))
+    assert (tx.chain_id, tx.valid_until) == (CHAIN, 7 + common.VALID_FOR_DEFAULT)
+    assert tx.sender == development_key("insurer").public
+
+
+def test_two_sends_of_the_same_are_two_transactions(medchain: Medchain) -> None:
+    arguments = ("tx", "submit", "records.revoke", json.dumps({"grant": ID}), "--key", "dev:patient", "--no-wait")
+    assert [medchain(*arguments).status, medchain(*arguments).status] == [0, 0]
+    assert FakeClient.sent[0].id != FakeClient.sent[1].id
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "part"),
+    [
+        ('{"currency": "CNY", "to": "x", "amount": 1.5, "reference": ""}', 1, "MC1011 bad_field: amount"),
+        ('{"currency": "CNY", "to": "x", "reference": ""}', 1, "amount"),
+        ('{"currency": "CNY", "to": "x", "amount": 1, "reference": "", "memo": 1}', 1, "memo"),
+        ('{"amount": 1, "amount": 2}', 1, "duplicate"),
+        ("[]", 1, "a JSON object"),
+        ("{", 1, "not JSON"),
+    ],
+)
+def test_wrong_fields_are_refused_by_name_before_anything_is_sent(
+    medchain: Medchain, fields: str, status: int, part: str
+) -> None:
+    result = medchain("tx", "submit", "payments.transfer", fields, "--key", "dev:insurer")
+    assert result.status == status
+    assert part in result.err
+    assert result.out == ""
+    assert FakeClient.sent == []
+
+
+def test_fields_are_read_from_stdin(medchain: Medchain, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps({"grant": ID}).encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    assert medchain("tx", "submit", "records.revoke", "-", "--key", "dev:patient").status == 0
+    assert FakeClient.sent[0].fields == (bytes.fromhex(ID),)
+
+
+def test_an_unknown_operation_names_the_nearest(medchain: Medchain) -> None:
+    result = medchain("tx", "submit", "payments.tranfser", "{}", "--key", "dev:insurer")
+    assert "did you mean payments.transfer?" in result.err
+    assert result.status == Exit.REFUSED
+
+
+def test_a_refusal_by_a_rule_is_data_on_stdout_an_explanation_on_stderr_and_status_1(medchain: Medchain) -> None:
+    FakeClient.answers["submit_wait"] = {"code": 2106, "name": "grant_revoked", "detail": [ID]}
+    result = medchain("consent", "revoke", ID, "--key", "dev:patient", "--json")
+    assert result.status == Exit.REFUSED
+    assert result.json["code"] == 2106
+    assert result.err.startswith(f"MC2106 grant_revoked: {ID}\n  why: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "label"),
+    [
+        (calls.Unreachable("http://x", "refused"), Exit.UNREACHABLE, "MC3007"),
+        (calls.ApiError(3001, 429, "full", True), Exit.BUSY, "MC3001"),
+        (calls.ApiError(3003, 504, "late", True), Exit.NOT_FINAL, "MC3003"),
+        (calls.ApiError(1007, 422, "expired", False), Exit.REFUSED, "MC1007"),
+        (calls.ApiError(20_001, 422, "a plug-in's", False), Exit.REFUSED, "MC20001"),
+        (vault.NotHeld("not here"), Exit.REFUSED, "MC4006"),
+        (ConfigError("genesis: wrong"), Exit.USAGE, "MC4001"),
+        (RuntimeError("bug"), Exit.BUG, "MC9001"),
+        (KeyboardInterrupt(), Exit.INTERRUPTED, "interrupted"),
+    ],
+)
+def test_errors_become_the_documented_status_and_code(
+    medchain: Medchain, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: Exit, label: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FakeClient, "status", fail)
+    result = medchain("consent", "revoke", ID, "--key", "dev:patient")
+    assert result.status == status
+    assert label in result.err
+    assert result.out == ""
+
+
+def test_watch_waits_while_a_transaction_is_not_found(medchain: Medchain, monkeypatch: pytest.MonkeyPatch) -> None:
+    from node.cli import transactions
+
+    monkeypatch.setattr(transactions, "POLL_S", 0)
+    answers = iter([calls.ApiError(3004, 404, "?", False), {"id": ID, "code": 0}])
+
+    def receipt(_: str) -> dict[str, Any]:
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    FakeClient.answers["receipt"] = receipt
+    assert medchain("tx", "watch", ID, "--json").json == {"id": ID, "code": 0}
+    FakeClient.answers["receipt"] = calls.ApiError(3004, 404, "?", False)
+    assert medchain("tx", "watch", ID, "--timeout", "0.1").status == Exit.NOT_FINAL
+
+
+def test_status_shows_the_nodes_that_do_not_answer_and_check_fails(medchain: Medchain) -> None:
+    FakeClient.answers["status"] = lambda url: calls.Unreachable(url, "refused") if url.endswith("3") else {}
+    FakeClient.answers["why"] = {"sentence": "All is well."}
+    arguments = ("status", "--api", "http://127.0.0.1:1", "--api", "http://127.0.0.1:3")
+    result = medchain(*arguments)
+    assert result.status == 0
+    assert "no answer" in result.out
+    assert "All is well." in result.out
+    assert medchain(*arguments, "--check").status == Exit.UNHEALTHY
+    assert [("error" in node) for node in medchain(*arguments, "--json").json["nodes"]] == [False, True]
+
+
+def test_status_calls_a_node_that_lags_unhealthy(medchain: Medchain) -> None:
+    FakeClient.answers["why"] = {"sentence": ""}
+    FakeClient.answers["status"] = lambda url: {"height": 1 if url.endswith("3") else 1_000}
+    result = medchain("status", "--check", "--json", "--api", "http://x:1", "--api", "http://x:3")
+    assert result.status == Exit.UNHEALTHY
+    assert [node["lag"] for node in result.json["nodes"]] == [0, 999]
+
+
+def test_why_is_one_sentence(medchain: Medchain) -> None:
+    FakeClient.answers["why"] = {"sentence": "maker and insurer are missing.", "halted": True}
+    assert medchain("why").out == "maker and insurer are missing.\n"
+    assert medchain("why", "--json").json["halted"] is True
+
+
+def test_events_are_one_document_a_line_and_go_on_from_a_cursor(medchain: Medchain) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def events(*arguments: Any) -> list[dict[str, Any]]:
+        asked.append(arguments)
+        return [{"cursor": "1:0", "id": ID}, {"cursor": "1:1", "id": ID}]
+
+    FakeClient.answers["events"] = events
+    result = medchain("events", "--jsonl", "--after", "0:5", "--limit", "9")
+    assert [json.loads(line)["cursor"] for line in result.out.splitlines()] == ["1:0", "1:1"]
+    medchain("events", "--follow")
+    assert asked == [("0:5", 9, False), ("0:0", None, True)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call", "answer"),
+    [
+        (("block", "get", "3"), "block", {"height": 3}),
+        (("tx", "get", ID), "transaction", {"id": ID}),
+        (("tx", "get", ID, "--receipt"), "receipt", {"code": 0}),
+        (("pack", "get", "01/x"), "pack", {"epc": "01/x"}),
+        (("pack", "trace", "01/x"), "trace", {"epc": "01/x", "items": [{"height": 1, "operation": "drugs.ship"}]}),
+        (("record", "get", ID), "record", {"record": ID}),
+        (("record", "history", ID), "record_history", {"items": [{"member": "insurer"}], "next": None}),
+        (("claim", "show", ID), "claim", {"claim": ID}),
+    ],
+)
+def test_reading_commands_print_what_the_node_says(
+    medchain: Medchain, arguments: tuple[str, ...], call: str, answer: dict[str, Any]
+) -> None:
+    FakeClient.answers[call] = answer
+    assert medchain(*arguments, "--json").json == answer
+    assert medchain(*arguments).status == 0
+
+
+def test_members_and_proposals_are_listed(medchain: Medchain) -> None:
+    FakeClient.answers["members"] = [{"id": "maker", "roles": ["manufacturer"]}]
+    FakeClient.answers["proposals"] = [{"id": ID, "open": True, "change": {"kind": "validators", "add": [ID]}}]
+    assert "manufacturer" in medchain("member", "list").out
+    assert "01abababab…abab" in medchain("member", "list", "--proposals").out
+
+
+def test_verbs_build_the_operations_they_name(medchain: Medchain) -> None:
+    key = ("--key", "dev:hospital")
+    grant = ("consent", "grant", "--reader", "insurer", "--purpose", "treatment", "--record", ID)
+    institution = ("member", "propose", "institution", "clinic", "--name", "C", "--role", "hospital")
+    claim = ("--policy", ID, "--amount", "5", "--treatment", ID)
+    for arguments in (
+        ("consent", "revoke", ID, *key),
+        (*grant, *key),
+        ("claim", "open", *claim, *key),
+        ("claim", "confirm", ID, "--provider", "hospital", *claim, *key),
+        ("member", "vote", ID, "--refuse", *key),
+        ("member", "propose", "validators", "--add", PATIENT.public.hex(), *key),
+        (*institution, "--public-key", PATIENT.public.hex(), *key),
+    ):
+        assert medchain(*arguments).status == 0, arguments
+    assert [tx.operation for tx in FakeClient.sent] == [
+        "records.revoke",
+        "records.grant",
+        "payments.claim",
+        "payments.confirm",
+        "members.vote",
+        "members.propose_validators",
+        "members.propose_institution",
+    ]
+    assert medchain("member", "propose", "validators", *key).status == Exit.REFUSED
+
+
+def test_a_record_goes_encrypted_to_the_custodians_node_and_comes_back_to_a_reader(
+    medchain: Medchain, tmp_path: Path
+) -> None:
+    content = b'{"resourceType": "Observation"}'
+    (tmp_path / "observation.json").write_bytes(content)
+    (tmp_path / "operator.token").write_text("a" * 64 + "\n")
+    (tmp_path / "operator.token").chmod(0o600)
+    stored: list[bytes] = []
+    FakeClient.answers["vault_put"] = lambda data, token: stored.append(data)
+    patient = PATIENT.public.hex()
+    result = medchain(
+        "record", "add", str(tmp_path / "observation.json"), "--patient", patient, "--kind", "Observation",
+        "--key", "dev:hospital", "--home", str(tmp_path),
+    )  # fmt: skip
+    assert result.status == 0, result.err
+    (tx,) = FakeClient.sent
+    commitment = vault.SealedRecord.from_bytes(stored[0]).commitment
+    assert tx.fields == (commitment, PATIENT.public, "Observation", len(content))
+    assert b"Observation" not in stored[0]
+
+    FakeClient.answers["vault_get"] = lambda record, access: stored[0]
+    read = ("record", "read", commitment.hex(), "--purpose", "patient_request", "--key", "dev:patient")
+    assert medchain(*read).out == content.decode()
+    output = tmp_path / "out.json"
+    assert medchain(*read, "--output", str(output)).out == ""
+    assert output.read_bytes() == content
+    assert stat.S_IMODE(output.stat().st_mode) == 0o600
+    FakeClient.answers["submit_wait"] = {"code": int(Code.NOT_GRANTED)}
+    refused = medchain(*read)
+    assert (refused.status, refused.out) == (Exit.REFUSED, "")
+
+
+def test_key_files_are_made_once_and_shown_without_their_secret(medchain: Medchain, tmp_path: Path) -> None:
+    path = tmp_path / "a.key"
+    made = medchain("key", "gen", str(path), "--json")
+    assert medchain("key", "show", str(path), "--json").json["public"] == made.json["public"]
+    secret = path.read_text().split()[-1]
+    assert secret not in made.out + medchain("key", "show", str(path)).out
+    again = medchain("key", "gen", str(path))
+    assert (again.status, again.out) == (Exit.USAGE, "")
+
+
+def test_init_makes_a_home_whose_configuration_holds(medchain: Medchain, tmp_path: Path) -> None:
+    home = tmp_path / "n"
+    made = medchain("init", "--home", str(home), "--p2p-port", "4001", "--api-port", "4002", "--json")
+    assert made.status == 0, made.err
+    assert medchain("config", "check", "--home", str(home)).status == 0
+    shown = medchain("config", "show", "--home", str(home), "--origin", "--json").json
+    assert shown["p2p.port"] == {"value": 4001, "origin": str(home / config.FILE_NAME)}
+    assert medchain("init", "--home", str(home)).status == Exit.USAGE
+    verified = medchain("verify", "--home", str(home), "--json")
+    assert verified.json["verified"] is True
+    assert verified.json["chain"] == made.json["chain"]
+
+
+def test_config_check_names_every_problem_on_stderr(medchain: Medchain, tmp_path: Path) -> None:
+    (tmp_path / config.FILE_NAME).write_text("[api]\nprot = 1\nport = 70000\n")
+    result = medchain("config", "check", "--home", str(tmp_path))
+    assert result.status == Exit.USAGE
+    assert "api.prot" in result.err
+    assert "api.port" in result.err
+
+
+def test_start_gives_its_flags_to_the_configuration(
+    medchain: Medchain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[config.NodeConfig] = []
+    monkeypatch.setattr("node.node.run", lambda loaded: seen.append(loaded) or 0)
+    monkeypatch.setattr("node.packages.check_packages", lambda: None)
+    monkeypatch.setenv("MEDCHAIN_P2P__PORT", "11")
+    result = medchain("start", "--home", str(tmp_path), "--api-port", "12", "--log-level", "error")
+    assert result.status == 0, result.err
+    assert (seen[0].p2p.port, seen[0].api.port, seen[0].log.level) == (11, 12, "error")
+
+
+def test_cluster_commands_without_a_cluster_say_how_to_start_one(medchain: Medchain, tmp_path: Path) -> None:
+    for arguments in (("status",), ("down",), ("kill", "0"), ("heal",), ("partition", "0|1")):
+        result = medchain("cluster", *arguments, "--dir", str(tmp_path))
+        assert result.status == Exit.UNREACHABLE
+        assert "medchain cluster up" in result.err
+
+
+def test_up_refuses_flags_that_an_existing_cluster_cannot_follow(
+    medchain: Medchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.cluster.supervisor.spawn", lambda directory: {"nodes": [], "directory": str(directory)})
+    folder = str(tmp_path / "c")
+    assert medchain("cluster", "up", "--dir", folder, "-n", "1", "--json").status == 0
+    assert plans.read(Path(folder)).nodes[0].name == "hospital"
+    assert medchain("cluster", "up", "--dir", folder, "--json").status == 0
+    refused = medchain("cluster", "up", "--dir", folder, "-n", "4")
+    assert refused.status == Exit.USAGE
+    assert "choose another --dir" in refused.err
+
+
+def test_describe_prints_the_schema_of_an_operation(medchain: Medchain) -> None:
+    schema = medchain("tx", "describe", "payments.transfer").json
+    assert schema["properties"]["amount"]["type"] == "integer"
+    assert schema["required"] == ["currency", "to", "amount", "reference"]
+
+
+def test_signed_bytes_are_canonical(medchain: Medchain) -> None:
+    medchain("consent", "revoke", ID, "--key", "dev:patient")
+    (tx,) = FakeClient.sent
+    assert decode(tx.wire[98:], size_bytes_max=1_000) is not None
