@@ -130,7 +130,6 @@ class Limits(_Section):
     pool_size_bytes_max: int = Field(
         default=64 * 1024 * 1024, ge=1024 * 1024, le=2**34, description="waiting transactions"
     )
-    pool_txs_max: int = Field(default=100_000, ge=1_000, le=10_000_000, description="waiting transactions, counted")
     waiters_max: int = Field(default=2_000, ge=1, le=100_000, description="requests waiting for a commit")
     connections_max: int = Field(default=1_024, ge=8, le=65_536, description="open API connections")
     connections_per_address_max: int = Field(

@@ -30,6 +30,7 @@ from node.replica import RecordKind, Replica
 from node.vault import Vault
 from p2p.batches import PoolConfig
 from p2p.config import Handlers, TransportConfig
+from p2p.queues import LaneLimit, QueueLimits
 from p2p.transport import Transport
 
 SUBMIT_TIMEOUT_MS = 30_000
@@ -98,6 +99,7 @@ class Node:
             advertise_port=p2p.advertise_port,
             known_keys=known,
             peers_max=limits.peers_max,
+            queue_limits=QueueLimits(bulk=LaneLimit(QueueLimits().bulk.frames_max, limits.peer_queue_size_bytes_max)),
         )
         followers = frozenset(known)
 

@@ -100,7 +100,6 @@ class Transport:
             limited_log=self._limited_log,
             changed=self._dial_wake.set,
         )
-        self._stopping = False
         self._listener: Listener | None = None
         self._session: aiohttp.ClientSession | None = None
 
@@ -128,7 +127,6 @@ class Transport:
 
     async def stop(self) -> None:
         """Close everything and return when no task or socket of ours is left. Safe to call twice."""
-        self._stopping = True
         if self._listener is not None:
             self._listener.close()
         for connection in self._peers.connections():

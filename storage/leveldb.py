@@ -15,6 +15,8 @@ What plyvel leaves open, and what is done about it:
 - `repair_db` returns wrong data: never called. The remedy for corruption is a new folder and the peers.
 - A failed second open in one process drops LevelDB's file lock: refused here before plyvel sees it. (The lock of the
   data folder, `storage.datadir`, does not depend on this.)
+- LevelDB begins a new log without syncing the one before, so a synced write alone does not make all earlier ones
+  durable: older logs still there are synced along with it.
 - A log cut short loses its last writes silently. Nothing here can see that: the block store checks that heights follow.
 """
 
@@ -82,7 +84,7 @@ class LevelDB:
         self._write_buffer_bytes = write_buffer_bytes
         self._inflight: list[None] = []
         self._closing = True
-        self._write_failure: plyvel.Error | None = None
+        self._write_failure: StorageError | None = None
         self._lifecycle = threading.Lock()
         self._db: Any = None
         self._register(create)
@@ -145,7 +147,7 @@ class LevelDB:
         """
         with self._using():
             if self._write_failure is not None:
-                raise self._translated(self._write_failure) from self._write_failure
+                raise type(self._write_failure)(*self._failure_arguments()) from self._write_failure
             # transaction=True: without it plyvel commits half a batch when an exception passes.
             try:
                 with self._db.write_batch(transaction=True, sync=sync) as batch:
@@ -153,9 +155,14 @@ class LevelDB:
                         batch.delete(key)
                     for key, value in puts:
                         batch.put(key, value)
+                if sync:
+                    self._sync_older_logs()
             except plyvel.Error as error:
-                self._write_failure = error
+                self._write_failure = self._translated(error)
                 raise
+            except OSError as error:
+                self._write_failure = from_os_error(error, self._path)
+                raise self._write_failure from error
 
     def scan(
         self, start: bytes, stop: bytes | None = None, *, reverse: bool = False, limit: int | None = None

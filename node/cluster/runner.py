@@ -362,7 +362,9 @@ class LocalCluster:
             pid = lock.read().strip() or "unknown"
             lock.close()
             raise ClusterError(
-                f"{self.directory} is run by process {pid}; see it with: medchain cluster status", Code.ALREADY_RUNNING
+                f"{self.directory} is run by process {pid}; see it with: "
+                f"medchain cluster status --dir {self.directory}",
+                Code.ALREADY_RUNNING,
             ) from None
         lock.seek(0)
         lock.truncate()

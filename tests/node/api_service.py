@@ -65,6 +65,8 @@ GENESIS = Genesis(
     development=True,
 )
 
+REGISTRY = Registry([members.MODULE, records.MODULE, drugs.MODULE, payments.MODULE])
+
 
 class FakeService:
     """Implements `node.service.NodeService`. `commit` makes a block of what was submitted."""
@@ -72,7 +74,7 @@ class FakeService:
     def __init__(self, config: NodeConfig, *, vault: Vault | None = None) -> None:
         self.config = config
         self.genesis = GENESIS
-        self.registry = Registry([members.MODULE, records.MODULE, drugs.MODULE, payments.MODULE])
+        self.registry = REGISTRY
         self.executor = Executor(self.genesis, self.registry)
         changes, tip = self.executor.begin()
         self.store = ChainStore.create(MemoryKeyValue(), self.genesis.to_json(), changes, tip)

@@ -412,6 +412,9 @@ async def test_vote_overtakes_queued_bulk_at_a_peer_that_does_not_read() -> None
         a.transport.send(B.public, Kind.VOTE, b"urgent")
         queued = a.transport.peers()[0].queued_frames[2]
         assert queued >= 16
+        # Whatever lies in a buffer cannot be overtaken: one message over the mark, no more.
+        (connection,) = a.transport._peers.connections()
+        assert connection.link._transport.get_write_buffer_size() <= 2 * 64 * KIB + 100
         b.record.gate.set()
         await b.record.until(lambda: len(b.record.frames) == sent + 1)
         position = b.payloads().index(b"urgent")

@@ -1,0 +1,125 @@
+"""Events: pages and streams by cursor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.modules.payments import Transfer
+from tests.node.api_http import connect, get, request_bytes
+from tests.node.api_service import HOSPITAL, FakeService, running
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+def fill(service: FakeService, blocks: int, each: int = 2) -> None:
+    for _ in range(blocks):
+        service.pool += [service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, "")) for _ in range(each)]
+        service.commit()
+
+
+class Stream:
+    """An open event stream."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, url: str, target: str = "/v1/events", **headers: str) -> Stream:
+        reader, writer = await connect(url)
+        writer.write(request_bytes("GET", target, None, STREAM | {k.replace("_", "-"): v for k, v in headers.items()}))
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), head
+        return cls(reader, writer)
+
+    async def event(self) -> tuple[str, dict[str, Any]]:
+        """The next (id, data)."""
+        found: dict[str, str] = {}
+        async with asyncio.timeout(10):
+            while "data" not in found or "id" not in found:
+                line = (await self.reader.readline()).decode().strip()
+                name, _, value = line.partition(": ")
+                found[name] = value
+        return found["id"], json.loads(found["data"])
+
+    async def close(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+@pytest.mark.asyncio
+async def test_pages_of_events_are_complete_and_in_order(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        fill(service, 3, each=3)
+        found, after = [], "0:0"
+        while True:
+            page = (await get(server.url, f"/v1/events?after={after}&limit=2")).json
+            found += [item["cursor"] for item in page["items"]]
+            after = page["next"]
+            if not page["more"]:
+                break
+        assert found == [f"{height}:{position}" for height in (1, 2, 3) for position in (0, 1, 2)]
+        assert after == "3:2"
+        assert (await get(server.url, "/v1/events?after=latest")).json["items"] == []
+
+
+@pytest.mark.asyncio
+async def test_a_stream_goes_on_as_blocks_come(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        fill(service, 1)
+        stream = await Stream.open(server.url)
+        assert [(await stream.event())[0] for _ in range(2)] == ["1:0", "1:1"]
+        service.commit()  # an empty block is no event
+        fill(service, 1)
+        cursor, data = await stream.event()
+        assert (cursor, data["operation"], data["code"]) == ("3:0", "payments.transfer", 0)
+        await stream.close()
+
+
+@pytest.mark.asyncio
+async def test_a_stream_resumes_after_the_last_event_id(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        fill(service, 2)
+        stream = await Stream.open(server.url, Last_Event_ID="1:0")
+        assert (await stream.event())[0] == "1:1"
+        await stream.close()
+        latest = await Stream.open(server.url, "/v1/events?after=latest")
+        fill(service, 1)
+        assert (await latest.event())[0] == "3:0"
+        await latest.close()
+        bad = await get(server.url, "/v1/events", Accept="text/event-stream", Last_Event_ID="x")
+        assert (bad.status, bad.json["errors"][0]["field"]) == (400, "Last-Event-ID")
+
+
+@pytest.mark.asyncio
+async def test_streams_are_capped_and_freed_when_clients_leave(tmp_path: Path) -> None:
+    async with running(tmp_path, streams_max=1) as (service, server):
+        fill(service, 1)
+        first = await Stream.open(server.url)
+        refused = await get(server.url, "/v1/events", **STREAM)
+        assert (refused.status, refused.json["code"]) == (503, "MC3002")
+        assert refused.headers["retry-after"]
+        await first.close()
+        async with asyncio.timeout(5):
+            while (await get(server.url, "/v1/events", **STREAM_HEAD)).status == 503:
+                fill(service, 1)
+
+
+STREAM_HEAD = {"Accept": "text/event-stream", "Last_Event_ID": "bad"}  # checked before the cap, so freed means 400
+
+
+@pytest.mark.asyncio
+async def test_stopping_ends_streams_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        fill(service, 1)
+        stream = await Stream.open(server.url)
+        await stream.event()
+        async with asyncio.timeout(2):
+            await server.stop()
+            while await stream.reader.readline():
+                pass
+        await stream.close()
