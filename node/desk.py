@@ -51,6 +51,7 @@ class Desk:
         self._height_waiters: list[tuple[int, asyncio.Future[bool]]] = []
         self._waiting = 0
         self._down_since_ms: dict[bytes, int] = {}
+        self._members = home.store.tip.validators
         self.driver: Driver
         self.replica: Replica
         self.transport: Transport
@@ -83,6 +84,7 @@ class Desk:
 
     def on_applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
         self._last_block_ms = _wall_ms()
+        self.transport.set_height(block.height)
         self._log.debug("block", height=block.height, transactions=len(result.receipts), view=block.certificate.view)
         if state_root is not None:
             self._log.info("checkpoint", height=block.height, state_root=state_root.hex())
@@ -95,7 +97,7 @@ class Desk:
             for height, waiter in self._height_waiters:
                 if height <= block.height and not waiter.done():
                     waiter.set_result(True)
-        if result.tip.validators != self.transport_members:
+        if result.tip.validators != self._members:
             self.follow_members()
 
     def _on_view(self, view: int, changing: bool) -> None:
@@ -120,10 +122,6 @@ class Desk:
             self._down_since_ms.pop(key, None)
         else:
             self._down_since_ms[key] = _wall_ms()
-
-    @property
-    def transport_members(self) -> object:
-        return getattr(self, "_members", None)
 
     def follow_members(self) -> None:
         """Let the transport admit exactly the validators in force, and those about to be."""

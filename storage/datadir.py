@@ -6,46 +6,62 @@
     <home>/data/wal/      write-ahead log (storage/wal.py)
     <home>/data/vault/    sealed records of a custodian (node/vault.py)
 
+Must not know: what is in the folders, except that a node's log exists from the beginning.
+
 Our own lock is needed: a failed second open in one process makes LevelDB drop its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
 
-from storage.errors import AlreadyInitialised, Locked, NotInitialised, VersionMismatch
+from storage.errors import AlreadyInitialised, Corruption, Locked, NotInitialised, VersionMismatch, from_os_error
+from storage.wal import WriteAheadLog
 
 FORMAT = "1"
 
-_held: set[Path] = set()  # flock does not stop the same process on every system
+_FORMAT_BYTES_MAX = 16  # read no more of a file that should hold one small number
 
 
 class DataDir:
     """An open, locked data folder. Use as a context manager, or call `close`."""
 
     def __init__(self, path: Path | str) -> None:
+        """Open. Raises NotInitialised, Locked (with the holder's pid), VersionMismatch, Corruption."""
         self.path = Path(path).absolute()
+        self._descriptor: int | None = None
         if not (self.path / "FORMAT").exists():
-            raise NotInitialised(self.path, "no node's data here: run `medchain init`")
-        version = (self.path / "FORMAT").read_text().strip()
-        if version != FORMAT:
-            raise VersionMismatch(self.path, found=int(version) if version.isdecimal() else 0, supported=int(FORMAT))
+            raise NotInitialised(
+                self.path, "no node's data here, or only begun: run `medchain init` in an empty folder"
+            )
         self._lock()
+        try:
+            self._check_format()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def create(cls, path: Path | str) -> DataDir:
-        """Make a new one; refuses a folder that holds anything."""
+        """Make a new one, with an empty log; refuses a folder that holds anything (AlreadyInitialised)."""
         path = Path(path).absolute()
-        if path.exists() and any(path.iterdir()):
-            raise AlreadyInitialised(path)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chmod(path, 0o700)
-        for name in ("wal", "vault"):
-            (path / name).mkdir(mode=0o700)
-        (path / "FORMAT").write_text(FORMAT + "\n")
+        try:
+            if path.exists() and any(path.iterdir()):
+                raise AlreadyInitialised(path)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.chmod(0o700)
+            (path / "vault").mkdir(mode=0o700)  # of two that create at once, one fails here
+            WriteAheadLog(path / "wal").close()
+            # Last, and whole at once: a folder without it was only begun.
+            _write_durably(path / "FORMAT", f"{FORMAT}\n".encode())
+        except FileExistsError:
+            raise AlreadyInitialised(path) from None
+        except OSError as error:
+            raise from_os_error(error, path) from error
         return cls(path)
 
     @property
@@ -60,25 +76,39 @@ class DataDir:
     def vault(self) -> Path:
         return self.path / "vault"
 
+    def _check_format(self) -> None:
+        with open(self.path / "FORMAT", "rb") as file:
+            text = file.read(_FORMAT_BYTES_MAX + 1).strip()
+        if len(text) > _FORMAT_BYTES_MAX or not text.isdigit():
+            raise Corruption(self.path / "FORMAT", "it does not hold a version number")
+        if int(text) != int(FORMAT):
+            raise VersionMismatch(self.path, found=int(text), supported=int(FORMAT))
+
     def _lock(self) -> None:
-        path = self.path / "LOCK"
-        if self.path in _held:
-            raise Locked(self.path, os.getpid())
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(self._descriptor, 16, 0).decode(errors="replace").strip()
-            os.close(self._descriptor)
-            raise Locked(self.path, int(owner) if owner.isdecimal() else None) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
-        _held.add(self.path)
+            descriptor = os.open(self.path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise from_os_error(error, self.path / "LOCK") from error
+        try:
+            # On Linux and BSD this also refuses a second descriptor of the same process.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(descriptor, 16, 0).strip()
+            os.close(descriptor)
+            if not isinstance(error, BlockingIOError):
+                raise from_os_error(error, self.path / "LOCK") from error
+            raise Locked(self.path, int(owner) if owner.isdigit() else None) from None
+        self._descriptor = descriptor
+        # The lock holds without it: a full disk must not keep a node from starting, and pruning.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def close(self) -> None:
-        if self.path in _held:
-            _held.discard(self.path)
-            os.close(self._descriptor)
+        """Let go of the lock. A second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def __enter__(self) -> DataDir:
         return self
@@ -87,3 +117,21 @@ class DataDir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Make a file that is there whole or not at all, whatever happens meanwhile."""
+    draft = path.with_suffix(".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    draft.rename(path)
+    for folder in (path.parent, path.parent.parent):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

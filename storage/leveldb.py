@@ -146,8 +146,10 @@ class LevelDB:
         all), reads go on, and further writes raise the same until `reopen()`.
         """
         with self._using():
-            if self._write_failure is not None:
-                raise type(self._write_failure)(*self._failure_arguments()) from self._write_failure
+            failure = self._write_failure
+            if failure is not None:
+                full = isinstance(failure, DiskFull)
+                raise DiskFull(self._path) if full else StorageError(str(failure)) from failure
             # transaction=True: without it plyvel commits half a batch when an exception passes.
             try:
                 with self._db.write_batch(transaction=True, sync=sync) as batch:
@@ -163,6 +165,18 @@ class LevelDB:
             except OSError as error:
                 self._write_failure = from_os_error(error, self._path)
                 raise self._write_failure from error
+
+    def _sync_older_logs(self) -> None:
+        # Names are numbers of at least six digits; the newest was synced by LevelDB. A vanished one is in a table.
+        for log in sorted(self._path.glob("*.log"), key=lambda log: int(log.stem))[:-1]:
+            try:
+                descriptor = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def scan(
         self, start: bytes, stop: bytes | None = None, *, reverse: bool = False, limit: int | None = None

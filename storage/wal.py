@@ -1,12 +1,21 @@
 """The write-ahead log: opaque records on disk before anything that depends on them leaves the process.
 
-Segments `<number>.wal`, each a header and records `[length u32][kind u8][tag u64][crc u32][payload]`. A record's
-checksum is seeded with its predecessor's, so that a stale tail of an older life never passes for a continuation.
-`append` buffers; `flush` writes and syncs everything appended so far, and may run in another thread meanwhile.
-
-A torn tail of the last segment is cut off at opening. Anything wrong before that stops the node: Corruption says where.
-
 Must not know: what records mean. The tag is the caller's, and only compared by `truncate_before`.
+
+Segments `<number>.wal`, all integers big-endian:
+
+    header  magic 12 | version u32 | number u64 | previous u32 | marker 4 | checksum u32
+    record  marker 4 | length u32 | kind u8 | tag u64 | previous u32 | checksum u32 | payload
+
+A checksum is the CRC-32 of all that stands before it and of the payload. `previous` is the checksum of the record (or
+header) before: records form a chain through all segments, so what is left over from an older life never passes for a
+continuation, and a segment that lost its end does not fit the next one. `marker` is random for each segment and never
+leaves the disk: it is how a record is recognised behind a damaged one, and a peer who wants his payload taken for
+records would have to guess it.
+
+At opening: a bad record at the end of the last segment is what a crash leaves, and is cut off (the cut is the only
+change, so a crash meanwhile does no harm). A bad record with a good one behind it, or anywhere else, was durable once:
+Corruption. Rot in the very last record cannot be told from a torn write.
 """
 
 from __future__ import annotations
@@ -14,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import threading
 import zlib
 from collections.abc import Iterator
@@ -21,18 +31,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 
-from storage.errors import Corruption, DiskFull, StorageError
+from storage.errors import Backlog, Closed, Corruption, StorageError, VersionMismatch, from_os_error
 
-MAGIC = b"medchain-wal\x00\x00\x00\x01"  # name and version
+VERSION = 2
 SEGMENT_BYTES_MAX = 64 * 1024 * 1024  # whole segments are dropped, so this is what a stable checkpoint may leave behind
 RECORD_BYTES_MAX = 16 * 1024 * 1024  # four times the largest consensus message; a longer length is garbage
-_RECORD = Struct(">IBQI")
-_SEED = 0x6D656463
+PENDING_BYTES_MAX = 128 * 1024 * 1024  # eight of the largest records: a disk that lets more pile up has stopped
+# An obsolete segment smaller than this is kept on: a new one costs two syncs.
+_OBSOLETE_SHARE = 8
+
+_MAGIC = b"medchain-wal"
+_HEADER = Struct(">12sIQI4sI")
+_RECORD = Struct(">4sIBQII")
+_CHECKSUM_BYTES = 4
+_NAME = re.compile(r"\d{16}\.wal")
+_REMEDY = (
+    "Do not delete or edit it: a node that forgets its votes may contradict itself. Restore this file from an exact "
+    "copy, or set the node up anew with a new key"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record: the caller's kind (0-255) and tag, and its bytes."""
+    """One record: the caller's kind (0-255) and tag (0 to 2**64 - 1), and its bytes."""
 
     kind: int
     tag: int
@@ -43,76 +64,95 @@ class Record:
 class _Segment:
     path: Path
     number: int
-    tag_max: int = 0
-    size_bytes: int = len(MAGIC)
+    marker: bytes
+    checksum: int  # of the last record, or of the header
+    size_bytes: int = _HEADER.size
+    tag_max: int = -1
 
 
 class WriteAheadLog:
-    """One log in one folder. `replay` once after opening, then append and flush."""
+    """One log in one folder. `replay` once after opening, then append and flush.
 
-    def __init__(self, folder: Path | str, *, segment_bytes_max: int = SEGMENT_BYTES_MAX) -> None:
+    `append`, `truncate_before` and `size_bytes` never wait for the disk's sync, so that one thread may use them while
+    another is in `flush`. With `create=False` an absent or empty log is Corruption: where a log once was, an empty
+    one would let the node vote twice. Raises Corruption, VersionMismatch, DiskFull, StorageError.
+    """
+
+    def __init__(self, folder: Path | str, *, create: bool = True, segment_bytes_max: int = SEGMENT_BYTES_MAX) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._segment_bytes_max = segment_bytes_max
-        self._lock = threading.Lock()  # guards the buffer; writing happens outside it
-        self._writing = threading.Lock()
-        self._buffer: list[bytes] = []
-        self._buffer_tag = 0
-        self._sequence = 0
         self.repaired_bytes = 0
-        self._checksum = _SEED
+        self._segment_bytes_max = segment_bytes_max
+        self._writing = threading.Lock()  # held by the one flush that writes
+        self._lock = threading.Lock()  # guards what follows, never held during a sync
+        self._pending: list[Record] = []
+        self._pending_bytes = 0
+        self._appended = 0
+        self._durable = 0
+        self._obsolete_below = 0
         self._segments: list[_Segment] = []
         self._records: list[Record] | None = []
-        self._load()
+        self._broken: StorageError | None = None
+        self._descriptor: int | None = None
+        try:
+            self._load(create)
+        except OSError as error:
+            raise from_os_error(error, self.folder) from error
 
     # Opening
 
-    def _load(self) -> None:
+    def _load(self, create: bool) -> None:
+        if create:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths = sorted(self.folder.glob("*.wal"))
-        numbers = [_number(path) for path in paths]
-        if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            raise Corruption(f"{self.folder}: a segment is missing among {numbers}; restore it, or start from peers")
-        for path, number in zip(paths, numbers, strict=True):
-            self._load_segment(path, number, last=path is paths[-1])
-        if not self._segments:
-            self._new_segment(numbers[-1] + 1 if numbers else 1)
+        for path in paths:
+            if not _NAME.fullmatch(path.name):
+                raise Corruption(path, "not a segment of the log", "Move it away")
+        if not paths and not create:
+            raise Corruption(self.folder, "the write-ahead log is gone", _REMEDY)
+        for before, path in zip(paths, paths[1:], strict=False):
+            if int(path.stem) != int(before.stem) + 1:
+                raise Corruption(self.folder, f"segments between {before.name} and {path.name} are missing", _REMEDY)
+        for path in paths:
+            self._load_segment(path, last=path is paths[-1])
+        if self._segments:
+            self._descriptor = os.open(self._segments[-1].path, os.O_RDWR | os.O_CLOEXEC)
+            # What a killed process wrote may be in memory only, and is about to be acted upon.
+            os.fsync(self._descriptor)
+            _sync_folder(self.folder)
         else:
-            self._file = open(self._segments[-1].path, "ab", buffering=0)  # noqa: SIM115
+            segment, self._descriptor = self._make_segment(1, 0)
+            self._segments.append(segment)
 
-    def _load_segment(self, path: Path, number: int, *, last: bool) -> None:
+    def _load_segment(self, path: Path, *, last: bool) -> None:
         data = path.read_bytes()
-        if len(data) < len(MAGIC) + 4 and last:
-            # A crash while the segment was being made: nothing was ever in it.
+        number = int(path.stem)
+        segment = _read_header(path, data)
+        if segment is None:
+            # Records are written only after the header is durable: with none there, making the segment was cut short.
+            if not last or len(data) > _HEADER.size or (not self._segments and number != 1):
+                raise Corruption(path, "the header is damaged", _REMEDY, offset=0)
             self.repaired_bytes += len(data)
             path.unlink()
+            _sync_folder(self.folder)
             return
-        if data[: len(MAGIC)] != MAGIC:
-            raise Corruption(f"{path}: not a log of this version at offset 0; restore it from a backup")
-        start = len(MAGIC) + 4
-        checksum = int.from_bytes(data[len(MAGIC) : start], "big")
-        if self._segments and checksum != self._checksum:
-            raise Corruption(f"{path}: does not continue the segment before it; restore both from one backup")
-        segment = _Segment(path, number)
-        position, checksum, records = _parse(data, start, checksum)
-        if position != len(data):
-            if not last or _valid_record_after(data, position):
-                raise Corruption(
-                    f"{path}: damaged at offset {position} with records after it; do not delete it: "
-                    "restore this file from a backup, or set the node up anew with a new key"
-                )
-            self.repaired_bytes += len(data) - position
-            with open(path, "r+b") as file:
-                file.truncate(position)
-                os.fsync(file.fileno())
+        previous = _HEADER.unpack_from(data)[3]
+        if self._segments and previous != self._segments[-1].checksum:
+            fault = f"does not continue {self._segments[-1].path.name}, one of them lost records"
+            raise Corruption(path, fault, _REMEDY, offset=0)
         assert self._records is not None
-        self._records.extend(records)
-        segment.size_bytes = position
-        segment.tag_max = max((record.tag for record in records), default=0)
-        self._checksum = checksum
+        while (record := _read_record(data, segment)) is not None:
+            self._records.append(record)
+            _advance(segment, record, _stored_checksum(data, segment.size_bytes))
+        torn_bytes = len(data) - segment.size_bytes
+        if torn_bytes:
+            if not last or _has_record_after(data, segment):
+                raise Corruption(path, "a damaged record stands before good ones", _REMEDY, offset=segment.size_bytes)
+            _cut(path, segment.size_bytes)
+            self.repaired_bytes += torn_bytes
         self._segments.append(segment)
 
     def replay(self) -> Iterator[Record]:
-        """All records, oldest first; once, right after opening."""
+        """All records found at opening, oldest first. Once: they are not kept."""
         records, self._records = self._records, None
         if records is None:
             raise StorageError("the log was replayed already")
@@ -121,138 +161,237 @@ class WriteAheadLog:
     # Writing
 
     def append(self, kind: int, tag: int, payload: bytes) -> int:
-        """Buffer a record; returns its sequence number. It is durable once `flush` returned at least that."""
-        if len(payload) > RECORD_BYTES_MAX:
+        """Buffer a record; returns its sequence number. It is durable once `flush` returned at least that.
+
+        ValueError over a limit, Backlog while too much waits for `flush`.
+        """
+        if len(payload) > RECORD_BYTES_MAX or not 0 <= kind < 1 << 8 or not 0 <= tag < 1 << 64:
             raise ValueError("record over the limit")
         with self._lock:
-            head = _RECORD.pack(len(payload), kind, tag, 0)[:-4]
-            self._checksum = zlib.crc32(payload, zlib.crc32(head, self._checksum))
-            self._buffer.append(head + self._checksum.to_bytes(4, "big"))
-            self._buffer.append(payload)
-            self._buffer_tag = max(self._buffer_tag, tag)
-            self._sequence += 1
-            return self._sequence
+            if self._descriptor is None:
+                raise Closed("the write-ahead log")
+            if self._pending_bytes + len(payload) > PENDING_BYTES_MAX:
+                raise Backlog(
+                    f"{self.folder}: {self._pending_bytes} bytes wait to be written, is the disk full or stuck?"
+                )
+            self._pending.append(Record(kind, tag, payload))
+            self._pending_bytes += len(payload)
+            self._appended += 1
+            return self._appended
 
     def flush(self) -> int:
         """Write and sync all that was appended before the call; returns the last durable sequence number.
 
-        DiskFull leaves everything in place: calling again once there is room succeeds, and writes nothing twice.
+        Calls from several threads form one group: who waited for another's sync finds his records written. DiskFull
+        leaves everything in place: calling again once there is room succeeds, and writes nothing twice. After any
+        other error of the disk the log takes no more (the kernel may have dropped what it could not write, and a second
+        sync would then succeed without it): stop the node, the records on disk are good.
         """
         with self._writing:
+            if self._descriptor is None:
+                raise Closed("the write-ahead log")
+            if self._broken is not None:
+                raise StorageError(str(self._broken)) from self._broken
             with self._lock:
-                pending, tag, sequence = self._buffer, self._buffer_tag, self._sequence
-                checksum = self._checksum
-                self._buffer, self._buffer_tag = [], 0
-            if not pending:
-                return sequence
-            segment = self._segments[-1]
-            data = b"".join(pending)
+                waiting, self._pending = self._pending, []
+            done = 0
             try:
-                self._write_all(segment, data)
+                while done < len(waiting):
+                    self._rotate_if_due(waiting[done])
+                    done += self._write_group(waiting, done)
             except OSError as error:
+                failure = from_os_error(error, self._segments[-1].path)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    self._broken = failure
+                raise failure from error
+            finally:
                 with self._lock:
-                    self._buffer[:0] = pending
-                    self._buffer_tag = max(self._buffer_tag, tag)
-                if error.errno == errno.ENOSPC:
-                    raise DiskFull(segment.path) from error
-                raise
-            segment.tag_max = max(segment.tag_max, tag)
-            segment.size_bytes += len(data)
-            if segment.size_bytes >= self._segment_bytes_max:
-                self._file.close()
-                self._new_segment(segment.number + 1, checksum)
-            return sequence
+                    self._pending[:0] = waiting[done:]
+                    self._pending_bytes -= sum(len(record.payload) for record in waiting[:done])
+                    self._durable += done
+            return self._durable
 
-    def _write_all(self, segment: _Segment, data: bytes) -> None:
-        written = 0
-        view = memoryview(data)
+    def _write_group(self, waiting: list[Record], first: int) -> int:
+        """Write what fits the current segment, at least one record, and sync; returns how many."""
+        assert self._descriptor is not None
+        current = self._segments[-1]
+        after = _Segment(
+            current.path, current.number, current.marker, current.checksum, current.size_bytes, current.tag_max
+        )
+        parts: list[bytes] = []
+        count = 0
+        for record in waiting[first:]:
+            if count and not self._fits(after, record):
+                break
+            head = _RECORD.pack(after.marker, len(record.payload), record.kind, record.tag, after.checksum, 0)[
+                :-_CHECKSUM_BYTES
+            ]
+            checksum = zlib.crc32(record.payload, zlib.crc32(head))
+            parts += (head, checksum.to_bytes(_CHECKSUM_BYTES, "big"), record.payload)
+            _advance(after, record, checksum)
+            count += 1
         try:
-            while written < len(data):
-                written += self._file.write(view[written:])
-            os.fdatasync(self._file.fileno())
+            # At a place of its own, not appended: a second attempt overwrites what a failed one left.
+            _write_at(self._descriptor, b"".join(parts), current.size_bytes)
+            os.fdatasync(self._descriptor)
         except OSError:
-            # Whatever half arrived must go, or the next attempt would stand after it.
             with contextlib.suppress(OSError):
-                self._file.truncate(segment.size_bytes)
-                self._file.seek(0, os.SEEK_END)
+                os.ftruncate(self._descriptor, current.size_bytes)
             raise
+        with self._lock:
+            self._segments[-1] = after
+        return count
 
-    def _new_segment(self, number: int, checksum: int = _SEED) -> None:
+    def _fits(self, segment: _Segment, record: Record) -> bool:
+        return segment.size_bytes + _RECORD.size + len(record.payload) <= self._segment_bytes_max
+
+    def _rotate_if_due(self, record: Record) -> None:
+        current = self._segments[-1]
+        is_empty = current.size_bytes == _HEADER.size
+        is_obsolete = (
+            current.tag_max < self._obsolete_below and current.size_bytes > self._segment_bytes_max // _OBSOLETE_SHARE
+        )
+        if is_empty or (self._fits(current, record) and not is_obsolete):
+            return
+        assert self._descriptor is not None
+        segment, descriptor = self._make_segment(current.number + 1, current.checksum)
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        with self._lock:
+            self._segments.append(segment)
+
+    def _make_segment(self, number: int, previous: int) -> tuple[_Segment, int]:
+        """A new file with its header, durable, its name too. Nothing is left behind when that fails."""
         path = self.folder / f"{number:016d}.wal"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._file = open(descriptor, "ab", buffering=0)  # noqa: SIM115
-        self._file.write(MAGIC + checksum.to_bytes(4, "big"))
-        os.fdatasync(descriptor)
-        _sync_folder(self.folder)
-        self._segments.append(_Segment(path, number, size_bytes=len(MAGIC) + 4))
-        if not self._segments[:-1]:
-            self._checksum = checksum
+        marker = os.urandom(4)
+        head = _HEADER.pack(_MAGIC, VERSION, number, previous, marker, 0)[:-_CHECKSUM_BYTES]
+        checksum = zlib.crc32(head)
+        # O_TRUNC, not O_EXCL: what may stand there is the rest of an attempt that could not even be removed.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write_at(descriptor, head + checksum.to_bytes(_CHECKSUM_BYTES, "big"), 0)
+            os.fsync(descriptor)
+            _sync_folder(self.folder)
+        except OSError:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        return _Segment(path, number, marker, checksum), descriptor
 
     def truncate_before(self, tag: int) -> None:
-        """Drop the oldest segments in which every record's tag is below `tag`; the current one stays."""
-        with self._writing:
-            while len(self._segments) > 1 and self._segments[0].tag_max < tag:
-                self._segments.pop(0).path.unlink()
-            current = self._segments[-1]
-            if len(self._segments) == 1 and current.size_bytes > self._segment_bytes_max // 8:
-                with self._lock:
-                    idle = not self._buffer
-                    checksum = self._checksum
-                if idle and current.tag_max < tag:
-                    self._file.close()
-                    self._new_segment(current.number + 1, checksum)
-                    self._segments.pop(0).path.unlink()
-            _sync_folder(self.folder)
+        """Drop the oldest segments in which every record's tag is below `tag`.
+
+        The current one stays; if it is as old and large, the next flush begins a new one, so that it can go next time.
+        """
+        with self._lock:
+            self._obsolete_below = max(self._obsolete_below, tag)
+            count = 0
+            while count < len(self._segments) - 1 and self._segments[count].tag_max < tag:
+                count += 1
+            dropped = self._segments[:count]
+            del self._segments[:count]
+        try:
+            for segment in dropped:
+                segment.path.unlink()
+                # Each by itself: were a later name gone and an earlier still there, a segment would seem missing.
+                _sync_folder(self.folder)
+        except OSError as error:
+            raise from_os_error(error, self.folder) from error
 
     def size_bytes(self) -> int:
-        return sum(segment.size_bytes for segment in self._segments)
+        """Bytes of all segments, without what waits for `flush`."""
+        with self._lock:
+            return sum(segment.size_bytes for segment in self._segments)
 
     def close(self) -> None:
-        self._file.close()
+        """Wait for a running flush, then close. What was not flushed is gone, as after a crash."""
+        with self._writing, self._lock:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
 
 
-def _number(path: Path) -> int:
-    try:
-        return int(path.stem)
-    except ValueError:
-        raise Corruption(f"{path}: not a segment of the log; move it away") from None
+def _advance(segment: _Segment, record: Record, checksum: int) -> None:
+    segment.size_bytes += _RECORD.size + len(record.payload)
+    segment.checksum = checksum
+    segment.tag_max = max(segment.tag_max, record.tag)
 
 
-def _parse(data: bytes, position: int, checksum: int) -> tuple[int, int, list[Record]]:
-    """Records from `position` as long as checksums continue: where they stop, the last checksum, the records."""
-    records: list[Record] = []
-    while position + _RECORD.size <= len(data):
-        length, kind, tag, stored = _RECORD.unpack_from(data, position)
-        end = position + _RECORD.size + length
-        if length > RECORD_BYTES_MAX or end > len(data):
-            break
-        payload = data[position + _RECORD.size : end]
-        head = data[position : position + _RECORD.size - 4]
-        expected = zlib.crc32(payload, zlib.crc32(head, checksum))
-        if expected != stored:
-            break
-        records.append(Record(kind, tag, payload))
-        position, checksum = end, expected
-    return position, checksum, records
+def _read_header(path: Path, data: bytes) -> _Segment | None:
+    """An empty segment, None if the header is damaged. VersionMismatch if it is another version's."""
+    if len(data) >= 16 and data[:12] == _MAGIC:
+        version = int.from_bytes(data[12:16], "big")
+        # One flipped bit in the version is damage, not another version: those in use are small.
+        if version != VERSION and version in (1, VERSION + 1):
+            raise VersionMismatch(path, found=version, supported=VERSION)
+    if len(data) < _HEADER.size:
+        return None
+    magic, version, number, _, marker, checksum = _HEADER.unpack_from(data)
+    if (magic, version, number) != (_MAGIC, VERSION, int(path.stem)):
+        return None
+    if zlib.crc32(data[: _HEADER.size - _CHECKSUM_BYTES]) != checksum:
+        return None
+    return _Segment(path, number, marker, checksum)
 
 
-def _valid_record_after(data: bytes, position: int) -> bool:
-    """Whether some later record continues from the checksum stored by another: then the damage is in the middle."""
+def _sound_record(data: bytes, position: int) -> tuple[Record, int] | None:
+    """The record at `position` and its `previous`, if its own checksum holds."""
     if position + _RECORD.size > len(data):
-        return False
-    length, _, _, stored = _RECORD.unpack_from(data, position)
-    starts = []
-    if length <= RECORD_BYTES_MAX:
-        starts.append((position + _RECORD.size + length, stored))
-    for start, seed in starts:
-        end, _, records = _parse(data, start, seed)
-        if records and end <= len(data):
+        return None
+    _, length, kind, tag, previous, checksum = _RECORD.unpack_from(data, position)
+    start = position + _RECORD.size
+    if length > RECORD_BYTES_MAX or start + length > len(data):
+        return None
+    payload = data[start : start + length]
+    if zlib.crc32(payload, zlib.crc32(data[position : start - _CHECKSUM_BYTES])) != checksum:
+        return None
+    return Record(kind, tag, payload), previous
+
+
+def _read_record(data: bytes, segment: _Segment) -> Record | None:
+    """The record that continues the chain, None where there is no such."""
+    position = segment.size_bytes
+    if data[position : position + len(segment.marker)] != segment.marker:
+        return None
+    found = _sound_record(data, position)
+    return found[0] if found is not None and found[1] == segment.checksum else None
+
+
+def _has_record_after(data: bytes, segment: _Segment) -> bool:
+    """Whether a record of this segment stands at or behind the place where the chain ends."""
+    position = data.find(segment.marker, segment.size_bytes)
+    while position != -1:
+        if _sound_record(data, position) is not None:
             return True
+        position = data.find(segment.marker, position + 1)
     return False
 
 
+def _stored_checksum(data: bytes, position: int) -> int:
+    checksum: int = _RECORD.unpack_from(data, position)[5]
+    return checksum
+
+
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view = view[written:]
+        offset += written
+
+
+def _cut(path: Path, size_bytes: int) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, size_bytes)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

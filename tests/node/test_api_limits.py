@@ -1,0 +1,232 @@
+"""What aiohttp leaves open by default: slow clients, too many connections, malformed requests, hostile names."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from ledger.modules.payments import Transfer
+from node.api import server as server_module
+from tests.node.api_http import ask, connect, get, raw, read_reply, request_bytes
+from tests.node.api_service import HOSPITAL, running
+
+RAW = {"Content-Type": "application/octet-stream"}
+DEADLINE_MS = 200
+
+
+async def closed(reader: asyncio.StreamReader) -> bytes:
+    """All that still comes, until the server closes."""
+    async with asyncio.timeout(10):
+        try:
+            return await reader.read()
+        except ConnectionError:
+            return b""
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("sent", [b"", b"GET /v1/status HTTP/1.1\r\nHost: local"], ids=["silent", "half a header"])
+async def test_headers_must_arrive_in_time(tmp_path: Path, sent: bytes) -> None:
+    async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (_, server):
+        reader, writer = await connect(server.url)
+        writer.write(sent)
+        assert await closed(reader) == b""
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_headers_that_trickle_do_not_move_the_deadline(tmp_path: Path) -> None:
+    async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (_, server):
+        reader, writer = await connect(server.url)
+
+        async def trickle() -> None:
+            for byte in request_bytes("GET", "/v1/status", None, {"X-Long": "x" * 4_000}):
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.005)
+
+        task = asyncio.create_task(trickle())
+        assert await closed(reader) == b""
+        task.cancel()
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_an_idle_kept_connection_is_closed(tmp_path: Path) -> None:
+    async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (_, server):
+        reader, writer = await connect(server.url)
+        writer.write(request_bytes("GET", "/v1/health") * 2)
+        assert (await read_reply(reader)).status == 200
+        assert (await read_reply(reader)).status == 200
+        assert await closed(reader) == b""
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_body_must_arrive_in_time(tmp_path: Path) -> None:
+    async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (service, server):
+        reader, writer = await connect(server.url)
+        writer.write(request_bytes("POST", "/v1/transactions", None, RAW | {"Content-Length": "500"}) + b"x" * 10)
+        reply = await read_reply(reader)
+        assert (reply.status, reply.json["code"]) == (408, "MC3005")
+        await closed(reader)
+        writer.close()
+        assert service.pool == []
+
+
+@pytest.mark.asyncio
+async def test_waiting_for_a_commit_is_not_cut_by_the_request_deadline(tmp_path: Path) -> None:
+    async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (service, server):
+        service.commits_while_waiting = False
+        tx = service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, ""))
+        waiting = asyncio.create_task(
+            ask(server.url, "POST", "/v1/transactions?wait=committed&timeout_ms=5000", tx.wire, RAW)
+        )
+        while not service.waiting:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(2 * DEADLINE_MS / 1000)  # longer than the deadline that must not apply
+        service.commit()
+        assert (await waiting).status == 200
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_leaves_frees_its_waiter(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        service.commits_while_waiting = False
+        tx = service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, ""))
+        _, writer = await connect(server.url)
+        writer.write(request_bytes("POST", "/v1/transactions?wait=committed&timeout_ms=60000", tx.wire, RAW))
+        async with asyncio.timeout(5):
+            while not service.waiting:
+                await asyncio.sleep(0.01)
+            writer.close()
+            while service.waiting:
+                await asyncio.sleep(0.01)
+
+
+async def unread(url: str, request: bytes) -> socket.socket:
+    """A client with a small window that asks and never reads."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    sock.setblocking(False)
+    host, port = url.removeprefix("http://").split(":")
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, (host, int(port)))
+    await loop.sock_sendall(sock, request)
+    return sock
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("headers", [{}, {"Accept": "text/event-stream"}], ids=["page", "stream"])
+async def test_an_answer_that_is_not_read_costs_the_connection(
+    tmp_path: Path, headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (service, server):
+        for _ in range(20):
+            service.pool += [service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, "x" * 64)) for _ in range(500)]
+            service.commit()
+        # A page fits the kernel's buffers; many pipelined ones do not.
+        request = request_bytes("GET", "/v1/events?limit=500", None, headers)
+        sock = await unread(server.url, request * (1 if headers else 12))
+        async with asyncio.timeout(20):
+            while "not read" not in caplog.text:
+                await asyncio.sleep(0.02)
+        sock.close()
+        assert (await get(server.url, "/v1/health")).status == 200
+
+
+@pytest.mark.asyncio
+async def test_connections_of_one_address_are_capped(tmp_path: Path) -> None:
+    async with running(tmp_path, connections_per_address_max=4) as (_, server):
+        held = [await connect(server.url) for _ in range(4)]
+        for reader, writer in held:
+            writer.write(request_bytes("GET", "/v1/health"))
+            assert (await read_reply(reader)).status == 200
+        reader, writer = await connect(server.url)
+        refused = await read_reply(reader)
+        assert (refused.status, refused.json["code"]) == (503, "MC3010")
+        assert refused.headers["retry-after"]
+        assert await closed(reader) == b""
+        writer.close()
+        held[0][1].close()
+        async with asyncio.timeout(5):
+            while (await raw(server.url, request_bytes("GET", "/v1/health"))).status != 200:
+                await asyncio.sleep(0.01)
+        for _, writer in held[1:]:
+            writer.close()
+
+
+@pytest.mark.asyncio
+async def test_malformed_requests_cost_one_short_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with running(tmp_path) as (_, server):
+        for number in range(50):
+            reply = await raw(server.url, b"NONSENSE secret-%d\r\n\r\n" % number)
+            assert (reply.status, reply.json["code"]) == (400, "MC3005")
+        long = await raw(server.url, b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert long.status == 400
+        headers = b"".join(b"X-%d: 1\r\n" % number for number in range(200))
+        many = await raw(server.url, b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n")
+        assert many.status == 400
+    shown = [record for record in caplog.records if record.name != "asyncio"]
+    assert len(shown) == 1
+    assert len(shown[0].getMessage()) < 200
+    assert "secret" not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_bad_chunks_are_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        head = request_bytes("POST", "/v1/transactions", None, RAW | {"Transfer-Encoding": "chunked"})
+        reply = await raw(server.url, head + b"zz\r\nhello\r\n")
+        assert reply.status == 400
+        endless = head + b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+        over = await raw(server.url, endless + b"200000\r\n" + b"x" * 2_100_000)
+        assert (over.status, over.json["code"]) == (413, "MC3006")
+        tx = service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, ""))
+        chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(tx.wire), tx.wire)
+        assert (await raw(server.url, head + chunks)).status == 202
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_asks_first_is_told_to_continue(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        tx = service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, ""))
+        reader, writer = await connect(server.url)
+        asks = RAW | {"Content-Length": str(len(tx.wire)), "Expect": "100-continue"}
+        writer.write(request_bytes("POST", "/v1/transactions", None, asks))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(tx.wire)
+        assert (await read_reply(reader)).status == 202
+        writer.write(request_bytes("POST", "/v1/transactions", None, asks | {"Content-Length": "99999999"}))
+        assert (await read_reply(reader)).status == 413
+        writer.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1:80", "[::1]", "[::1]:99"])
+async def test_own_names_are_served(tmp_path: Path, host: str) -> None:
+    async with running(tmp_path) as (_, server):
+        assert (await get(server.url, "/v1/health", Host=host)).status == 200
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("host", ["", "[::1", "localhost:80:80", "localhost, evil", "127.0.0.1.", "[::2]:80"])
+async def test_other_names_are_refused(tmp_path: Path, host: str) -> None:
+    async with running(tmp_path) as (_, server):
+        reply = await raw(server.url, b"GET /v1/health HTTP/1.1\r\nHost: %s\r\n\r\n" % host.encode())
+        assert (reply.status, reply.json["code"]) == (403, "MC3013")
+
+
+@pytest.mark.asyncio
+async def test_a_taken_port_is_told_at_start(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        port = int(server.url.rsplit(":", 1)[1])
+        config = service.config.model_copy(update={"api": service.config.api.model_copy(update={"port": port})})
+        second = server_module.ApiServer(service, config)
+        with pytest.raises(OSError, match="address already in use"):
+            await second.start()
+        assert second.url == ""

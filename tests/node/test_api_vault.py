@@ -1,0 +1,158 @@
+"""Encrypted records leave the vault only against a logged, allowed access, for the key that logged it."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from ledger.errors import ConfigError
+from ledger.genesis import Parameters
+from ledger.modules.records import Access, Grant, Register, Revoke, Withdraw
+from node.api import tokens
+from node.api.server import ApiServer
+from node.vault import SEALED_SIZE_BYTES_MAX, SealedRecord, Vault, open_record, seal
+from tests.node.api_http import Reply, ask, get
+from tests.node.api_service import CLINIC, HOSPITAL, INSURER, PATIENT, START_MS, FakeService, running
+
+RAW = {"Content-Type": "application/octet-stream"}
+LATER_MS = START_MS + 10**9
+TEXT = b'{"resourceType":"Observation"}'
+
+
+def sealed_record() -> SealedRecord:
+    recipients = (HOSPITAL.public, PATIENT.public)
+    return seal(TEXT, media_type="application/fhir+json", recipients=recipients)
+
+
+async def put(server: ApiServer, home: Path, data: bytes) -> Reply:
+    headers = RAW | {"Authorization": f"Bearer {tokens.load(home)}"}
+    return await ask(server.url, "POST", "/v1/vault", data, headers)
+
+
+@asynccontextmanager
+async def holding(home: Path) -> AsyncIterator[tuple[FakeService, ApiServer, SealedRecord]]:
+    """A custodian that holds one registered record."""
+    async with running(home, vault=Vault(home / "vault")) as (service, server):
+        sealed = sealed_record()
+        stored = await put(server, home, sealed.data)
+        assert (stored.status, stored.json["record"]) == (201, sealed.commitment.hex())
+        service.send(HOSPITAL, Register(sealed.commitment, PATIENT.public, "Observation", len(sealed.data)))
+        yield service, server, sealed
+
+
+async def fetch(server: ApiServer, record: bytes, access: bytes) -> Reply:
+    return await get(server.url, f"/v1/vault/{record.hex()}?access={access.hex()}")
+
+
+@pytest.mark.asyncio
+async def test_an_allowed_reader_gets_a_copy_that_only_it_can_open(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        record = sealed.commitment
+        service.send(PATIENT, Grant("clinic", ("treatment",), LATER_MS, (record,), None, None))
+        access = service.send(CLINIC, Access(record, "treatment", "ward round"))
+        reply = await fetch(server, record, access.id)
+        assert (reply.status, reply.headers["content-type"]) == (200, "application/octet-stream")
+        assert SealedRecord.from_bytes(reply.body).recipients == (CLINIC.public,)
+        assert open_record(reply.body, CLINIC).plaintext == TEXT
+        assert TEXT not in reply.body
+
+
+@pytest.mark.asyncio
+async def test_a_refused_access_is_403_with_its_code(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        record = sealed.commitment
+        refused = service.send(INSURER, Access(record, "payment", "audit"))
+        reply = await fetch(server, record, refused.id)
+        assert (reply.status, reply.json["code"]) == (403, "MC2104")
+        granted = service.send(PATIENT, Grant("clinic", ("treatment",), LATER_MS, (record,), None, None))
+        service.send(PATIENT, Revoke(granted.id))
+        revoked = service.send(CLINIC, Access(record, "treatment", "late"))
+        reply = await fetch(server, record, revoked.id)
+        assert (reply.status, reply.json["code"]) == (403, "MC2106")
+
+
+@pytest.mark.asyncio
+async def test_only_an_access_of_this_very_record_opens_it(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        other = sealed_record()
+        registered = service.send(HOSPITAL, Register(other.commitment, PATIENT.public, "Observation", 1))
+        access = service.send(HOSPITAL, Access(other.commitment, "treatment", "x"))
+        for tx_id in (access.id, registered.id):
+            reply = await fetch(server, sealed.commitment, tx_id)
+            assert (reply.status, reply.json["errors"][0]["field"]) == (400, "access")
+        unknown = await fetch(server, sealed.commitment, b"\x01" + bytes(32))
+        assert (unknown.status, unknown.json["code"]) == (404, "MC3004")
+        not_held = await fetch(server, other.commitment, access.id)
+        assert (not_held.status, not_held.json["code"]) == (404, "MC3004")
+
+
+@pytest.mark.asyncio
+async def test_one_logged_access_is_not_a_key_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        access = service.send(HOSPITAL, Access(sealed.commitment, "treatment", "x"))
+        assert (await fetch(server, sealed.commitment, access.id)).status == 200
+        for _ in range(Parameters().validity_heights_max + 1):
+            service.commit()
+        reply = await fetch(server, sealed.commitment, access.id)
+        assert (reply.status, reply.json["code"]) == (403, "MC1007")
+
+
+@pytest.mark.asyncio
+async def test_a_withdrawn_record_is_not_released(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        access = service.send(HOSPITAL, Access(sealed.commitment, "treatment", "x"))
+        service.send(PATIENT, Withdraw(sealed.commitment))
+        reply = await fetch(server, sealed.commitment, access.id)
+        assert (reply.status, reply.json["code"]) == (403, "MC2111")
+
+
+@pytest.mark.asyncio
+async def test_an_erased_record_is_gone_and_not_taken_again(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        access = service.send(HOSPITAL, Access(sealed.commitment, "treatment", "x"))
+        assert service.vault is not None
+        service.vault.erase(sealed.commitment)
+        assert (await fetch(server, sealed.commitment, access.id)).status == 410
+        again = await put(server, tmp_path, sealed.data)
+        assert (again.status, again.json["code"]) == (410, "MC2110")
+
+
+@pytest.mark.asyncio
+async def test_what_is_no_sealed_record_is_not_stored(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (_, server, _sealed):
+        bad = await put(server, tmp_path, b"hello")
+        assert (bad.status, bad.json["code"]) == (400, "MC1001")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("header", ["", "Bearer ", "Bearer " + "0" * 64, "Basic eDp5", "Bearer é"])
+async def test_only_operators_store(tmp_path: Path, header: str) -> None:
+    async with holding(tmp_path) as (service, server, _):
+        assert service.vault is not None
+        before = service.vault.list()
+        # The length alone would be over the limit: who may not store is refused before a body is read.
+        headers = RAW | {"Authorization": header, "Content-Length": str(SEALED_SIZE_BYTES_MAX + 1)}
+        reply = await ask(server.url, "POST", "/v1/vault", b"", headers)
+        assert (reply.status, reply.json["code"]) == (401, "MC3008")
+        assert reply.headers["www-authenticate"].startswith("Bearer")
+        assert service.vault.list() == before
+
+
+def test_the_token_is_kept_and_its_file_is_private(tmp_path: Path) -> None:
+    token = tokens.load_or_create(tmp_path)
+    assert tokens.load_or_create(tmp_path) == token == tokens.load(tmp_path)
+    path = tmp_path / tokens.FILE_NAME
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        tokens.load(tmp_path)
+    path.chmod(0o600)
+    path.write_text("short\n")
+    with pytest.raises(ConfigError, match="damaged"):
+        tokens.load(tmp_path)
+    with pytest.raises(ConfigError):
+        tokens.load_or_create(tmp_path / "missing")
