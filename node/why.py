@@ -41,10 +41,17 @@ class Facts:
 
 
 def explain(facts: Facts) -> dict[str, Any]:
-    """`{"halted", "sentence", "missing": [{"name", "key", "since_ms"}], "code"}`."""
+    """`{"halted", "moving", "sentence", "missing": [{"name", "key", "since_ms"}], "height", "view"}`."""
     halted, sentence = _sentence(facts)
     missing = [{"name": one.name, "key": one.key, "since_ms": one.since_ms} for one in facts.missing]
-    return {"halted": halted, "sentence": sentence, "missing": missing, "height": facts.height, "view": facts.view}
+    return {
+        "halted": halted,
+        "moving": not halted,
+        "sentence": sentence,
+        "missing": missing,
+        "height": facts.height,
+        "view": facts.view,
+    }
 
 
 def _sentence(facts: Facts) -> tuple[bool, str]:

@@ -17,6 +17,8 @@ What plyvel leaves open, and what is done about it:
   data folder, `storage.datadir`, does not depend on this.)
 - LevelDB begins a new log without syncing the one before, so a synced write alone does not make all earlier ones
   durable: older logs still there are synced along with it.
+- Its reverse iterator gives nothing when the one key in its range is `start`: ranges are walked downwards by a raw one.
+- `compact_range()` without bounds compacts next to nothing: bounds are given.
 - A log cut short loses its last writes silently. Nothing here can see that: the block store checks that heights follow.
 """
 
@@ -58,6 +60,8 @@ OPEN_FILES_MAX = 400
 # What a scan fetches at one go: few enough that close() waits below a millisecond.
 _CHUNK_ITEMS_MAX = 64
 _CHUNK_BYTES_MAX = 256 * 1024
+# No key begins with as many.
+_ABOVE_ALL_KEYS = b"\xff" * 256
 # How often close() looks whether calls in other threads have ended.
 _CLOSE_POLL_S = 0.0005
 
@@ -196,15 +200,20 @@ class LevelDB:
             if limit == 0 or (stop is not None and start >= stop):
                 return iter(())
             # Made now, not at the first `next`: this call is the moment the scan shows.
-            cursor = source.iterator(start=start, stop=stop, reverse=reverse, verify_checksums=True)
-        return self._drain(cursor, limit)
+            if reverse:
+                cursor = source.raw_iterator(verify_checksums=True)
+                return self._drain(cursor, _downwards(cursor, start, stop), limit)
+            cursor = source.iterator(start=start, stop=stop, verify_checksums=True)
+            return self._drain(cursor, cursor, limit)
 
-    def _drain(self, cursor: Any, limit: int | None) -> Iterator[tuple[bytes, bytes]]:
+    def _drain(
+        self, cursor: Any, items: Iterator[tuple[bytes, bytes]], limit: int | None
+    ) -> Iterator[tuple[bytes, bytes]]:
         left = limit
         try:
             while left is None or left > 0:
                 with self._using():
-                    chunk = _chunk(cursor, _CHUNK_ITEMS_MAX if left is None else min(left, _CHUNK_ITEMS_MAX))
+                    chunk = _chunk(items, _CHUNK_ITEMS_MAX if left is None else min(left, _CHUNK_ITEMS_MAX))
                 if not chunk:
                     return
                 if left is not None:
@@ -242,7 +251,7 @@ class LevelDB:
 
     def compact(self) -> None:
         with self._using():
-            self._db.compact_range()
+            self._db.compact_range(start=b"", stop=_ABOVE_ALL_KEYS)
 
     def close(self) -> None:
         """Turn new calls away, wait for those running in other threads, then close. A second call does nothing."""
@@ -335,13 +344,29 @@ class LevelDBReader:
         self.close()
 
 
-def _chunk(cursor: Any, items_max: int) -> list[tuple[bytes, bytes]]:
+def _chunk(items: Iterator[tuple[bytes, bytes]], items_max: int) -> list[tuple[bytes, bytes]]:
     """The next items of an iterator, up to a count and about a size."""
     found: list[tuple[bytes, bytes]] = []
     size_bytes = 0
-    for key, value in cursor:
+    for key, value in items:
         found.append((key, value))
         size_bytes += len(key) + len(value)
         if len(found) >= items_max or size_bytes >= _CHUNK_BYTES_MAX:
             break
     return found
+
+
+def _downwards(cursor: Any, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    """The items of [start, stop) from the end, by a raw iterator."""
+    if stop is not None:
+        cursor.seek(stop)
+    if stop is not None and cursor.valid():
+        cursor.prev()
+    else:
+        cursor.seek_to_last()
+    while cursor.valid():
+        key, value = cursor.item()
+        if key < start:
+            return
+        yield key, value
+        cursor.prev()

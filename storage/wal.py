@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import threading
@@ -109,7 +110,7 @@ class WriteAheadLog:
                 raise Corruption(path, "not a segment of the log", "Move it away")
         if not paths and not create:
             raise Corruption(self.folder, "the write-ahead log is gone", _REMEDY)
-        for before, path in zip(paths, paths[1:], strict=False):
+        for before, path in itertools.pairwise(paths):
             if int(path.stem) != int(before.stem) + 1:
                 raise Corruption(self.folder, f"segments between {before.name} and {path.name} are missing", _REMEDY)
         for path in paths:

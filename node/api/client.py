@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -189,15 +190,13 @@ class Client:
         where it was when a stream breaks; Unreachable once the node does not answer at all.
         """
         left = limit
-        while follow:
-            async for event in self._stream(after):
-                if left == 0:
-                    return
-                yield event
-                after = event["cursor"]
-                left = None if left is None else left - 1
-                if left == 0:
-                    return
+        while follow and left != 0:
+            async with aclosing(self._stream(after)) as stream:
+                async for event in stream:
+                    yield event
+                    after, left = event["cursor"], None if left is None else left - 1
+                    if left == 0:
+                        return
         while left is None or left > 0:
             size = calls.EVENTS_PER_PAGE if left is None else min(left, calls.EVENTS_PER_PAGE)
             page = await self.send(calls.events(after, size))
@@ -207,7 +206,7 @@ class Client:
             if not page["more"]:
                 return
 
-    async def _stream(self, after: str) -> AsyncIterator[Json]:
+    async def _stream(self, after: str) -> AsyncGenerator[Json, None]:
         """One connection's events; ends when it breaks after having been there."""
         import aiohttp
         from yarl import URL
@@ -385,15 +384,13 @@ class SyncClient:
     def events(self, after: str = "0:0", limit: int | None = None, follow: bool = False) -> Iterator[Json]:
         """As `Client.events`."""
         left = limit
-        while follow:
-            for event in self._stream(after):
-                if left == 0:
-                    return
-                yield event
-                after = event["cursor"]
-                left = None if left is None else left - 1
-                if left == 0:
-                    return
+        while follow and left != 0:
+            with closing(self._stream(after)) as stream:
+                for event in stream:
+                    yield event
+                    after, left = event["cursor"], None if left is None else left - 1
+                    if left == 0:
+                        return
         while left is None or left > 0:
             size = calls.EVENTS_PER_PAGE if left is None else min(left, calls.EVENTS_PER_PAGE)
             page = self.send(calls.events(after, size))
@@ -402,7 +399,7 @@ class SyncClient:
             if not page["more"]:
                 return
 
-    def _stream(self, after: str) -> Iterator[Json]:
+    def _stream(self, after: str) -> Generator[Json, None, None]:
         """One connection's events, apart from the kept one; ends when it breaks after having been there."""
         call, parser, connected = calls.event_stream(after), EventParser(after), False
         connection = self._connect(self._timeout_ms)
@@ -450,6 +447,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _reason(error: Exception) -> str:
     """Short words for a failed connection."""
-    if isinstance(error, ConnectionRefusedError) or "refused" in str(error).lower():
+    cause = getattr(error, "os_error", error)  # aiohttp wraps the system's error
+    if isinstance(cause, ConnectionRefusedError):
         return "connection refused; is the node running?"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

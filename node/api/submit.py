@@ -36,6 +36,8 @@ JSON_SIZE_BYTES_MAX = 512 * 1024  # about twenty milliseconds of the event loop;
 
 _ACCEPTED = '{"id":"%s","status":"accepted","code":0,"label":"MC0000","name":"ok","detail":[]}'
 
+_SIZE_MIN = {0xC4: 0, 0xC5: 2**8, 0xC6: 2**16}  # below these a shorter length would do
+
 MSGPACK, RAW, JSON = "application/msgpack", "application/octet-stream", "application/json"
 
 # The members of a JSON transaction around its fields, in the order in which they are reported.
@@ -96,12 +98,16 @@ def _wires_of_msgpack(body: bytes) -> Sequence[bytes]:
         if not (0x90 <= body[0] <= 0x9F or (body[0] == 0xDC and count > 15)) or not 1 <= count <= TXS_PER_REQUEST_MAX:
             raise bad_request("body", f"a canonical msgpack array of 1 to {TXS_PER_REQUEST_MAX} transactions")
         for index in range(count):
-            width = body[position] - 0xC3  # 0xC4 and 0xC5 have lengths of one and two bytes, 0xC6 four
-            if not 1 <= width <= 3:
+            head = body[position]
+            if head == 0xC5:
+                size, start = body[position + 1] << 8 | body[position + 2], position + 3
+            elif head == 0xC4:
+                size, start = body[position + 1], position + 2
+            elif head == 0xC6:
+                size, start = int.from_bytes(body[position + 1 : position + 5], "big"), position + 5
+            else:
                 raise bad_request(f"[{index}]", "a transaction as bytes")
-            start = position + (2, 3, 5)[width - 1]
-            size = int.from_bytes(body[position + 1 : start], "big")
-            if size >> 8 * (width - 1) == 0 and width > 1:
+            if size < _SIZE_MIN[head]:
                 raise Problem(Code.NOT_CANONICAL, errors=[FieldError(f"[{index}]", "the shortest length")])
             position = start + size
             wires.append(body[start:position])

@@ -38,8 +38,8 @@ ACCESS = "records.access"
 def check_operator(api: Api, headers_authorization: str) -> None:
     """Problem UNAUTHORISED unless the header carries the operator's token."""
     scheme, _, token = headers_authorization.partition(" ")
-    known = api.operator_token.encode()
-    if scheme.lower() != "bearer" or not known or not hmac.compare_digest(token.strip().encode(), known):
+    known, given = api.operator_token.encode(), token.strip().encode("utf-8", "replace")
+    if scheme.lower() != "bearer" or not known or not hmac.compare_digest(given, known):
         raise Problem(Code.UNAUTHORISED, headers={"WWW-Authenticate": 'Bearer realm="medchain"'})
 
 

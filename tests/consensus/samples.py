@@ -59,7 +59,9 @@ def checkpoint(height: int, members: tuple[int, ...] = (0, 1, 2)) -> CheckpointC
     return made
 
 
-def vote(member: int = 0, phase: Phase = Phase.PREPARE, height: int = 105, view: int = 3, digest: bytes = DIGEST) -> Vote:
+def vote(
+    member: int = 0, phase: Phase = Phase.PREPARE, height: int = 105, view: int = 3, digest: bytes = DIGEST
+) -> Vote:
     made: Vote = sign(Vote(EPOCH, view, height, phase, digest, member))
     return made
 

@@ -85,7 +85,9 @@ def test_votes_outside_the_window_take_no_room(checkpoints: Checkpoints) -> None
     assert checkpoints.entries() == 0
     for height in range(BASE, BASE + 1_000):
         for member in range(4):
-            checkpoints.record(replace(checkpoint_vote(1), height=height, member=member, state_root=bytes([member]) * 33))
+            checkpoints.record(
+                replace(checkpoint_vote(1), height=height, member=member, state_root=bytes([member]) * 33)
+            )
     assert checkpoints.entries() == 4 * 2 * LOG_WINDOW
 
 

@@ -90,8 +90,8 @@ def test_what_is_proposed_again_is_the_proposal_itself() -> None:
 class History:
     """A random execution, view by view, of members that keep the protocol and up to f that show what they please.
 
-    In each view the choice of some quorum of view changes is proposed again, new proposals come above it; at some heights
-    a prepare certificate forms, and some members learn of it and lock. What a quorum locked in one view is committed.
+    In each view the choice of some quorum of view changes is proposed again, new proposals come above it; at some
+    heights a prepare certificate forms, and some members learn of it and lock. What a quorum locked is committed.
     """
 
     def __init__(self, random: Random, n: int, heights: int = 4) -> None:
@@ -146,7 +146,7 @@ class History:
                 self.locks[member][height] = prepared
             if len(lockers) >= self.q:
                 assert self.committed.setdefault(height, chosen) == chosen, "two decisions at one height"
-        done = next((height for height in range(1, self.heights + 2) if height not in self.committed)) - 1
+        done = next(height for height in range(1, self.heights + 2) if height not in self.committed) - 1
         for member in self.random.sample(range(self.n), self.random.randint(0, self.n)):
             self.stable[member] = max(self.stable[member], self.random.randint(0, done))
 
@@ -183,13 +183,21 @@ def wrong_lowest_view(changes: Iterable[ViewChange]) -> Choice:
     for one in changes:
         for shown in one.prepared:
             first.setdefault(shown.height, shown)
-    return Choice(0, None, tuple(first[h].proposal if h in first else Proposal.null(h) for h in range(1, max(first, default=0) + 1)))
+    return Choice(
+        0,
+        None,
+        tuple(first[h].proposal if h in first else Proposal.null(h) for h in range(1, max(first, default=0) + 1)),
+    )
 
 
 def test_the_model_finds_a_choice_that_ignores_views(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "choose", lambda changes, base: wrong_lowest_view(changes))
-    with pytest.raises(AssertionError):
-        for seed in range(200):
+
+    def run(seeds: range) -> None:
+        for seed in seeds:
             history = History(Random(seed), 4)
             for view in range(6):
                 history.work(view, history.enter(view) if view else Choice(0, None, ()))
+
+    with pytest.raises(AssertionError):
+        run(range(200))

@@ -85,6 +85,14 @@ def sign(seed: bytes, message: bytes, key: bytes | None = None) -> bytes:
     return r + s.to_bytes(32, "little")
 
 
+def sign_with_mixed_r(seed: bytes, message: bytes) -> bytes:
+    """A signature whose R has a part of order eight: valid where the equation is multiplied by the cofactor only."""
+    scalar, prefix = expand(seed)
+    nonce = int.from_bytes(sha512(prefix + message).digest(), "little") % L
+    r = encode_point(add(multiply(nonce, BASE), order_eight()))
+    return r + ((nonce + challenge(r, public_key(seed), message) * scalar) % L).to_bytes(32, "little")
+
+
 def sign_with_r(seed: bytes, message: bytes, r: bytes) -> bytes:
     """A signature whose R is a given point of small order: S is the key's share alone."""
     s = challenge(r, public_key(seed), message) * expand(seed)[0] % L

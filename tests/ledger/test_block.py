@@ -278,7 +278,9 @@ def test_headers_survive_their_encoding_and_everything_enters_their_hash() -> No
             refused(Header.from_value, one)
 
 
-@given(HASHES, st.integers(0, 99_999), st.lists(st.text("aé", max_size=9) | HEIGHTS | st.binary(max_size=9), max_size=8))
+@given(
+    HASHES, st.integers(0, 99_999), st.lists(st.text("aé", max_size=9) | HEIGHTS | st.binary(max_size=9), max_size=8)
+)
 def test_receipts_survive_their_encoding(tx_id: bytes, code: int, detail: list[Any]) -> None:
     receipt = Receipt(tx_id, code, tuple(detail))
     data = encode(receipt.to_value())
@@ -351,14 +353,15 @@ def test_other_batches_than_the_ordered_ones_do_not_match() -> None:
 def test_what_is_no_certified_block_is_refused() -> None:
     """Trap 27, 34, 35, 37."""
     block = block_of(1)
-    proposal, known, wires = decode(encode_certified(block), size_bytes_max=1 << 20)  # type: ignore[misc]
+    decoded: Any = decode(encode_certified(block), size_bytes_max=1 << 20)
+    proposal, known, wires = decoded
     for value in (
         None,
         (),
         (proposal, known),
         (proposal, known, None),
         (proposal, known, ()),
-        (proposal, known, (*wires, *wires)),  # type: ignore[misc]
+        (proposal, known, (*wires, *wires)),
         (proposal, known, ("text",)),
         (proposal, known, (b"no batch",)),
         (known, known, wires),

@@ -275,7 +275,9 @@ def shortest_integer(value: int) -> bytes:
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 31, 32, 255, 256, 65_535, 65_536])
 def test_headers_take_the_shortest_form_at_every_edge(length: int) -> None:
     """Trap 40."""
-    assert len(encode("a" * length)) - length == (1 if length < 32 else 2 if length < 256 else 3 if length < 65_536 else 5)
+    assert len(encode("a" * length)) - length == (
+        1 if length < 32 else 2 if length < 256 else 3 if length < 65_536 else 5
+    )
     assert len(encode(b"a" * length)) - length == (2 if length < 256 else 3 if length < 65_536 else 5)
     assert len(encode((None,) * length)) - length == (1 if length < 16 else 3 if length < 65_536 else 5)
 

@@ -56,7 +56,7 @@ RFC_8032 = [
 
 @pytest.mark.parametrize(("seed", "public", "message", "signature"), RFC_8032)
 def test_signatures_are_those_of_rfc_8032(seed: str, public: str, message: str, signature: str) -> None:
-    """The plain vectors through the second implementation, then ours against it: key and message are signed together."""
+    """The plain vectors through the second implementation, then ours against it: the key is signed with the message."""
     seed_bytes, message_bytes = bytes.fromhex(seed), bytes.fromhex(message)
     assert ed25519.public_key(seed_bytes).hex() == public
     assert ed25519.sign(seed_bytes, message_bytes).hex() == signature
@@ -134,6 +134,14 @@ def test_signatures_with_r_of_small_order_are_refused(encoding: bytes) -> None:
         message = bytes([number])
         forged = ed25519.sign_with_r(SEED, PAIR.public + message, encoding)
         assert not verify(PAIR.public, message, b"\x01" + forged)
+
+
+def test_the_equation_is_checked_without_the_cofactor() -> None:
+    """Trap 42. Builds of libsodium that multiply by the cofactor would accept these, and split the chain."""
+    for number in range(8):
+        message = bytes([number])
+        crafted = ed25519.sign_with_mixed_r(SEED, PAIR.public + message)
+        assert not verify(PAIR.public, message, b"\x01" + crafted)
 
 
 def test_a_key_of_mixed_order_cannot_be_registered() -> None:

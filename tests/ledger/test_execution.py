@@ -36,7 +36,7 @@ class Word(Text):
     """A plug-in's own field type, with a mistake in it."""
 
     def check(self, value: Any, path: str) -> None:
-        super(Word, self).check(value, path)
+        super().check(value, path)
         if value == "crash":
             raise KeyError(value)
 
@@ -70,7 +70,7 @@ def say(op: Say, ctx: Context) -> None:
         case "raise":
             raise ZeroDivisionError
         case "float":
-            ctx.put("bad", value=(1, 0.5))
+            ctx.put("bad", value=(1, 0.5))  # type: ignore[arg-type]
         case "huge":
             ctx.put("bad", value=2**64)
         case "object":
@@ -109,7 +109,9 @@ def test_transactions_are_executed_in_the_order_of_batches_and_within_them(chain
         result = chain.executor.execute(chain, chain.tip, proposal, order)
         assert [receipt.tx_id for receipt in result.receipts] == [tx.id for batch in order for tx in batch.transactions]
         assert expected in result.changes.values()
-        assert [(key.decode(), position) for _, key, position in result.indexes] == list(zip(expected, range(4), strict=True))
+        assert [(key.decode(), position) for _, key, position in result.indexes] == list(
+            zip(expected, range(4), strict=True)
+        )
 
 
 def test_execution_changes_nothing_but_its_result(chain: Chain) -> None:
@@ -244,7 +246,9 @@ def test_a_node_that_starts_anew_remembers_what_the_others_remember(chain: Chain
     executed: list[tuple[Sequence[Transaction], int]] = []
     sent: list[Transaction] = []
     for height in range(1, 26):
-        fresh = [chain.transaction(ALICE, Say(f"{height} {ahead}"), valid_until=height + ahead) for ahead in (0, 5, 10, 11)]
+        fresh = [
+            chain.transaction(ALICE, Say(f"{height} {ahead}"), valid_until=height + ahead) for ahead in (0, 5, 10, 11)
+        ]
         again = sent[-6:]
         sent += fresh
         executed.append((chain.execute([*fresh, *again]).transactions, height))

@@ -52,7 +52,9 @@ GOOD_AND_BAD: list[tuple[FieldType, list[Any], list[Any]]] = [
 
 
 @pytest.mark.parametrize(("field_type", "good", "bad"), GOOD_AND_BAD, ids=lambda item: type(item).__name__)
-def test_field_types_take_what_they_say_and_nothing_else(field_type: FieldType, good: list[Any], bad: list[Any]) -> None:
+def test_field_types_take_what_they_say_and_nothing_else(
+    field_type: FieldType, good: list[Any], bad: list[Any]
+) -> None:
     """Trap 35."""
     for value in good:
         field_type.check(value, "field")

@@ -191,5 +191,6 @@ def test_development_keys_are_known_and_refused_elsewhere(name: str) -> None:
 
 def test_development_keys_do_not_change_between_versions() -> None:
     """Trap 40. Development chains written down in documents and tests depend on them."""
-    assert development_key("hospital").public.hex() == "0141a55f3e765ca219b154e55fe20025d2c0e1280d268497e52e9dbad87c71cb44"
-
+    assert (
+        development_key("hospital").public.hex() == "0141a55f3e765ca219b154e55fe20025d2c0e1280d268497e52e9dbad87c71cb44"
+    )

@@ -160,7 +160,9 @@ def test_a_state_proof_tells_presence_from_absence() -> None:
     assert not proof.verify(root, key, None)
     assert not proof.verify(hash_bytes(b""), key, value)
     assert not replace(proof, entries=b"").verify(root, key, None), "an entry cannot be left out"
-    neighbour = next(k for k in (b"%d" % n for n in range(10**6)) if bucket_of(sha256(k).digest()) == bucket_of(proof.entries))
+    neighbour = next(
+        k for k in (b"%d" % n for n in range(10**6)) if bucket_of(sha256(k).digest()) == bucket_of(proof.entries)
+    )
     assert proof.verify(root, neighbour, None)
     assert not proof.verify(root, neighbour, value)
 

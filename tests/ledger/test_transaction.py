@@ -28,7 +28,11 @@ NONCE = bytes(range(16))
 BODY: tuple[Value, ...] = (TX_TAG, CHAIN, "drugs.ship", 1, ("a", 2), NONCE, 7)
 
 FIELDS = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=40) | st.text("añ文", max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.binary(max_size=40)
+    | st.text("añ文", max_size=20),
     lambda inner: st.lists(inner, max_size=5).map(tuple),
     max_leaves=12,
 ).filter(lambda value: depth_of(value) <= 5)
@@ -155,7 +159,13 @@ def test_a_nonce_of_another_length_is_our_own_mistake() -> None:
 
 @pytest.mark.parametrize(
     ("height", "valid_until", "code"),
-    [(7, 7, None), (8, 7, Code.EXPIRED), (1, 101, None), (1, 102, Code.VALIDITY_TOO_LONG), (1, 2**63 - 1, Code.VALIDITY_TOO_LONG)],
+    [
+        (7, 7, None),
+        (8, 7, Code.EXPIRED),
+        (1, 101, None),
+        (1, 102, Code.VALIDITY_TOO_LONG),
+        (1, 2**63 - 1, Code.VALIDITY_TOO_LONG),
+    ],
 )
 def test_a_transaction_is_admissible_inside_its_window_only(height: int, valid_until: int, code: Code | None) -> None:
     tx = transaction(valid_until=valid_until)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from ledger.codec import encode
 from ledger.modules.members import AddKeys
 from ledger.modules.payments import Transfer
 from ledger.transaction import Transaction
+from node.api.server import ApiServer
 from tests.node.api_http import Reply, ask, raw, request_bytes
 from tests.node.api_service import HOSPITAL, MAKER, FakeService, running
 
@@ -203,20 +205,28 @@ TABLE: list[tuple[str, Build, int, str, str | None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.asyncio
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[FakeService, ApiServer]]:
+    """One node for the whole table: that it still serves the last row is part of the claim."""
+    async with running(tmp_path_factory.mktemp("home"), body_size_bytes_max=70_000 - 1) as pair:
+        yield pair
+
+
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("build", "status", "code", "field"), [row[1:] for row in TABLE], ids=[r[0] for r in TABLE])
 async def test_bad_request_gets_its_code_and_changes_nothing(
-    tmp_path: Path, build: Build, status: int, code: str, field: str | None
+    served: tuple[FakeService, ApiServer], build: Build, status: int, code: str, field: str | None
 ) -> None:
-    async with running(tmp_path, body_size_bytes_max=70_000 - 1) as (service, server):
-        data = build(service)
-        before = service.store.tip
-        reply = await raw(server.url, data)
-        assert (reply.status, reply.json["code"]) == (status, code)
-        check_problem(reply, field)
-        assert service.store.tip == before
-        assert service.pool == []
-        assert (await ask(server.url, "GET", "/v1/health")).status == 200
+    service, server = served
+    service.pool.clear()
+    data = build(service)
+    before = service.store.tip
+    reply = await raw(server.url, data)
+    assert (reply.status, reply.json["code"]) == (status, code)
+    check_problem(reply, field)
+    assert service.store.tip == before
+    assert service.pool == []
+    assert (await ask(server.url, "GET", "/v1/health")).status == 200
 
 
 def check_problem(reply: Reply, field: str | None) -> None:

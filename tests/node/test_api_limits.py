@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ledger.modules.payments import Transfer
+from ledger.modules.records import Grant
 from node.api import server as server_module
 from tests.node.api_http import ask, connect, get, raw, read_reply, request_bytes
-from tests.node.api_service import HOSPITAL, running
+from tests.node.api_service import HOSPITAL, START_MS, running
 
 RAW = {"Content-Type": "application/octet-stream"}
 DEADLINE_MS = 200
@@ -118,23 +119,35 @@ async def unread(url: str, request: bytes) -> socket.socket:
     return sock
 
 
-@pytest.mark.asyncio
-@pytest.mark.parametrize("headers", [{}, {"Accept": "text/event-stream"}], ids=["page", "stream"])
-async def test_an_answer_that_is_not_read_costs_the_connection(
-    tmp_path: Path, headers: dict[str, str], caplog: pytest.LogCaptureFixture
-) -> None:
-    async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (service, server):
-        for _ in range(20):
-            service.pool += [service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, "x" * 64)) for _ in range(500)]
-            service.commit()
-        # A page fits the kernel's buffers; many pipelined ones do not.
-        request = request_bytes("GET", "/v1/events?limit=500", None, headers)
-        sock = await unread(server.url, request * (1 if headers else 12))
+async def not_reading(url: str, request: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    sock = await unread(url, request)
+    try:
         async with asyncio.timeout(20):
             while "not read" not in caplog.text:
                 await asyncio.sleep(0.02)
+    finally:
         sock.close()
-        assert (await get(server.url, "/v1/health")).status == 200
+    assert (await get(url, "/v1/health")).status == 200
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_is_not_read_costs_the_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (service, server):
+        service.store.genesis_json = "x" * 8_000_000  # more than the kernel buffers
+        await not_reading(server.url, request_bytes("GET", "/v1/genesis"), caplog)
+
+
+@pytest.mark.asyncio
+async def test_a_stream_that_is_not_read_costs_the_connection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hashes = tuple(b"\x01" + number.to_bytes(32, "big") for number in range(256))
+    async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (service, server):
+        large = Grant("clinic", ("treatment",), START_MS + 10**9, hashes, None, None)
+        for _ in range(10):
+            service.pool += [service.transaction(HOSPITAL, large) for _ in range(40)]
+            service.commit()
+        await not_reading(server.url, request_bytes("GET", "/v1/events", None, {"Accept": "text/event-stream"}), caplog)
 
 
 @pytest.mark.asyncio
@@ -230,3 +243,20 @@ async def test_a_taken_port_is_told_at_start(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="address already in use"):
             await second.start()
         assert second.url == ""
+
+
+@pytest.mark.asyncio
+async def test_stopping_does_not_wait_for_those_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "SHUTDOWN_S", 0.1)
+    async with running(tmp_path) as (service, server):
+        service.commits_while_waiting = False
+        tx = service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, ""))
+        reader, writer = await connect(server.url)
+        writer.write(request_bytes("POST", "/v1/transactions?wait=committed&timeout_ms=60000", tx.wire, RAW))
+        async with asyncio.timeout(5):
+            while not service.waiting:
+                await asyncio.sleep(0.01)
+            await server.stop()
+        assert service.waiting == 0
+        await closed(reader)
+        writer.close()

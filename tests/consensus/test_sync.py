@@ -1,0 +1,292 @@
+"""Catching up: whom to ask for which heights, what liars cost, and that everything stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from consensus.sync import (
+    BLAME_MS,
+    BLOCKS_PER_REQUEST,
+    BUFFER_HEIGHTS_MAX,
+    PATIENCE_MS,
+    REQUEST_TIMEOUT_MS,
+    REQUESTS_MAX,
+    BlockRequest,
+    BlockSync,
+)
+
+
+def follower(**heights: int) -> BlockSync[str]:
+    sync: BlockSync[str] = BlockSync(eager=True)
+    for peer, height in heights.items():
+        sync.on_status(peer, height)
+    return sync
+
+
+def serve(sync: BlockSync[str], request: BlockRequest, reverse: bool = False) -> None:
+    heights = range(request.first, request.last + 1)
+    for height in reversed(heights) if reverse else heights:
+        assert sync.on_block(request.peer, height, f"{request.peer} {height}")
+    sync.on_response_end(request.peer)
+
+
+def take_all(sync: BlockSync[str], height: int) -> int:
+    """Take what follows `height`, in order; returns the last one taken."""
+    while sync.take(height + 1) is not None:
+        height += 1
+    return height
+
+
+def test_several_peers_are_asked_for_different_ranges() -> None:
+    """Trap 30."""
+    sync = follower(a=100, b=100, c=100)
+    assert sync.plan(0, 0) == [BlockRequest("a", 1, 16), BlockRequest("b", 17, 32), BlockRequest("c", 33, 48)]
+    assert sync.plan(0, 1) == [], "each answers first"
+    assert sync.target == 100
+
+
+def test_blocks_that_arrive_out_of_order_are_buffered_and_taken_in_order() -> None:
+    """Trap 26."""
+    sync = follower(a=40, b=40, c=40)
+    for request in reversed(sync.plan(0, 0)):
+        assert sync.take(1) is None
+        serve(sync, request, reverse=True)
+    assert [sync.take(height) for height in (1, 2, 17, 40)] == [
+        ("a", "a 1"),
+        ("a", "a 2"),
+        ("b", "b 17"),
+        ("c", "c 40"),
+    ]
+    assert sync.take(1) is None, "each once"
+
+
+def test_catching_up_reaches_the_target_and_then_asks_for_nothing() -> None:
+    """Trap 26, 30."""
+    sync, height, now_ms = follower(a=1_000, b=700, c=1_000), 0, 0
+    while height < 1_000:
+        requests = sync.plan(height, now_ms)
+        assert requests, "always someone to ask"
+        for request in requests:
+            serve(sync, request)
+        height, now_ms = take_all(sync, height), now_ms + 10
+    assert now_ms < 1_000
+    assert sync.plan(height, now_ms) == []
+
+
+def test_the_last_block_is_fetched_though_none_follows_it() -> None:
+    """Trap 29. A member waits a little for votes to bring it, then asks."""
+    member: BlockSync[str] = BlockSync(eager=False)
+    member.on_status("a", 8)
+    assert member.plan(7, 1_000) == []
+    assert member.plan(7, 1_000 + PATIENCE_MS - 1) == []
+    assert member.plan(7, 1_000 + PATIENCE_MS) == [BlockRequest("a", 8, 8)]
+    assert follower(a=8).plan(7, 0) == [BlockRequest("a", 8, 8)], "followers get no votes and ask at once"
+
+
+def test_a_member_far_behind_does_not_wait() -> None:
+    """Trap 30."""
+    member: BlockSync[str] = BlockSync(eager=False)
+    member.on_status("a", 7 + BLOCKS_PER_REQUEST + 1)
+    assert member.plan(7, 1_000) == [BlockRequest("a", 8, 23)]
+
+
+def test_a_member_that_moves_on_by_votes_asks_for_nothing() -> None:
+    member: BlockSync[str] = BlockSync(eager=False)
+    for height in range(1, 50):
+        member.on_status("a", height + 3)
+        assert member.plan(height, height * (PATIENCE_MS - 1)) == []
+
+
+def test_a_blamed_peers_blocks_are_dropped_and_asked_of_others() -> None:
+    """Trap 27, 28."""
+    sync = follower(liar=32, honest=32)
+    for request in sync.plan(0, 0):
+        serve(sync, request)
+    assert sync.take(1) == ("liar", "liar 1")
+    sync.blame("liar", 10)
+    assert sync.take(2) is None
+    assert sync.take(17) == ("honest", "honest 17")
+    sync.on_status("liar", 32)
+    assert sync.plan(0, 20) == [BlockRequest("honest", 1, 16)]
+
+
+def test_a_blamed_peer_may_redeem_itself() -> None:
+    """Trap 19."""
+    sync = follower(liar=5)
+    sync.blame("liar", 0)
+    sync.on_status("liar", 5)
+    assert sync.plan(0, BLAME_MS - 1) == []
+    assert sync.plan(0, BLAME_MS) == [BlockRequest("liar", 1, 5)]
+
+
+def test_a_peer_that_claims_too_much_and_then_less_stops_nobody() -> None:
+    """Trap 28."""
+    sync = follower(liar=2**63 - 1, honest=20)
+    requests = sync.plan(0, 0)
+    assert requests == [BlockRequest("liar", 1, 16), BlockRequest("honest", 17, 20)]
+    serve(sync, requests[1])
+    sync.on_status("liar", 3)
+    assert sync.target == 20
+    assert sync.plan(0, REQUEST_TIMEOUT_MS) == [BlockRequest("honest", 1, 16)]
+
+
+def test_an_empty_answer_is_not_followed_by_the_same_question() -> None:
+    """Trap 28. Else a peer that claims a height nobody has keeps us asking as fast as it answers."""
+    sync = follower(liar=1_000)
+    asked = 0
+    for now_ms in range(100):
+        for request in sync.plan(0, now_ms):
+            asked += 1
+            sync.on_response_end(request.peer)
+    assert asked == 1
+    sync.on_status("liar", 1_000)
+    assert len(sync.plan(0, 100)) == 1, "with its next status it is asked again"
+
+
+def test_a_partial_answer_is_continued() -> None:
+    """A response carries as many blocks as fit its frame."""
+    sync = follower(a=16)
+    assert sync.plan(0, 0) == [BlockRequest("a", 1, 16)]
+    for height in (1, 2, 3):
+        sync.on_block("a", height, "")
+    sync.on_response_end("a")
+    assert sync.plan(take_all(sync, 0), 1) == [BlockRequest("a", 4, 16)]
+
+
+def test_an_unanswered_request_goes_to_another_peer() -> None:
+    """Trap 28, 35."""
+    sync = follower(silent=16, b=16)
+    assert sync.plan(0, 0) == [BlockRequest("silent", 1, 16)]
+    assert sync.plan(0, REQUEST_TIMEOUT_MS - 1) == []
+    assert sync.plan(0, REQUEST_TIMEOUT_MS) == [BlockRequest("b", 1, 16)]
+    assert not sync.on_block("silent", 1, ""), "too late"
+
+
+def test_a_peer_that_leaves_is_forgotten_and_its_range_asked_of_others() -> None:
+    sync = follower(a=16, b=16)
+    assert sync.plan(0, 0) == [BlockRequest("a", 1, 16)]
+    sync.on_peer_down("a")
+    assert sync.plan(0, 1) == [BlockRequest("b", 1, 16)]
+    sync.on_peer_down("b")
+    assert sync.target == 0
+    assert sync.plan(0, 2) == []
+
+
+def test_what_was_not_asked_for_is_not_taken() -> None:
+    """Trap 27, 33."""
+    sync = follower(a=100, b=10)
+    assert not sync.on_block("a", 1, "")
+    assert sync.plan(5, 0) == [BlockRequest("a", 6, 21)]
+    assert not sync.on_block("stranger", 6, "")
+    assert not sync.on_block("b", 6, "")
+    for height in (0, 5, 22, 2**63 - 1):
+        assert not sync.on_block("a", height, "")
+    assert sync.on_block("a", 6, "first")
+    sync.on_block("a", 6, "second")
+    assert sync.take(6) == ("a", "first")
+
+
+def test_blocks_decided_meanwhile_leave_the_buffer() -> None:
+    sync = follower(a=16)
+    serve(sync, sync.plan(0, 0)[0])
+    sync.plan(10, 1)
+    assert sync.take(10) is None
+    assert sync.take(11) == ("a", "a 11")
+
+
+class Catching(RuleBasedStateMachine):
+    """Any order of statuses, answers, lies, silence and progress: bounded, no request twice, never stuck."""
+
+    PEERS = ("a", "b", "c", "d", "e", "f")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sync: BlockSync[Any] = BlockSync(eager=True)
+        self.height = self.now_ms = 0
+        self.open: dict[Hashable, BlockRequest] = {}
+
+    @rule(peer=st.sampled_from(PEERS), height=st.integers(0, 400) | st.just(2**63 - 1))
+    def status(self, peer: str, height: int) -> None:
+        self.sync.on_status(peer, height)
+
+    @rule(wait_ms=st.sampled_from([0, 1, 500, REQUEST_TIMEOUT_MS, BLAME_MS]))
+    def plan(self, wait_ms: int) -> None:
+        self.now_ms += wait_ms
+        requests = self.sync.plan(self.height, self.now_ms)
+        if wait_ms >= REQUEST_TIMEOUT_MS:
+            self.open.clear()
+        for request in requests:
+            assert self.height < request.first <= request.last <= self.height + BUFFER_HEIGHTS_MAX
+            assert request.last - request.first < BLOCKS_PER_REQUEST
+            assert request.peer not in self.open, "one request a peer at a time"
+            self.open[request.peer] = request
+        assert len(self.open) <= REQUESTS_MAX
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), part=st.integers(0, BLOCKS_PER_REQUEST))
+    def answer(self, data: st.DataObject, part: int) -> None:
+        request = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))  # type: ignore[type-var]
+        for height in range(request.first, request.last + 1)[:part]:
+            self.sync.on_block(request.peer, height, height)
+        self.sync.on_response_end(request.peer)
+
+    @rule(peer=st.sampled_from(PEERS), height=st.integers(0, 500))
+    def push(self, peer: str, height: int) -> None:
+        request = self.open.get(peer)
+        asked = request is not None and request.first <= height <= request.last
+        assert self.sync.on_block(peer, height, height) <= asked
+
+    @rule(good=st.booleans())
+    def take(self, good: bool) -> None:
+        found = self.sync.take(self.height + 1)
+        if found is None:
+            return
+        peer, block = found
+        assert block == self.height + 1
+        if good:
+            self.height += 1
+        else:
+            self.sync.blame(peer, self.now_ms)
+            self.open.pop(peer, None)
+
+    @rule(peer=st.sampled_from(PEERS))
+    def down(self, peer: str) -> None:
+        self.sync.on_peer_down(peer)
+        self.open.pop(peer, None)
+
+    @rule(ahead=st.integers(1, 30))
+    def votes_move_us(self, ahead: int) -> None:
+        self.height += ahead
+        for request in self.sync.plan(self.height, self.now_ms):
+            self.open[request.peer] = request
+
+    @invariant()
+    def bounded(self) -> None:
+        """Trap 26, 33."""
+        assert len(self.sync._buffer) <= BUFFER_HEIGHTS_MAX + BLOCKS_PER_REQUEST
+        assert len(self.sync._peers) <= len(self.PEERS)
+
+    def teardown(self) -> None:
+        """Trap 28. Whatever happened, honest peers bring the node to their height."""
+        self.now_ms += BLAME_MS + REQUEST_TIMEOUT_MS
+        target = self.height + 40
+        for _ in range(60):
+            for peer in self.PEERS:
+                self.sync.on_status(peer, target)
+            self.now_ms += REQUEST_TIMEOUT_MS
+            for request in self.sync.plan(self.height, self.now_ms):
+                for height in range(request.first, request.last + 1):
+                    self.sync.on_block(request.peer, height, height)
+                self.sync.on_response_end(request.peer)
+            while self.sync.take(self.height + 1) is not None:
+                self.height += 1
+        assert self.height >= target
+
+
+TestCatching = Catching.TestCase
+TestCatching.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

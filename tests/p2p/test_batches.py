@@ -1,0 +1,411 @@
+"""The batch pool: packing clients' transactions, holding peers' batches, fetching what is missing; all bounded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ledger.crypto import KeyPair, hash_bytes
+from ledger.errors import Code, Reject
+from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
+from p2p.batches import (
+    FETCH_DIGESTS_MAX,
+    FETCH_TIMEOUT_MS,
+    FRAMING_BYTES,
+    ORDERED_KEPT,
+    WANTED_MAX,
+    BatchPool,
+    PoolConfig,
+)
+
+PAIR = KeyPair.from_seed(b"\x31" * 32)
+CHAIN = hash_bytes(b"chain")
+PEERS = [b"peer %d" % number for number in range(4)]
+SMALL = PoolConfig(batch_txs_max=4, batch_age_ms_max=8, backlog_txs_min=10)
+
+
+@cache
+def tx(number: int, size_bytes: int = 0, valid_until: int = 100) -> Transaction:
+    nonce = number.to_bytes(16, "big")
+    return Transaction.create(PAIR, CHAIN, "a.b", (bytes(size_bytes),), nonce=nonce, valid_until=valid_until)
+
+
+def batch(*numbers: int, size_bytes: int = 0, valid_until: int = 100) -> Batch:
+    return Batch(tuple(tx(number, size_bytes, valid_until).wire for number in numbers))
+
+
+def digests(count: int) -> list[bytes]:
+    return [hash_bytes(b"%d" % number) for number in range(count)]
+
+
+def pool_full(pool: BatchPool, one: Transaction, now_ms: int = 0) -> bool:
+    try:
+        pool.submit(one, now_ms)
+    except Reject as reject:
+        return reject.code is Code.POOL_FULL
+    return False
+
+
+def test_a_transaction_is_taken_once_until_it_is_executed() -> None:
+    """Trap 38."""
+    pool = BatchPool(SMALL)
+    assert pool.submit(tx(1), 0)
+    assert not pool.submit(tx(1), 1)
+    [cut] = pool.cut(8)
+    assert not pool.submit(tx(1), 9), "nor once it is in a batch"
+    assert cut.tx_ids == (tx(1).id,)
+    pool.ordered([cut], 10)
+    assert pool.submit(tx(1), 11), "afterwards execution refuses it as replayed"
+    assert pool.waiting_txs == 1
+
+
+def test_a_batch_is_cut_when_it_has_enough_transactions() -> None:
+    pool = BatchPool(SMALL)
+    for number in range(9):
+        pool.submit(tx(number), 0)
+    cut = pool.cut(0)
+    assert [one.tx_ids for one in cut] == [tuple(tx(n).id for n in part) for part in (range(4), range(4, 8))]
+    assert pool.cut_due_ms() == 8
+    assert pool.cut(7) == []
+    assert [one.tx_ids for one in pool.cut(8)] == [(tx(8).id,)]
+    assert pool.cut_due_ms() is None
+    assert pool.cut(100) == []
+
+
+def test_a_lone_transaction_waits_for_company_no_longer_than_its_age() -> None:
+    pool = BatchPool(SMALL)
+    pool.submit(tx(1), 100)
+    pool.submit(tx(2), 107)
+    assert pool.cut_due_ms() == 108
+    assert pool.cut(107) == []
+    assert [len(one.wires) for one in pool.cut(108)] == [2]
+    pool.submit(tx(3), 200)
+    assert pool.cut_due_ms() == 208, "the next one's patience begins with itself"
+
+
+def test_a_batch_never_exceeds_what_peers_accept() -> None:
+    """Trap 37. Framing included, for transactions of the largest size."""
+    pool = BatchPool(PoolConfig())
+    largest = 65_000
+    for number in range(20):
+        pool.submit(tx(number, largest), 0)
+    cut = pool.cut(1_000)
+    assert sum(len(one.wires) for one in cut) == 20
+    assert [len(one.wires) for one in cut] == [8, 8, 4]
+    for one in cut:
+        assert len(one.wire) <= BATCH_SIZE_BYTES_MAX
+        assert Batch.decode(one.wire).digest == one.digest
+        assert one.transactions == Batch(one.wires).transactions
+
+
+def test_a_batch_is_cut_as_soon_as_it_is_full_in_bytes() -> None:
+    pool = BatchPool(PoolConfig(batch_bytes_max=1_000))
+    pool.submit(tx(1, 500), 0)
+    assert pool.cut(0) == []
+    pool.submit(tx(2, 500), 0)
+    assert [len(one.wires) for one in pool.cut(0)] == [1]
+    pool.submit(tx(3, 2_000), 0)
+    assert [len(one.wires) for one in pool.cut(0)] == [1, 1], "one larger than the limit travels alone"
+
+
+def test_what_was_cut_is_held_until_it_is_ordered() -> None:
+    pool = BatchPool(SMALL)
+    pool.submit(tx(1), 0)
+    [cut] = pool.cut(8)
+    assert pool.get(cut.digest) == cut
+    assert pool.held() == [cut]
+    assert pool.sizes() == {"transactions": 1, "batches": 1, "bytes": len(cut.wire), "wanted": 0}
+    pool.ordered([cut], 9)
+    assert pool.get(cut.digest) is None
+    assert pool.is_ordered(cut.digest)
+    assert pool.sizes() == {"transactions": 0, "batches": 0, "bytes": 0, "wanted": 0}
+
+
+def test_overload_is_answered_and_room_returns_with_execution() -> None:
+    """Trap 38."""
+    pool = BatchPool(SMALL)
+    for number in range(10):
+        assert pool.submit(tx(number), 0)
+    assert pool_full(pool, tx(10))
+    assert not pool.submit(tx(3), 0), "one that is here already is no overload"
+    pool.ordered(pool.cut(0)[:1], 5)
+    assert [pool_full(pool, tx(number), 6) for number in range(10, 16)] == [False] * 4 + [True] * 2
+
+
+def test_own_transactions_are_bounded_in_bytes_too() -> None:
+    """Trap 33, 38. Two thousand of the largest would be 130 MB."""
+    config = replace(SMALL, held_bytes_per_peer_max=300_000, backlog_txs_min=1_000)
+    pool = BatchPool(config)
+    taken = 0
+    while not pool_full(pool, tx(taken, 50_000)):
+        taken += 1
+        pool.cut(taken)
+    assert taken == 5
+    assert pool.sizes()["bytes"] <= 300_000
+    pool.ordered(pool.held(), 100)
+    pool.ordered(pool.cut(1_000), 100)
+    assert not pool_full(pool, tx(9, 50_000))
+
+
+def test_the_backlog_follows_how_fast_the_chain_executes() -> None:
+    pool = BatchPool(replace(SMALL, backlog_ms_max=500))
+    assert pool.backlog_txs_max == 10
+    many = batch(*range(100))
+    for now_ms in range(0, 20_000, 50):  # two transactions a millisecond
+        pool.ordered([many], now_ms)
+    assert 900 <= pool.backlog_txs_max <= 1_000
+    for now_ms in range(20_000, 60_000, 50):
+        pool.ordered([], now_ms)
+    assert pool.backlog_txs_max == 10
+
+
+def test_a_peers_batch_is_accepted_once() -> None:
+    """Trap 38, 39."""
+    pool, one = BatchPool(SMALL), batch(1)
+    assert pool.accepts(one.digest, len(one.wire), PEERS[0])
+    pool.add(one, PEERS[0], 0)
+    assert not pool.accepts(one.digest, len(one.wire), PEERS[0])
+    assert not pool.accepts(one.digest, len(one.wire), PEERS[1])
+    pool.add(one, PEERS[1], 1)
+    assert pool.sizes()["bytes"] == len(one.wire)
+    pool.ordered([one], 2)
+    assert not pool.accepts(one.digest, len(one.wire), PEERS[1]), "late copies neither"
+
+
+def test_a_flood_costs_the_flooder_alone() -> None:
+    """Trap 33."""
+    size = len(batch(0, size_bytes=1_000).wire)
+    pool = BatchPool(replace(SMALL, held_bytes_per_peer_max=5 * size, held_bytes_max=12 * size))
+    number = 0
+
+    def flood(peer: bytes) -> int:
+        nonlocal number
+        taken = 0
+        for _ in range(20):
+            number += 1
+            one = batch(1_000 + number, size_bytes=1_000)
+            if pool.accepts(one.digest, len(one.wire), peer):
+                pool.add(one, peer, 0)
+                taken += 1
+        return taken
+
+    assert [flood(peer) for peer in PEERS] == [5, 5, 2, 0], "share by share, up to the whole"
+    assert pool.sizes()["bytes"] == 12 * size
+    assert pool.submit(tx(1), 0), "clients are not shut out by peers"
+    first = pool.held()[0]
+    pool.ordered([first], 1)
+    assert flood(PEERS[0]) == 1
+
+
+def test_what_a_proposal_needs_is_accepted_whatever_the_room() -> None:
+    """Trap 38. Else a flood could keep the chain from going on."""
+    pool, one = BatchPool(replace(SMALL, held_bytes_per_peer_max=0)), batch(1)
+    assert not pool.accepts(one.digest, len(one.wire), PEERS[0])
+    pool.want([one.digest])
+    assert pool.is_wanted(one.digest)
+    assert pool.accepts(one.digest, len(one.wire), PEERS[0])
+    pool.add(one, PEERS[0], 0)
+    assert not pool.is_wanted(one.digest)
+
+
+def test_no_trace_is_kept_of_peers_that_have_nothing_here() -> None:
+    """Trap 33."""
+    pool = BatchPool(SMALL)
+    for number in range(50):
+        one = batch(number)
+        pool.add(one, b"peer %d" % number, 0)
+        pool.ordered([one], 1)
+    assert pool._held_bytes == {}
+
+
+def test_a_missing_batch_is_asked_of_one_peer_after_another() -> None:
+    """Trap 35. Three silent peers do not keep it from us."""
+    pool, [digest] = BatchPool(SMALL), digests(1)
+    pool.want([digest, digest])
+    asked: list[Any] = []
+    for now_ms in range(0, 4 * FETCH_TIMEOUT_MS, FETCH_TIMEOUT_MS // 5):
+        for peer, wanted in pool.plan_fetches(PEERS, now_ms).items():
+            assert wanted == [digest]
+            asked.append(peer)
+    assert sorted(asked) == PEERS, "each once, one at a time"
+    assert len(pool.plan_fetches(PEERS, 4 * FETCH_TIMEOUT_MS)) == 1, "then again from the first"
+
+
+def test_nothing_is_asked_without_peers_nor_for_what_is_held_or_unwanted() -> None:
+    pool, one = BatchPool(SMALL), batch(1)
+    pool.add(one, PEERS[0], 0)
+    pool.want([one.digest])
+    assert pool.plan_fetches(PEERS, 0) == {}
+    [digest] = digests(1)
+    pool.want([digest])
+    assert pool.plan_fetches([], 0) == {}
+    pool.unwant([digest])
+    assert pool.plan_fetches(PEERS, 0) == {}
+
+
+def test_batches_that_exist_nowhere_cannot_keep_others_from_being_fetched() -> None:
+    """Trap 18, 33. A faulty leader proposes thousands of digests; the real one is wanted last."""
+    pool, [*junk, real] = BatchPool(SMALL), digests(3_001)
+    pool.want(junk)
+    pool.want([real])
+    asked = 0
+    for now_ms in range(0, 2_000, 100):
+        for wanted in pool.plan_fetches(PEERS, now_ms).values():
+            assert len(wanted) <= FETCH_DIGESTS_MAX
+            asked += real in wanted
+    assert asked >= 1
+
+
+def test_what_is_wanted_is_bounded() -> None:
+    """Trap 33."""
+    pool = BatchPool(SMALL)
+    every = digests(WANTED_MAX + 5)
+    pool.want(every)
+    assert pool.sizes()["wanted"] == WANTED_MAX
+    assert pool.is_wanted(every[-1])
+    assert not pool.is_wanted(every[0])
+
+
+def test_what_can_no_longer_be_executed_is_forgotten() -> None:
+    pool = BatchPool(SMALL)
+    pool.submit(tx(1, valid_until=5), 0)
+    [own] = pool.cut(8)
+    mixed = Batch((tx(2, valid_until=5).wire, tx(3, valid_until=6).wire))
+    pool.add(mixed, PEERS[0], 0)
+    assert pool.drop_expired(5) == [], "height 5 may still execute it"
+    assert pool.drop_expired(6) == [own.digest]
+    assert pool.waiting_txs == 0
+    assert pool.drop_expired(7) == [mixed.digest]
+    assert pool.sizes()["bytes"] == 0
+
+
+def test_batches_not_ordered_for_long_are_spread_again() -> None:
+    """Trap 18. Whoever leads may lack them."""
+    pool, one = BatchPool(SMALL), batch(1)
+    pool.add(one, PEERS[0], 0)
+    assert pool.to_spread_again(99, 100) == []
+    assert pool.to_spread_again(100, 100) == [one]
+    assert pool.to_spread_again(150, 100) == []
+    assert pool.to_spread_again(200, 100) == [one]
+    for number in range(2, 60):
+        pool.add(batch(number), PEERS[0], 0)
+    assert len(pool.to_spread_again(1_000, 100)) == 16, "not all at once"
+
+
+def test_the_memory_of_ordered_batches_is_bounded() -> None:
+    """Trap 33."""
+    pool = BatchPool(SMALL)
+    first, last = batch(0), batch(1)
+    pool.ordered([first], 0)
+    pool._ordered.update(dict.fromkeys(digests(ORDERED_KEPT)))
+    pool.ordered([last], 1)
+    assert len(pool._ordered) == ORDERED_KEPT
+    assert pool.is_ordered(last.digest)
+    assert not pool.is_ordered(first.digest)
+
+
+class Pooling(RuleBasedStateMachine):
+    """Any order of submissions, cuts, peers' batches, execution, expiry and fetching, against a plain model."""
+
+    CONFIG = PoolConfig(
+        batch_txs_max=3,
+        batch_bytes_max=900,
+        backlog_txs_min=8,
+        backlog_ms_max=0,
+        held_bytes_max=4_000,
+        held_bytes_per_peer_max=2_000,
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = BatchPool(self.CONFIG)
+        self.now_ms = 0
+        self.waiting: dict[bytes, None] = {}
+        self.held: dict[bytes, tuple[Batch, Any]] = {}
+        self.wanted: set[bytes] = set()
+
+    @rule(number=st.integers(0, 12), size_bytes=st.sampled_from([0, 300]))
+    def submit(self, number: int, size_bytes: int) -> None:
+        one = tx(number, size_bytes, 5 + number)
+        known = one.id in self.waiting
+        full = len(self.waiting) >= 8
+        own_bytes = self.pool._open_bytes + self.pool._held_bytes.get(None, 0)
+        full = full or own_bytes + len(one.wire) + FRAMING_BYTES > 2_000
+        assert pool_full(self.pool, one, self.now_ms) == (full and not known)
+        if known or not full:
+            assert not self.pool.submit(one, self.now_ms), "it is here now"
+            self.waiting[one.id] = None
+
+    @rule(wait_ms=st.integers(0, 10))
+    def cut(self, wait_ms: int) -> None:
+        self.now_ms += wait_ms
+        for one in self.pool.cut(self.now_ms):
+            assert 1 <= len(one.wires) <= 3
+            assert len(one.wires) == 1 or len(one.wire) <= 900 + 64
+            self.held[one.digest] = (one, None)
+        due_ms = self.pool.cut_due_ms()
+        assert due_ms is None or due_ms > self.now_ms
+
+    @rule(number=st.integers(20, 40), peer=st.sampled_from(PEERS))
+    def receive(self, number: int, peer: bytes) -> None:
+        one = batch(number, size_bytes=300, valid_until=number)
+        if self.pool.accepts(one.digest, len(one.wire), peer):
+            self.pool.add(one, peer, self.now_ms)
+            assert one.digest not in self.held
+            self.held[one.digest] = (one, peer)
+            self.wanted.discard(one.digest)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def execute(self, data: st.DataObject) -> None:
+        one, _ = self.held.pop(data.draw(st.sampled_from(sorted(self.held))))
+        self.now_ms += 1
+        self.pool.ordered([one], self.now_ms)
+        self.forget(one)
+        assert self.pool.is_ordered(one.digest)
+
+    @rule(height=st.integers(0, 30))
+    def expire(self, height: int) -> None:
+        for digest in self.pool.drop_expired(height):
+            one, _ = self.held.pop(digest)
+            assert all(each.valid_until < height for each in one.transactions)
+            self.forget(one)
+
+    def forget(self, one: Batch) -> None:
+        for tx_id in one.tx_ids:
+            self.waiting.pop(tx_id, None)
+
+    @rule(number=st.integers(20, 40), wait_ms=st.sampled_from([0, FETCH_TIMEOUT_MS]))
+    def fetch(self, number: int, wait_ms: int) -> None:
+        one = batch(number, size_bytes=300, valid_until=number)
+        self.now_ms += wait_ms
+        self.pool.want([one.digest])
+        if one.digest not in self.held:
+            self.wanted.add(one.digest)
+        asked = [digest for wanted in self.pool.plan_fetches(PEERS, self.now_ms).values() for digest in wanted]
+        assert len(asked) == len(set(asked))
+        assert set(asked) <= self.wanted
+        if wait_ms:
+            assert set(asked) == self.wanted
+
+    @invariant()
+    def agrees(self) -> None:
+        """Trap 33."""
+        self.wanted = {digest for digest in self.wanted if self.pool.is_wanted(digest)}
+        assert {one.digest for one in self.pool.held()} == set(self.held)
+        assert self.pool.waiting_txs == len(self.waiting) <= 8
+        sizes = self.pool.sizes()
+        assert sizes["wanted"] == len(self.wanted)
+        used: dict[Any, int] = {}
+        for one, origin in self.held.values():
+            used[origin] = used.get(origin, 0) + len(one.wire)
+        assert used == self.pool._held_bytes
+
+
+TestPooling = Pooling.TestCase
+TestPooling.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
