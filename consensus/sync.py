@@ -98,6 +98,11 @@ class BlockSync(Generic[B]):
         """The greatest height any peer claims."""
         return max((peer.height for peer in self._peers.values()), default=0)
 
+    def height_claimed_by(self, count: int) -> int:
+        """The greatest height that at least `count` peers claim: with more than f of them, an honest one is there."""
+        claims = sorted((peer.height for peer in self._peers.values()), reverse=True)
+        return claims[count - 1] if len(claims) >= count else 0
+
     def plan(self, height: int, now_ms: int) -> list[BlockRequest]:
         """Requests to send now; `height` is the last one decided here."""
         if height != self._height:

@@ -207,7 +207,11 @@ class Executor:
                 handler.rule.check(operation)
             handler.rule.apply(operation, context)
             _check_writes(overlay, context)
-        except (Reject, MemoryError):
+        except Reject as reject:
+            if not 0 < int(reject.code) < 2**31:  # 0 would read as success
+                raise Reject(Code.RULE_FAILED, handler.module, "refusal code") from reject
+            raise
+        except MemoryError:
             raise
         except Exception as error:  # a rule's mistake costs its transaction, never the node
             raise Reject(Code.RULE_FAILED, handler.module, type(error).__name__) from error

@@ -34,6 +34,7 @@ from p2p.transport import Transport
 from storage.chain import ChainStore
 
 WAIT_MS_MAX = 120_000
+LAG_HEIGHTS_MAX = 16  # two windows; more than ordinary jitter between nodes
 
 
 class Desk:
@@ -153,9 +154,15 @@ class Desk:
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _admit(self, tx: Transaction) -> None:
-        if self.stopped is not None:
+        # A node that lags cannot judge validity heights, and what it takes would wait: let another node have it.
+        if self.stopped is not None or self.lag() > LAG_HEIGHTS_MAX:
             raise Reject(Code.NOT_ACCEPTING)
-        self._home.executor.check(tx, self.store.tip.height + 1)
+        try:
+            self._home.executor.check(tx, self.store.tip.height + 1)
+        except Reject:
+            raise
+        except Exception as error:  # a rule module's mistake costs the transaction, never the node
+            raise Reject(Code.RULE_FAILED, type(error).__name__) from error
 
     def _take(self, tx: Transaction) -> Outcome:
         try:
@@ -163,6 +170,11 @@ class Desk:
         except Reject as reject:
             return Outcome(tx.id, int(reject.code), reject.detail)
         return Outcome(tx.id, 0)
+
+    def lag(self) -> int:
+        """How many blocks behind this node is, as more than f others say."""
+        claimed = self.replica.sync.height_claimed_by(self.replica.engine.validators.f + 1)
+        return max(0, claimed - self.store.tip.height)
 
     async def wait(self, tx_id: bytes, timeout_ms: int) -> tuple[int, int, Receipt] | None:
         """(height, position, receipt) once committed; None when not in time."""
@@ -280,7 +292,7 @@ class Desk:
         facts = Facts(
             now_ms=_wall_ms(),
             height=self.store.tip.height,
-            target_height=self.replica.sync.target,
+            target_height=self.store.tip.height + self.lag(),
             n=engine.validators.n,
             quorum=engine.validators.quorum,
             missing=missing,
@@ -314,11 +326,7 @@ class Desk:
     def ready(self) -> bool:
         engine = self.replica.engine
         reachable = sum(self._reachable(key) for key in engine.validators.keys)
-        return (
-            self.stopped is None
-            and reachable >= engine.validators.quorum
-            and (self.replica.sync.target <= self.store.tip.height + self.genesis.parameters.window)
-        )
+        return self.stopped is None and reachable >= engine.validators.quorum and self.lag() <= LAG_HEIGHTS_MAX
 
     def metrics_text(self) -> bytes:
         return metrics_text(self.status())

@@ -436,11 +436,22 @@ class Replica:
             while self._inbox:
                 event = self._inbox.popleft()
                 view, changing = self.engine.view, self.engine.changing
-                self._carry_out_all(self.engine.step(event, self.outside.now_ms(), self.outside.wall_ms()))
-                if (view, changing) != (self.engine.view, self.engine.changing) and self.on_view is not None:
-                    self.on_view(self.engine.view, self.engine.changing)
+                effects = self.engine.step(event, self.outside.now_ms(), self.outside.wall_ms())
+                if (view, changing) != (self.engine.view, self.engine.changing):
+                    self._leave_proposals()
+                    if self.on_view is not None:
+                        self.on_view(self.engine.view, self.engine.changing)
+                self._carry_out_all(effects)
         finally:
             self._stepping = False
+
+    def _leave_proposals(self) -> None:
+        """The view changed: what was being validated is void; what the new view needs is asked for again."""
+        for proposal in self._validating.values():
+            self.pool.unwant(proposal.batches)
+        self._validating.clear()
+        for deliver in self._undelivered:
+            self.pool.want(digest for digest in deliver.proposal.batches if self._batch(digest) is None)
 
     def _carry_out_all(self, effects: Iterable[Effect]) -> None:
         for effect in effects:

@@ -34,7 +34,7 @@ ONLY_IN = {  # who may know these libraries
     "cryptography": ("p2p/tls.py",),
     "pydantic": ("node/",),
     "pydantic_settings": ("node/",),
-    "click": ("node/cli/",),
+    "click": ("node/cli/", "node/demo/"),
     "rich": ("node/",),
     "structlog": ("node/",),
     "prometheus_client": ("node/",),

@@ -241,7 +241,7 @@ class Number(IntEnum):
         -(2**63) - 1,
         "\ud800",
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__ if isinstance(value, memoryview) else repr(value),
 )
 def test_what_has_no_encoding_is_our_own_mistake(value: object) -> None:
     """Trap 45. Floats and maps cannot enter anything signed."""

@@ -126,14 +126,20 @@ def test_a_snapshot_shows_its_moment_and_ends_with_its_close(kv: KeyValue) -> No
 
 def test_after_close_everything_raises_and_a_second_close_does_nothing(kv: KeyValue) -> None:
     kv.write([(b"%03d" % number, b"v") for number in range(200)])
-    scan, unstarted, view = kv.scan(b""), kv.scan(b""), kv.snapshot()
-    assert len(list(islice(scan, 3))) == 3
+    scan, downwards, unstarted, view = (
+        kv.scan(b""),
+        kv.scan(b"", reverse=True),
+        kv.scan(b"", reverse=True),
+        kv.snapshot(),
+    )
+    assert len(list(islice(scan, 3))) == len(list(islice(downwards, 3))) == 3
     seen = view.scan(b"")
     next(seen)
     kv.close()
     kv.close()
     for use in (
         lambda: next(scan),
+        lambda: next(downwards),
         lambda: next(unstarted),
         lambda: next(seen),
         lambda: view.get(b"000"),
@@ -167,3 +173,10 @@ def test_a_negative_limit_is_refused_and_an_empty_range_is_empty(kv: KeyValue) -
     assert list(kv.scan(b"b", b"a")) == []
     assert list(kv.scan(b"a", b"a", reverse=True)) == []
     assert list(kv.scan(b"", limit=0)) == []
+
+
+def test_a_range_whose_one_key_is_its_start_is_found_downwards(kv: KeyValue) -> None:
+    kv.write([(b"a", b"1"), (b"c", b"2")])
+    assert list(kv.scan(b"a", b"b", reverse=True)) == [(b"a", b"1")]
+    assert list(kv.scan(b"c", reverse=True)) == [(b"c", b"2")]
+    assert list(kv.scan_prefix(b"a", reverse=True, limit=1)) == [(b"a", b"1")]
