@@ -76,11 +76,10 @@ def lay_out(options: Options) -> Stage:
 async def demonstrate(stage: Stage, progress: Progress) -> Report:
     """Send it all, kill the leader in the middle, restart it, and check. The cluster runs, and goes on running."""
     cluster = stage.cluster
-    transport = ClusterTransport(
-        stage.cast, cluster.plan.nodes, cluster.directory, bytes.fromhex(cluster.plan.chain_id)
-    )
-    load = Load(stage.cast, transport, stage.steps)
     async with Watch(cluster.nodes) as watch:
+        chain_id = bytes.fromhex(cluster.plan.chain_id)
+        transport = ClusterTransport(stage.cast, cluster.plan.nodes, cluster.directory, chain_id, watch.saw)
+        load = Load(stage.cast, transport, stage.steps)
         try:
             kill, seconds = await _run(cluster, watch, load, progress)
             statuses = await watch.agreed()
