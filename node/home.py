@@ -8,6 +8,7 @@ Must not know: networks, or how the node runs.
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def read_genesis(path: Path) -> Genesis:
 
 
 def initialise(config: NodeConfig) -> None:
-    """Make the data folder with the genesis state. Raises AlreadyExists where there is one."""
+    """Make the data folder with the genesis state. Raises AlreadyInitialised where there is one."""
     genesis = read_genesis(config.genesis_path)
     executor = Executor(genesis, load_registry(genesis))
     changes, tip = executor.begin()
@@ -70,15 +71,13 @@ def open_home(config: NodeConfig) -> Home:
     """Open and lock it. Raises storage errors, or ConfigError when the genesis file is another chain's."""
     genesis = read_genesis(config.genesis_path)
     registry = load_registry(genesis)
-    folder = DataDir(config.home / DATA)
-    try:
-        kv = LevelDB(folder.db)
+    with ExitStack() as opened:
+        folder = opened.enter_context(DataDir(config.home / DATA))
+        kv = opened.enter_context(closing(LevelDB(folder.db)))
         store = ChainStore(kv)
-        stored = Genesis.from_json(store.genesis_json)
-        if stored.chain_id != genesis.chain_id:
+        if store.chain_id != genesis.chain_id:
             raise ConfigError(f"{config.genesis_path}: another chain than the one in {folder.path}")
-        wal = WriteAheadLog(folder.wal)
-    except BaseException:
-        folder.close()
-        raise
+        # A validator without its log would not remember what it signed: a lost log stops it.
+        wal = WriteAheadLog(folder.wal, create=False)
+        opened.pop_all()
     return Home(genesis, registry, Executor(genesis, registry), folder, kv, store, wal)

@@ -67,9 +67,9 @@ _EXITS = {
 # Errors are told apart by module and name: importing their rooms takes aiohttp, LevelDB and libsodium along.
 _STORAGE_CODES = {
     "NotInitialised": Code.NOT_INITIALISED,
-    "AlreadyExists": Code.BAD_CONFIGURATION,
+    "AlreadyInitialised": Code.BAD_CONFIGURATION,
     "Locked": Code.DATA_LOCKED,
-    "FormatMismatch": Code.FORMAT_MISMATCH,
+    "VersionMismatch": Code.FORMAT_MISMATCH,
     "Corruption": Code.DATA_CORRUPT,
     "StateDiverged": Code.STATE_DIVERGED,
     "DiskFull": Code.DISK_FULL,

@@ -1,10 +1,10 @@
 """`medchain demo`: four institutions, real business, a killed leader, and a summary that can fail.
 
-    send.py      business over HTTP
-    watch.py     the cluster seen from outside
-    scenario.py  what happens, and the promises
-    report.py    the summary
-    progress.py  what is seen meanwhile
+send.py      business over HTTP
+watch.py     the cluster seen from outside
+scenario.py  what happens, and the promises
+report.py    the summary
+progress.py  what is seen meanwhile
 """
 
 from __future__ import annotations

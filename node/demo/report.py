@@ -68,7 +68,7 @@ class Report:
         if not times_ms:
             return "nothing was sent"
         p50, p95, p99 = (percentile(times_ms, share) for share in (50, 95, 99))
-        return f"p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms (from submission to the receipt)"
+        return f"p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms (to the receipt, the leader's death included)"
 
     def _by_kind(self) -> list[tuple[str, int]]:
         return Counter(one["operation"] for one in self.chain.values() if not one["code"]).most_common()

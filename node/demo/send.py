@@ -177,10 +177,14 @@ class Tally:
 
 
 class Load:
-    """Carries out a stream of steps. `tally` may be read at any time."""
+    """Carries out a stream of steps. `tally` may be read at any time; `reached` is set once a share is done, or all."""
 
-    def __init__(self, cast: Cast, transport: ClusterTransport, steps: Sequence[Step]) -> None:
+    def __init__(
+        self, cast: Cast, transport: ClusterTransport, steps: Sequence[Step], *, reached_at: float = 1.0
+    ) -> None:
         self.tally = Tally(len(steps))
+        self.reached = asyncio.Event()
+        self._reached_at = reached_at * len(steps)
         self.transport = transport
         self._performer = Performer(cast, transport)
         self._stories: dict[int, list[Step]] = defaultdict(list)
@@ -198,6 +202,7 @@ class Load:
         async with asyncio.TaskGroup() as group:
             for story in self._stories.values():
                 group.create_task(with_slot(story))
+        self.reached.set()  # also where failed stories kept the share from being reached
 
     async def _story(self, story: list[Step]) -> None:
         for step in story:
@@ -211,6 +216,8 @@ class Load:
     def _count(self, step: Step, outcome: Outcome) -> None:
         tally = self.tally
         tally.done += 1
+        if tally.done >= self._reached_at:
+            self.reached.set()
         tally.labels[step.label] += 1
         if outcome.code and not outcome.transactions:
             tally.refused_at_gateway.append((step.label, outcome))

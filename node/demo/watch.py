@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from node.api.client import Client, ClientError
@@ -86,7 +87,7 @@ class Watch:
         times = [before[-1] if before else since_s, *after]
         # Within a few seconds of the kill: later pauses are those of a business that ends.
         near = [at_s for at_s in times if at_s <= after[0] + 5.0]
-        return max(later - earlier for earlier, later in zip(near, near[1:], strict=False))
+        return max(later - earlier for earlier, later in pairwise(near))
 
     async def agreed(self, timeout_s: float = AGREE_TIMEOUT_S) -> dict[str, dict[str, Any]] | None:
         """The statuses once all nodes have the same height, whose state root is the same and certified; or None."""

@@ -41,7 +41,7 @@ SIZES = {
 
 
 def generate(rng: Random, cast: Cast, now_ms: int, size: Size) -> list[Step]:
-    """Admits the patients to `cast`. Stories are mixed, each in its own order; `now_ms` is the chain's time, roughly."""
+    """Admits the patients to `cast`. Stories are mixed, each in its order; `now_ms` is about the chain's time."""
     stories: list[Iterator[Step]] = []
     number = iter(range(1, size.stories + 1))
     stories += [supply_story(rng, cast, next(number), now_ms) for _ in range(size.lots)]
@@ -49,7 +49,9 @@ def generate(rng: Random, cast: Cast, now_ms: int, size: Size) -> list[Step]:
         person = new_person(rng, index)
         cast.admit(person.name, rng)
         story = next(number)
-        stories.append(_chained(care_story(rng, cast, story, now_ms, person), claim_story(rng, cast, story, now_ms, person)))
+        stories.append(
+            _chained(care_story(rng, cast, story, now_ms, person), claim_story(rng, cast, story, now_ms, person))
+        )
     for _ in range(size.frauds):
         stories += [fraud_story(rng, cast, next(number), now_ms, kind) for kind in FRAUDS]
     stories += [transfer_story(rng, cast, next(number), TRANSFERS_PER_STORY) for _ in range(size.payments)]

@@ -192,7 +192,9 @@ def care_story(rng: Random, cast: Cast, story: int, now_ms: int, person: Person)
 
     def keep(custodian: str, name: str, value: Resource, expected: int = 0) -> Step:
         kind = str(value["resourceType"])
-        return Step(story, f"keep a record: {kind}", custodian, Keep(f"{me}/{name}", me, resource(value)), int(expected))
+        return Step(
+            story, f"keep a record: {kind}", custodian, Keep(f"{me}/{name}", me, resource(value)), int(expected)
+        )
 
     def read(reader: str, name: str, expected: int = 0, purpose: str = "treatment") -> Step:
         label = "read a record" if expected == 0 else "try to read a record"

@@ -171,7 +171,14 @@ class Story:
             ilmd["ext:minimumTemperature"], ilmd["ext:maximumTemperature"] = lot.product.temperature
         epcs = [_pack(lot, serial, gtin) for serial in serials or lot.serials]
         event = _event(
-            "ObjectEvent", self._later(), self.cast.gln(sender), "ADD", "commissioning", "active", epcList=epcs, ilmd=ilmd
+            "ObjectEvent",
+            self._later(),
+            self.cast.gln(sender),
+            "ADD",
+            "commissioning",
+            "active",
+            epcList=epcs,
+            ilmd=ilmd,
         )
         return self.step(sender, "commission packs", event, expected)
 
@@ -204,7 +211,13 @@ class Story:
 
     def receive(self, sender: str, epcs: Sequence[str], expected: int = 0) -> Step:
         event = _event(
-            "ObjectEvent", self._later(), self.cast.gln(sender), "OBSERVE", "receiving", "in_progress", epcList=list(epcs)
+            "ObjectEvent",
+            self._later(),
+            self.cast.gln(sender),
+            "OBSERVE",
+            "receiving",
+            "in_progress",
+            epcList=list(epcs),
         )
         return self.step(sender, "receive", event, expected)
 
@@ -313,7 +326,7 @@ def _unknown_consignee(line: Story) -> Iterator[Step]:
 
 def _broken_cold_chain(line: Story) -> Iterator[Step]:
     yield from line.to_shops(("pharmacy",))
-    low, high = line.lot.product.temperature or (0, 0)
+    _, high = line.lot.product.temperature or (0, 0)
     yield line.measure("pharmacy", line.packs(), high + 4, high + 9)
     yield line.dispense("pharmacy", line.lot.serials[0], Code.COLD_CHAIN_BROKEN)
 

@@ -212,9 +212,7 @@ class Performer:
 
     def _confirmation(self, act: Confirm) -> ConfirmOperation:
         amount = _total(act.document) + act.more
-        return ConfirmOperation(
-            act.claim, act.policy, act.provider, amount, self._kept(act.treatment).commitment
-        )
+        return ConfirmOperation(act.claim, act.policy, act.provider, amount, self._kept(act.treatment).commitment)
 
 
 def _total(document: bytes) -> int:

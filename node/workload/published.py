@@ -67,7 +67,9 @@ def _events(data: bytes) -> list[EpcisEvent] | None:
 
 def _is_fhir(data: bytes) -> bool:
     try:
-        value = loads(data, size_bytes_max=fhir.RESOURCE_SIZE_BYTES_MAX, depth_max=fhir.DEPTH_MAX, items_max=fhir.ITEMS_MAX)
+        value = loads(
+            data, size_bytes_max=fhir.RESOURCE_SIZE_BYTES_MAX, depth_max=fhir.DEPTH_MAX, items_max=fhir.ITEMS_MAX
+        )
     except JsonRefused:
         return False
     return isinstance(value, dict) and "resourceType" in value
@@ -138,7 +140,7 @@ def published(folder: Path, rng: Random, cast: Cast, now_ms: int) -> list[Step]:
 
 
 def _epcis_story(story: int, cast: Cast, path: Path, data: bytes) -> Iterator[Step]:
-    """A document is sent event by event: each has its own sender, and one that is refused does not take others along."""
+    """A document is sent event by event: each has its own sender, and a refused one does not take others along."""
     label = f"EPCIS: {path.stem}"
     events = _events(data)
     if events is None or "invalid" in path.parts:

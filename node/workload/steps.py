@@ -1,8 +1,8 @@
 """Steps of business: what someone does, as data, with the outcome that is expected.
 
 Steps of one story follow each other: each is final before the next is sent. Stories do not depend on each other and may
-run at the same time; story 0 alone comes before all others. What a later step needs of an earlier one (a record's commitment, a grant's id) is named by a
-local name, known within the whole stream.
+run at the same time; story 0 alone comes before all others. What a later step needs of an earlier one (a record's
+commitment, a grant's id) is named by a local name, known within the whole stream.
 
 Must not know: how a step is carried out.
 """

@@ -26,11 +26,14 @@ class MemoryTransport:
         self.chain.time_ms = NOW_MS
         self.vaults: dict[str, dict[bytes, bytes]] = {}
         self.senders: dict[bytes, bytes] = {}
+        self.wires: list[bytes] = []
         self._cast = cast
 
     async def submit(self, sender: str, operation: Operation) -> Final:
         key = self._cast.key(sender)
-        receipt = self.chain.send(key, operation)
+        tx = self.chain.transaction(key, operation)
+        self.wires.append(tx.wire)
+        receipt = self.chain.execute([tx]).receipts[0]
         self.senders[receipt.tx_id] = key.public
         return Final(receipt.tx_id, receipt.code, receipt.detail)
 
