@@ -163,7 +163,7 @@ def test_published_files_end_as_far_as_foretold_and_the_drugs_way_is_accepted_wh
     cast, transport, steps = published_steps()
     done = carry_out(cast, steps, transport)
     assert differing(done) == []
-    way = [code for step, code in done if step.label == "EPCIS: drug_happy_path"]
+    way = [code for step, code in done if step.label == "EPCIS: drug_happy_path.epcis"]
     assert way == [0] * 18
     invalid = [code for step, code in done if step.expected == AT_THE_DOOR]
     assert len(invalid) >= 8
