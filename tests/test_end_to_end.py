@@ -9,7 +9,6 @@ import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +53,8 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    yield asyncio.run(_run(tmp_path_factory.mktemp("published") / "cluster"))
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return asyncio.run(_run(tmp_path_factory.mktemp("published") / "cluster"))
 
 
 async def _run(directory: Path) -> Run:
