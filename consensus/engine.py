@@ -211,9 +211,13 @@ class Engine:
             return True
         if message.view < self.view or message.height <= self.checkpoints.stable:
             return False
-        slot = self.slots.get(message.height)
-        if slot is None or message.view != self.view:
+        if message.view != self.view or self.changing:
             return True
+        slot = self.slots.get(message.height)
+        if slot is None:
+            return self._in_log(message.height)
+        if message.member in slot.accused:
+            return False
         enough = slot.own_commit if message.phase is Phase.PREPARE else slot.decision
         known = slot.votes(message.phase).get(message.member)
         return enough is None and (known is None or known.digest != message.digest)
@@ -252,6 +256,8 @@ class Engine:
             return self._ignore("contradicts a decision")
         if slot.own_prepare is not None and _digest_of(slot.own_prepare) != digest:
             return self._ignore("contradicts our own vote")
+        if required is None and self._orders_twice(slot, message.proposal):
+            return self._ignore("orders a batch that is in flight")
         slot.proposal, slot.proposed, slot.leader_pre_prepare = message.proposal, True, message
         self._used.update(message.proposal.batches)
         if slot.decision is not None and height <= self.executed:
@@ -261,6 +267,12 @@ class Engine:
             self._effects.append(Validate(message.proposal, check_time=required is None))
         self._advance(slot)
         return None
+
+    def _orders_twice(self, slot: Slot, proposal: Proposal) -> bool:
+        """Whether another height of this view holds one of the batches. An honest leader never does it; one that did it
+        at every height of the log would have each replica write the same megabytes to its log dozens of times."""
+        restored = () if slot.proposal is None else slot.proposal.batches
+        return any(digest in self._used and digest not in restored for digest in proposal.batches)
 
     def _required(self, height: int) -> Proposal | None:
         """What the view's own new-view demands at `height`."""
@@ -355,7 +367,9 @@ class Engine:
             votes[vote.member] = vote
             return True
         if known.digest != vote.digest:
-            self._effects.append(Evidence(known, vote))
+            if vote.member not in slot.accused:
+                slot.accused.add(vote.member)
+                self._effects.append(Evidence(known, vote))
             self._ignore("equivocation")
             return False
         return True

@@ -24,6 +24,7 @@ class Slot:
     own_prepare: PrePrepare | Vote | None = None  # what we signed, resent on request and never contradicted
     own_commit: Vote | None = None
     leader_pre_prepare: PrePrepare | None = None
+    accused: set[int] = field(default_factory=set)  # members whose contradiction was reported: once is enough
     prepared: Prepared | None = None  # the lock, of the highest view; survives view changes
     decision: tuple[Proposal, Certificate] | None = None
 

@@ -39,6 +39,7 @@ class _Peer:
     request: BlockRequest | None = None
     asked_at_ms: int = 0
     served: bool = False  # something of the request in flight arrived
+    late: int = 0  # requests in a row that were not answered in time
 
 
 @dataclass(slots=True)
@@ -58,12 +59,17 @@ class BlockSync(Generic[B]):
     def on_peer_down(self, peer: Hashable) -> None:
         self._peers.pop(peer, None)
 
+    def expects(self, peer: Hashable) -> bool:
+        """Whether a response of this peer was asked for; any other is not worth decoding."""
+        known = self._peers.get(peer)
+        return known is not None and known.request is not None
+
     def on_block(self, peer: Hashable, height: int, block: B) -> bool:
         """Take a block that was asked for; False if it was not, or there is no room."""
         known = self._peers.get(peer)
         if known is None or known.request is None or not known.request.first <= height <= known.request.last:
             return False
-        known.served = True
+        known.served, known.late = True, 0
         if height > self._height + BUFFER_HEIGHTS_MAX or height <= self._height:
             return False
         self._buffer.setdefault(height, (peer, block))
@@ -111,7 +117,11 @@ class BlockSync(Generic[B]):
                 del self._buffer[passed]
         for peer in self._peers.values():
             if peer.request is not None and now_ms - peer.asked_at_ms >= REQUEST_TIMEOUT_MS:
-                peer.request, peer.height = None, 0  # it may claim again; meanwhile others are asked
+                # It may claim again; meanwhile, and for longer each time, others are asked: a peer that never answers
+                # would otherwise be first in line for the very next block again and again.
+                peer.request, peer.height = None, 0
+                peer.blamed_until_ms = now_ms + min(REQUEST_TIMEOUT_MS << min(peer.late, 8), BLAME_MS)
+                peer.late += 1
         behind = self.target - height
         if behind <= 0:
             return []

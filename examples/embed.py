@@ -65,9 +65,9 @@ async def main(home: Path) -> None:
         receipt = await node.submit(tx)
         print(f"transaction {tx.id.hex()[:16]}… {code_label(receipt.code)}")
         balance = node.desk.store.get(state_key("payments", "balance", "CNY", PHARMACY))
-        print(f"the {PHARMACY} has {balance} at height {node.desk.store.tip.height}")
+        print(f"the {PHARMACY} has {balance!r} at height {node.desk.store.tip.height}")
         refused = await node.submit(transfer(node, 10**15))  # a rule refuses it: on the chain, and without effect
-        print(f"too much: {code_label(refused.code)} {refused.detail}")
+        print(f"too much: {code_label(refused.code)} {refused.detail!r}")
 
 
 if __name__ == "__main__":

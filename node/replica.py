@@ -51,6 +51,7 @@ from ledger.block import (
     Certificate,
     CertifiedBlock,
     CheckpointCertificate,
+    Phase,
     Proposal,
     decode_certified,
     is_hash,
@@ -60,6 +61,7 @@ from ledger.codec import decode, encode
 from ledger.errors import CodecError
 from ledger.execution import BlockResult, Executor
 from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
+from p2p.allowance import Allowance
 from p2p.batches import BatchPool, PoolConfig
 from p2p.frames import Kind
 from storage.chain import ChainStore
@@ -67,6 +69,9 @@ from storage.chain import ChainStore
 TICK_MS = 100  # catching up, fetching and spreading again are looked at this often
 SPREAD_AGAIN_MS = 1_500  # a batch not ordered by then is spread again: the leader may lack it
 BLOCK_RESPONSE_BYTES_MAX = 4 * 1024 * 1024
+# What answering costs beyond the bytes sent, in bytes of a peer's allowance.
+REQUEST_CHARGE_BYTES = 4 * 1024
+STATUS_CHARGE_BYTES = 256 * 1024  # it may be answered with a new-view; honest nodes send two a second
 UNEXECUTED_MAX = 64  # decided blocks whose batches are still on their way
 
 CUT, TICK = "cut", "tick"
@@ -160,6 +165,7 @@ class Replica:
         self._undelivered: deque[Deliver] = deque()
         self._synced: dict[bytes, Batch] = {}
         self._checking: dict[bytes, None] = {}
+        self._allowance = Allowance()
 
     # Life
 
@@ -274,6 +280,8 @@ class Replica:
         self._step(Received(verified))
 
     def _on_status(self, key: bytes, payload: bytes) -> None:
+        if not self._allowance.spend(key, STATUS_CHARGE_BYTES, self.outside.now_ms()):
+            return
         status = Status.from_value(decode(payload, size_bytes_max=256))
         self.peer_status[key] = status
         self.sync.on_status(key, status.height)
@@ -306,6 +314,8 @@ class Replica:
             return
         if any(tx.chain_id != self.genesis.chain_id for tx in batch.transactions):
             raise CodecError("a transaction of another chain")
+        if not self.pool.is_wanted(digest) and self.store.batch(digest) is not None:
+            return  # ordered long ago: sent again, it would only fill a block with refusals
         self._checking[digest] = None
         self.outside.check_batch(batch, lambda valid: self._on_batch_checked(key, batch, valid))
 
@@ -332,9 +342,12 @@ class Replica:
         digests = decode(payload, size_bytes_max=64 * 1024, depth_max=1, items_max=BLOCK_BATCHES_MAX + 1)
         if type(digests) is not tuple or not all(map(is_hash, digests)):
             raise CodecError("a batch request is a list of digests")
-        for digest in digests:
+        for digest in dict.fromkeys(digests):
+            if not self._allowance.spend(key, REQUEST_CHARGE_BYTES, self.outside.now_ms()):
+                return
             batch = self._batch(digest)  # type: ignore[arg-type]
             if batch is not None:
+                self._allowance.spend(key, len(batch.wire), self.outside.now_ms())
                 self.outside.send(key, Kind.BATCH_RESPONSE, batch.wire)
 
     def _batch(self, digest: bytes) -> Batch | None:
@@ -348,6 +361,11 @@ class Replica:
                 pass
             case _:
                 raise CodecError("a block request is a short range")
+        now_ms = self.outside.now_ms()
+        if not self._allowance.spend(key, REQUEST_CHARGE_BYTES, now_ms):
+            # Nothing, rather than no answer: who asks in good faith then asks again after our next status.
+            self.outside.send(key, Kind.BLOCK_RESPONSE, encode(()))
+            return
         wires: list[bytes] = []
         size_bytes = 0
         for height in range(max(1, first), min(last, self.store.tip.height) + 1):
@@ -356,9 +374,12 @@ class Replica:
                 break
             wires.append(wire)
             size_bytes += len(wire)
+        self._allowance.spend(key, size_bytes, now_ms)
         self.outside.send(key, Kind.BLOCK_RESPONSE, encode(tuple(wires)))
 
     def _on_block_response(self, key: bytes, payload: bytes) -> None:
+        if not self.sync.expects(key):
+            return
         wires = decode(payload, size_bytes_max=8 * 1024 * 1024, depth_max=1, items_max=BLOCKS_PER_REQUEST + 1)
         if type(wires) is not tuple:
             raise CodecError("a block response is a list of blocks")
@@ -398,6 +419,8 @@ class Replica:
         certificate, proposal = block.certificate, block.proposal
         if certificate.epoch != self.engine.validators.epoch or certificate.digest != proposal.digest:
             return None
+        if certificate.phase is not Phase.COMMIT:  # a quorum's prepares lock a proposal and decide nothing
+            return None
         if certificate.height != proposal.height or not block.batches_match():
             return None
         verified = self.verifier.certificate(certificate, self.engine.validators)
@@ -412,8 +435,12 @@ class Replica:
         self._take_blocks()
         self._ask_for_blocks(now_ms)
         self._fetch(now_ms)
+        self._allowance.forget_refilled(now_ms)
+        decided = {digest for deliver in self._undelivered for digest in deliver.proposal.batches}
         for batch in self.pool.to_spread_again(now_ms, SPREAD_AGAIN_MS):
             self._spread(batch)
+            if batch.digest not in decided:  # the engine's list may have been full when it came
+                self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
 
     def _fetch(self, now_ms: int) -> None:
         members = [key for key in self.engine.validators.keys if key in self.peers]
@@ -501,15 +528,33 @@ class Replica:
 
     def _validate(self, proposal: Proposal) -> None:
         """Answer the engine once every batch is held, and in the log ahead of the vote that vouches for it."""
-        missing = [digest for digest in proposal.batches if self._batch(digest) is None]
-        if missing:
+        missing: list[bytes] = []
+        batches: list[Batch] = []
+        size_bytes = 0
+        for digest in proposal.batches:
+            batch = self._batch(digest)
+            if batch is None:
+                missing.append(digest)
+                continue
+            batches.append(batch)
+            size_bytes += len(batch.wire)
+            # Known before the rest is fetched: a leader's oversized proposals must not fill our memory.
+            if size_bytes > BLOCK_BATCH_BYTES_MAX:
+                break
+        fits = size_bytes <= BLOCK_BATCH_BYTES_MAX
+        if missing and fits:
             self.pool.want(missing)
             self._fetch(self.outside.now_ms())
             return
-        batches = [batch for batch in map(self._batch, proposal.batches) if batch is not None]
-        fits = sum(len(batch.wire) for batch in batches) <= BLOCK_BATCH_BYTES_MAX
+        if not fits:
+            others = [one for height, one in self._validating.items() if height != proposal.height]
+            needed = {digest for one in others for digest in one.batches}
+            needed.update(digest for deliver in self._undelivered for digest in deliver.proposal.batches)
+            self.pool.unwant(digest for digest in proposal.batches if digest not in needed)
         for batch in batches:
-            if fits and self._logged.get(batch.digest, 0) < proposal.height:
+            # What an executed block ordered is not lost with us: those who decided it have it in their logs.
+            pending = batch.digest in self._synced or self.pool.get(batch.digest) is not None
+            if fits and pending and self._logged.get(batch.digest, 0) < proposal.height:
                 self.outside.append(RecordKind.BATCH, proposal.height, batch.wire)
                 self._logged[batch.digest] = proposal.height
         self._validating.pop(proposal.height, None)

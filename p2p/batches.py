@@ -13,7 +13,7 @@ Must not know: networks, clocks (time is an argument), signatures.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -38,6 +38,9 @@ class PoolConfig:
     backlog_txs_min: int = 1_000  # accepted however slow the chain seems, so that an idle chain can start
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
     held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own
+    # Tiny batches cost more than their bytes, and the engine lists only so many (AVAILABLE_MAX): a flood of them must
+    # not crowd out those of others. An honest node cuts 125 a second at most.
+    held_batches_per_peer_max: int = 1_024
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class BatchPool:
         self._known: set[bytes] = set()  # ids of local transactions not yet executed
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._held_bytes: dict[Hashable, int] = {}
+        self._held_count: Counter[Hashable] = Counter()
         self._ordered: OrderedDict[bytes, None] = OrderedDict()
         self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()  # the one asked for last stands last
         self._rate_txs = 0.0  # executed per millisecond, smoothed
@@ -134,6 +138,7 @@ class BatchPool:
         total = sum(self._held_bytes.values())
         return (
             used + size_bytes <= self.config.held_bytes_per_peer_max
+            and self._held_count[origin] < self.config.held_batches_per_peer_max
             and total + size_bytes <= self.config.held_bytes_max
         )
 
@@ -147,13 +152,16 @@ class BatchPool:
         size_bytes = len(batch.wire)
         self._held[batch.digest] = _Held(batch, origin, now_ms, size_bytes, now_ms)
         self._held_bytes[origin] = self._held_bytes.get(origin, 0) + size_bytes
+        self._held_count[origin] += 1
 
     def _release(self, digest: bytes) -> None:
         held = self._held.pop(digest, None)
         if held is not None:
             left_bytes = self._held_bytes.pop(held.origin) - held.size_bytes
+            left_count = self._held_count.pop(held.origin) - 1
             if left_bytes:  # no entries for peers that have nothing here
                 self._held_bytes[held.origin] = left_bytes
+                self._held_count[held.origin] = left_count
 
     def get(self, digest: bytes) -> Batch | None:
         held = self._held.get(digest)

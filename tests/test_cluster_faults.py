@@ -18,10 +18,7 @@ from ledger.modules.payments import Transfer
 from ledger.transaction import Transaction
 from node.api.client import ApiError, Client
 from node.cluster.runner import ClusterNode, LocalCluster
-from node.demo import main as demo
 from node.demo.watch import Watch
-from node.workload.care import new_person
-from tests.disk_search import found_in_clear
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes")]
 
@@ -131,21 +128,3 @@ async def _no_fork(watch: Watch) -> None:
 async def _blocks(client: Client) -> list[dict[str, Any]]:
     top = await client.height()
     return [await client.block(height) for height in range(1, top + 1)]
-
-
-def test_the_demonstration_keeps_its_promises_and_leaves_nobody_in_clear(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """SIGKILL of the leader under load: commits resume in time, nothing accepted is lost, all state roots are equal."""
-    import random
-
-    folder = tmp_path / "demo"
-    status = demo(["--exit", "--size", "small", "--seed", "5", "--dir", str(folder)])
-    said = capsys.readouterr().out
-    assert status == 0, said
-    assert said.count("\nok    ") == 6
-    assert "FAIL" not in said
-    person = new_person(random.Random(5), 0)
-    texts = [person.given, person.family, person.birth_date, person.number, person.phone, person.street, person.city]
-    assert found_in_clear(folder, texts) == []
-    assert found_in_clear(folder, ["MedicationDispense"])

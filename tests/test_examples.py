@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,3 +31,13 @@ def test_the_example_shows_the_promised_lines() -> None:
     text = (EXAMPLES / "embed.py").read_text("utf-8")
     assert "async with Node(config) as node:" in text
     assert "receipt = await node.submit(tx)" in text
+
+
+def test_the_tutorial_quotes_the_package_word_for_word() -> None:
+    package = EXAMPLES / "medchain-vaccine-rules"
+    sources = [path.read_text("utf-8") for pattern in ("**/*.py", "*.toml") for path in package.glob(pattern)]
+    tutorial = (EXAMPLES.parent / "docs" / "writing-rules.md").read_text("utf-8")
+    quoted = re.findall(r"^```(?:python|toml)\n(.*?)^```", tutorial, re.DOTALL | re.MULTILINE)
+    assert len(quoted) >= 7
+    for block in quoted:
+        assert any(block in source for source in sources), block

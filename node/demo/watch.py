@@ -18,6 +18,7 @@ __all__ = ["Watch", "chain_of"]
 
 POLL_S = 0.2  # receipts tell of new heights sooner, while there is business
 AGREE_TIMEOUT_S = 25.0
+ANSWER_TRIES = 20  # on a machine that is busy with starting four processes
 
 
 class Watch:
@@ -73,10 +74,14 @@ class Watch:
         return found
 
     async def leader(self) -> ClusterNode:
-        """The node that leads the highest view anyone is in."""
-        statuses = await self.statuses()
-        latest = max(statuses.values(), key=lambda status: int(status["view"]))
-        return next(node for node in self.nodes if node.key == latest["leader"]["key"])
+        """The node that leads the highest view anyone is in; TimeoutError when nobody answers."""
+        for _ in range(ANSWER_TRIES):
+            statuses = await self.statuses()
+            if statuses:
+                latest = max(statuses.values(), key=lambda status: int(status["view"]))
+                return next(node for node in self.nodes if node.key == latest["leader"]["key"])
+            await asyncio.sleep(POLL_S)
+        raise TimeoutError("no node answers")
 
     def gap_s(self, since_s: float) -> float | None:
         """The longest time without a new height from the last one before `since_s` on; None if none came after."""

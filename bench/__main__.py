@@ -1,0 +1,149 @@
+"""Command line of the benchmark: `python -m bench`, or `make bench ARGS="..."`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bench import report
+from bench.mix import MIXES
+from bench.observer import BenchError
+from bench.run import RESULTS, Options, run
+from ledger.errors import ConfigError
+
+FIND_STEPS_MAX = 9
+FIND_STEP_DURATION_S = 10.0
+FIND_FACTOR = 1.4
+FIND_PRECISION = 0.07
+
+_EXAMPLES = """examples:
+  python -m bench                                   four nodes, 2,000 tx/s of the standard mix
+  python -m bench --rate 500 --duration 60          a light load, five times: compare medians
+  python -m bench --poisson --seed 7                bursts as strangers make them
+  python -m bench --mix payments --find-max         the highest rate with p95 under 500 ms
+  python -m bench --nodes 7 --json | jq .results    for programs
+
+The result is printed, and kept as JSON under bench/results/. Progress goes to stderr.
+Exit status: 0 done, 1 a check failed or there is no result, 2 usage. bench/README.md says how to read it.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Throughput and latency of a local cluster under open-loop load of signed transactions.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = Options()
+    parser.add_argument("--nodes", type=int, default=default.nodes, help="validators: 1, or 4 and more (default 4)")
+    parser.add_argument(
+        "--rate", type=_positive, default=default.rate, help="transactions offered a second (default 2000)"
+    )
+    parser.add_argument(
+        "--duration", type=_positive, default=default.duration_s, help="measured window in seconds (default 20)"
+    )
+    parser.add_argument(
+        "--warmup", type=_positive, default=default.warmup_s, help="seconds of load before it (default 5)"
+    )
+    parser.add_argument("--clients", type=int, default=default.clients, help="client processes (default 2)")
+    parser.add_argument("--mix", choices=sorted(MIXES), default=default.mix, help="kinds of transactions")
+    parser.add_argument("--poisson", action="store_true", help="exponential gaps instead of a fixed pace")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of keys, transactions and gaps (default 1)")
+    parser.add_argument(
+        "--find-max", action="store_true", help="search the highest rate that passes, from --rate, in short runs"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError("a number above 0")
+    return value
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"bench: {line}\n")
+    sys.stderr.flush()
+
+
+def _keep(config: report.Config, results: report.Results) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.mix}-{config.nodes}x{config.rate:g}.json"
+    (RESULTS / name).write_text(json.dumps(report.document(config, results), indent=2) + "\n", "utf-8")
+    _say(f"kept in {RESULTS.name}/{name}")
+
+
+def _once(options: Options) -> tuple[report.Config, report.Results]:
+    config, results = asyncio.run(run(options, _say))
+    _keep(config, results)
+    return config, results
+
+
+def _find_max(options: Options) -> tuple[report.Config, report.Results]:
+    """Upwards by a factor until a rate fails, then between; the best run that passed, or the last one."""
+    low, high, rate = 0.0, 0.0, options.rate
+    best: tuple[report.Config, report.Results] | None = None
+    for step in range(FIND_STEPS_MAX):
+        _say(f"step {step + 1} of at most {FIND_STEPS_MAX}: {rate:.0f} tx/s")
+        found = _once(replace(options, rate=rate, duration_s=FIND_STEP_DURATION_S))
+        passed = report.passes(found[1], rate)
+        _say(f"{rate:.0f} tx/s {'passes' if passed else 'fails'}: p95 {found[1].latencies.p95_ms:.0f} ms")
+        if passed:
+            low, best = rate, found
+        else:
+            high, best = rate, best or (found if step == FIND_STEPS_MAX - 1 else None)
+        if low and high and high - low < FIND_PRECISION * low:
+            break
+        if not high:
+            rate = low * FIND_FACTOR
+        elif not low:
+            rate = high / FIND_FACTOR
+        else:
+            rate = (low + high) / 2
+    if best is None:
+        raise BenchError("no rate passed")
+    return best
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.nodes != 1 and given.nodes < 4:
+        parser.error("--nodes: 1, or 4 and more; 2 or 3 tolerate no fault")
+    if not 1 <= given.clients <= 16:
+        parser.error("--clients: 1 to 16")
+    options = Options(
+        nodes=given.nodes,
+        rate=given.rate,
+        duration_s=given.duration,
+        warmup_s=given.warmup,
+        clients=given.clients,
+        mix=given.mix,
+        poisson=given.poisson,
+        seed=given.seed,
+    )
+    try:
+        config, results = _find_max(options) if given.find_max else _once(options)
+    except (BenchError, ConfigError, OSError, EOFError, TimeoutError) as error:
+        _say(f"no result: {error or type(error).__name__}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted; no result")
+        return 130
+    if given.json:
+        sys.stdout.write(json.dumps(report.document(config, results), indent=2) + "\n")
+    else:
+        sys.stdout.write(report.text(config, results) + "\n")
+    return 0 if results.sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
