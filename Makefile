@@ -29,7 +29,7 @@ demo: env ## four institutions, real business, a killed leader; ARGS=--exit ends
 	@$(BIN)/medchain demo $(ARGS)
 
 test: env ## the whole test suite
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: env ## lint, format, types, architecture
 	@$(BIN)/ruff check .

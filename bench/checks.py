@@ -27,7 +27,12 @@ class Check:
 
 
 async def all_checks(
-    urls: Sequence[str], found: Sequence[dict[str, Any]], counted: int, on_chain: int, owners: Sequence[str], supply: int
+    urls: Sequence[str],
+    found: Sequence[dict[str, Any]],
+    counted: int,
+    on_chain: int,
+    owners: Sequence[str],
+    supply: int,
 ) -> list[Check]:
     """`found` are the quiet nodes' statuses, `counted` what the run reports as committed, `on_chain` how many of these
     the blocks of the last node hold, `owners` all accounts, `supply` the money of genesis.
@@ -40,7 +45,9 @@ async def all_checks(
     executed = {item["counters"]["transactions"] for item in found}
     money, stated = await _money(urls[0], owners)
     return [
-        Check("every block's hash is the same on all nodes", all(one == hashes[0] for one in hashes), f"{height} blocks"),
+        Check(
+            "every block's hash is the same on all nodes", all(one == hashes[0] for one in hashes), f"{height} blocks"
+        ),
         Check("the same outcomes on all nodes", len(results) == 1, f"{len(results)} results hash"),
         Check("the same state root on all nodes", len(roots) == 1, f"at height {min(roots)[0]}"),
         Check("all nodes executed the same number", len(executed) == 1, " ".join(map(str, sorted(executed)))),

@@ -89,9 +89,7 @@ def tally(sent: Sequence[Sent]) -> Tally:
 
 def committed_per_s(sent: Iterable[Sent], first_s: float, end_s: float) -> float:
     """Accepted transactions whose commit fell in the window, a second; whenever they were due."""
-    count = sum(
-        item.commit_s is not None and item.rule_code == 0 and first_s <= item.commit_s < end_s for item in sent
-    )
+    count = sum(item.commit_s is not None and item.rule_code == 0 and first_s <= item.commit_s < end_s for item in sent)
     return count / (end_s - first_s)
 
 

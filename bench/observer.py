@@ -100,7 +100,8 @@ async def header_hashes(url: str, first: int, last: int) -> list[str]:
     try:
         while first + len(found) <= last:
             _, body = await connection.request(
-                "GET", f"/v1/blocks?from={first + len(found)}&limit={min(HEADERS_PER_PAGE, last - first - len(found) + 1)}"
+                "GET",
+                f"/v1/blocks?from={first + len(found)}&limit={min(HEADERS_PER_PAGE, last - first - len(found) + 1)}",
             )
             items = json.loads(body)["items"]
             if not items:

@@ -133,33 +133,48 @@ def _config_rows(config: Config) -> Iterator[tuple[str, str]]:
     yield "warm-up, window", f"{config.warmup_s:g} s, {config.duration_s:g} s"
     yield "mix", f"{config.mix}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in config.shares.items())
     yield "transactions", f"{config.tx_size_bytes:.0f} bytes on average, {config.senders} senders, seed {config.seed}"
-    yield "granularity", f"posts every {config.post_interval_ms:g} ms, commits polled every {config.poll_interval_ms:g} ms"
+    yield (
+        "granularity",
+        f"posts every {config.post_interval_ms:g} ms, commits polled every {config.poll_interval_ms:g} ms",
+    )
 
 
 def _result_rows(config: Config, results: Results) -> Iterator[tuple[str, str]]:
     latency, costs, count = results.latencies, results.costs, results.tally
     yield "committed", f"{results.committed_per_s:.0f} tx/s ({count.committed} of {count.sent} due in the window)"
-    yield "latency", (
-        f"p50 {_ms(latency.p50_ms)}, p95 {_ms(latency.p95_ms)}, p99 {_ms(latency.p99_ms)}, max {_ms(latency.max_ms)}; "
-        f"scheduled time to a commit seen at {(config.nodes - 1) // 3 + 1} nodes"
+    yield (
+        "latency",
+        (
+            f"p50 {_ms(latency.p50_ms)}, p95 {_ms(latency.p95_ms)}, p99 {_ms(latency.p99_ms)}, max {_ms(latency.max_ms)}; "
+            f"scheduled time to a commit seen at {(config.nodes - 1) // 3 + 1} nodes"
+        ),
     )
     yield "refused at the door", _codes(count.refused_at_door, count.sent)
     yield "refused by a rule", _codes(count.refused_by_rule, count.sent)
-    yield "processor", (
-        f"{costs.processor_us:.0f} us per transaction and node: signatures {costs.signature_us:.0f} "
-        f"({costs.signature_share:.0%}), the rest {costs.other_us:.0f}"
+    yield (
+        "processor",
+        (
+            f"{costs.processor_us:.0f} us per transaction and node: signatures {costs.signature_us:.0f} "
+            f"({costs.signature_share:.0%}), the rest {costs.other_us:.0f}"
+        ),
     )
     yield "wire", f"{costs.wire_bytes:.0f} bytes sent between nodes per transaction and node"
     yield "disk", f"{costs.disk_bytes:.0f} bytes kept, {costs.written_bytes:.0f} written, per transaction and node"
     yield "blocks", f"{costs.blocks_per_s:.1f} a second of {costs.txs_per_block:.0f}; view {costs.views} at the end"
     yield "fsyncs", f"{costs.flushes_per_s:.1f} a second and node"
-    yield "limit L", (
-        f"{results.limit_before:.0f} tx/s before, {results.limit_after:.0f} after (signature checks alone, "
-        f"{config.nodes} processes); committed is {results.committed_per_s / max(results.limit_before, 1e-9):.0%} of it"
+    yield (
+        "limit L",
+        (
+            f"{results.limit_before:.0f} tx/s before, {results.limit_after:.0f} after (signature checks alone, "
+            f"{config.nodes} processes); committed is {results.committed_per_s / max(results.limit_before, 1e-9):.0%} of it"
+        ),
     )
-    yield "generator", (
-        f"lag p99 {results.generator_lag_p99_ms:.1f} ms, {results.generator_share:.1%} of the machine "
-        f"(observer {results.observer_share:.1%} more)"
+    yield (
+        "generator",
+        (
+            f"lag p99 {results.generator_lag_p99_ms:.1f} ms, {results.generator_share:.1%} of the machine "
+            f"(observer {results.observer_share:.1%} more)"
+        ),
     )
 
 

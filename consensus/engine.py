@@ -66,6 +66,11 @@ from ledger.validators import ValidatorSet
 
 PROPOSE_TXS = 300  # enough for a block of its own, however young
 AVAILABLE_MAX = 8_192  # batches waiting to be ordered; the pool's byte limit binds long before
+# How long blocks without a batch may pass it over before their leader is suspected, in times of the patience with one
+# that makes none; and the same once more blocks went by than all the room for batches can fill. The lesser is longer
+# than it takes to spread a lost batch again.
+BATCH_PATIENCE, BATCH_PATIENCE_MANY_BLOCKS = 10, 2
+MANY_BLOCKS = 128
 FUTURE_PER_MEMBER_MAX = 256  # messages of one later view kept per member until we enter it
 
 Sign = Callable[[bytes], bytes]
@@ -104,9 +109,10 @@ class Engine:
         self._failed_views = 0
         self._future: dict[int, tuple[int, list[Message]]] = {}
         self._peer_height: dict[int, int] = {}
-        self._available: dict[bytes, tuple[BatchAvailable, int]] = {}  # digest -> (batch, since when)
+        self._available: dict[bytes, tuple[BatchAvailable, int, int]] = {}  # digest -> (batch, since when and height)
         self._used: set[bytes] = set()  # batches in proposals of this view not yet delivered
         self._progress_at_ms = 0  # when there last was progress
+        self._view_began_ms = self._view_began_height = 0
         self._work_began_ms: int | None = None  # patience begins when there is something to wait for
         self._timers: dict[Timer, int] = {}
         self.halted = False
@@ -148,7 +154,7 @@ class Engine:
     def start(self, now_ms: int) -> list[Effect]:
         """Begin, after any `restore`: arms the timers and validates again what was in flight."""
         self._effects = []
-        self._now_ms = self._progress_at_ms = now_ms
+        self._now_ms = self._progress_at_ms = self._view_began_ms = now_ms
         self._own_status()
         for slot in list(self.slots.values()):
             if slot.proposal is not None and slot.decision is None and not self.changing:
@@ -258,6 +264,8 @@ class Engine:
             return self._ignore("contradicts our own vote")
         if required is None and self._orders_twice(slot, message.proposal):
             return self._ignore("orders a batch that is in flight")
+        if required is None and self._is_idle(message.proposal):
+            return self._ignore("an empty block out of season")
         slot.proposal, slot.proposed, slot.leader_pre_prepare = message.proposal, True, message
         self._used.update(message.proposal.batches)
         if slot.decision is not None and height <= self.executed:
@@ -273,6 +281,13 @@ class Engine:
         at every height of the log would have each replica write the same megabytes to its log dozens of times."""
         restored = () if slot.proposal is None else slot.proposal.batches
         return any(digest in self._used and digest not in restored for digest in proposal.batches)
+
+    def _is_idle(self, proposal: Proposal) -> bool:
+        """Whether a proposal without batches has no reason: empty blocks, made as fast as they can be, would use up the
+        heights for which waiting transactions are valid. If ours is the clock that is late, it comes again."""
+        if proposal.batches or self.epoch_end is not None:
+            return False
+        return not proposal.seal or self._now_ms - self._progress_at_ms < self.config.seal_after_ms // 2
 
     def _required(self, height: int) -> Proposal | None:
         """What the view's own new-view demands at `height`."""
@@ -425,11 +440,24 @@ class Engine:
 
     def _made_progress(self, view: int) -> None:
         self._progress_at_ms = self._now_ms
+        if not self.changing and view == self.view:
+            self._failed_views = 0
+        # A leader that makes blocks and leaves a batch out of all of them does not clear himself by making more.
+        passed_over_at_ms = self._passed_over_at_ms()
+        if passed_over_at_ms is not None and passed_over_at_ms <= self._now_ms:
+            return
         self._own_suspect, self._suspecting = None, False
         if not self.changing:
             self._suspects.clear()
-            if view == self.view:
-                self._failed_views = 0
+
+    def _passed_over_at_ms(self) -> int | None:
+        """When the oldest batch that waits will have waited too long for this view's leader; None without one."""
+        for digest, (_, since_ms, since_height) in self._available.items():
+            if digest not in self._used:
+                blocks = self.delivered - max(since_height, self._view_began_height)
+                patience = BATCH_PATIENCE if blocks < MANY_BLOCKS else BATCH_PATIENCE_MANY_BLOCKS
+                return max(since_ms, self._view_began_ms) + patience * self._p.view_timeout_ms
+        return None
 
     # Proposing
 
@@ -437,7 +465,7 @@ class Engine:
         digest = batch.digest
         if digest in self._available or len(self._available) >= AVAILABLE_MAX:
             return
-        self._available[digest] = (batch, self._now_ms)
+        self._available[digest] = (batch, self._now_ms, self.delivered)
 
     def forget_batch(self, digest: bytes) -> None:
         """The pool dropped a batch that was never ordered."""
@@ -469,7 +497,7 @@ class Engine:
         """Batches worth proposing now; None to wait for company. Natural batching: with nothing in flight, at once."""
         batches: list[bytes] = []
         txs, size_bytes, oldest_ms = 0, 0, self._now_ms
-        for digest, (batch, since_ms) in self._available.items():
+        for digest, (batch, since_ms, _) in self._available.items():
             if digest in self._used:
                 continue
             full = txs + batch.tx_count > self._p.block_txs_max or size_bytes + batch.size_bytes > BLOCK_BATCH_BYTES_MAX
@@ -582,7 +610,7 @@ class Engine:
         for table in (self.slots, self._suspects, self._view_changes, self._future, self._peer_height):
             table.clear()
         self._used.clear()
-        self._progress_at_ms = self._now_ms
+        self._progress_at_ms = self._view_began_ms = self._now_ms
 
     # Leaving a view (section 4)
 
@@ -637,7 +665,8 @@ class Engine:
         self.view = view
         self._choice = self._new_view = None
         self._own_suspect, self._suspecting = None, False
-        self._progress_at_ms = self._now_ms
+        self._progress_at_ms = self._view_began_ms = self._now_ms
+        self._view_began_height = self.delivered
         self._used.clear()
         for slot in self.slots.values():
             slot.enter_view()
@@ -769,7 +798,9 @@ class Engine:
         return self.me is not None and not self.halted and not self._suspecting and self._has_work()
 
     def _patience_ends_ms(self) -> int:
-        return max(self._progress_at_ms, self._work_began_ms or 0) + self._patience_ms()
+        ends_ms = max(self._progress_at_ms, self._work_began_ms or 0) + self._patience_ms()
+        passed_over_at_ms = self._passed_over_at_ms()
+        return ends_ms if passed_over_at_ms is None or self.changing else min(ends_ms, passed_over_at_ms)
 
     def _patience_ms(self) -> int:
         return int(min(self._p.view_timeout_ms << min(self._failed_views, 20), self._p.view_timeout_ms_max))
@@ -817,7 +848,7 @@ class Engine:
         height = self._next_height()
         if height > self.executed + self._p.window or not self._in_log(height):
             return None
-        waiting = [since_ms for digest, (_, since_ms) in self._available.items() if digest not in self._used]
+        waiting = [since_ms for digest, (_, since_ms, _) in self._available.items() if digest not in self._used]
         if waiting:
             return max(self._now_ms + 1, min(waiting) + self._p.block_interval_ms)
         if height == self.executed + 1 and self._last_checkpoint < self.executed:

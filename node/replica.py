@@ -60,7 +60,7 @@ from ledger.block import (
 from ledger.codec import decode, encode
 from ledger.errors import CodecError
 from ledger.execution import BlockResult, Executor
-from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
+from ledger.transaction import BATCH_SIZE_BYTES_MAX, BATCH_TXS_MAX, Batch, Transaction
 from p2p.allowance import Allowance
 from p2p.batches import BatchPool, PoolConfig
 from p2p.frames import Kind
@@ -541,7 +541,9 @@ class Replica:
             # Known before the rest is fetched: a leader's oversized proposals must not fill our memory.
             if size_bytes > BLOCK_BATCH_BYTES_MAX:
                 break
-        fits = size_bytes <= BLOCK_BATCH_BYTES_MAX
+        txs_max = max(self.genesis.parameters.block_txs_max, BATCH_TXS_MAX)  # one batch alone is always proposed
+        txs = sum(len(batch.wires) for batch in batches)
+        fits = size_bytes <= BLOCK_BATCH_BYTES_MAX and txs <= txs_max
         if missing and fits:
             self.pool.want(missing)
             self._fetch(self.outside.now_ms())

@@ -273,12 +273,17 @@ def test_c10_proposals_of_others_out_of_the_log_or_of_another_time_are_refused()
         cluster.run(50)
         return sum(slot.own_prepare is not None for slot in victim.replica.engine.slots.values())
 
+    def sealed(height: int, time_ms: int) -> Proposal:
+        return Proposal(height, time_ms, (), seal=True)
+
+    cluster.run(2_000)  # a quiet chain may be sealed
     now_ms = WALL_MS + cluster.now_ms
-    assert offer(other, Proposal(1, now_ms, ())) == 0
-    assert offer(leader, Proposal(QUICK.log_window + 1, now_ms, ())) == 0
-    assert offer(leader, Proposal(2, now_ms + 3_600_000, ())) == 0
-    assert offer(leader, Proposal(3, now_ms, ())) == 1
-    assert offer(leader, Proposal(3, now_ms + 1, ())) == 1
+    assert offer(other, sealed(1, now_ms)) == 0
+    assert offer(leader, sealed(QUICK.log_window + 1, now_ms)) == 0
+    assert offer(leader, sealed(2, now_ms + 3_600_000)) == 0
+    assert offer(leader, Proposal(3, now_ms, ())) == 0  # empty, and for no reason
+    assert offer(leader, sealed(4, now_ms)) == 1
+    assert offer(leader, sealed(4, now_ms + 1)) == 1
     assert cluster.evidence
 
 

@@ -10,6 +10,9 @@ Tables
 A change passes when a quorum of the validators in force has approved it. A change of validators takes effect at the end
 of an epoch, `log_window` heights later, so that every replica knows a height's set before it votes there.
 
+That a key is a point of the prime-order group is checked after it is known who asks: the check costs more than that of
+a signature, and a stranger could name five hundred keys in each transaction.
+
 Must not know: consensus. It only states which set is in force from which height.
 """
 
@@ -22,6 +25,7 @@ from typing import Annotated, Any
 from ledger.codec import Value
 from ledger.errors import Code, Reject
 from ledger.fields import Choice, Flag, Hash, Key, ListOf, Operation, Text, parser_of
+from ledger.modules.parties import check_key
 from ledger.rules import Context, Member, Role, Rule, RuleModule
 from ledger.state import Reader, state_key
 from ledger.validators import VALIDATORS_MAX, ValidatorSet
@@ -42,7 +46,7 @@ class AddKeys(Operation):
     """An institution lets further keys sign for it (staff, packaging lines)."""
 
     NAME = "members.add_keys"
-    keys: Annotated[tuple[bytes, ...], ListOf(Key(register=True), KEYS_PER_CALL_MAX, 1, distinct=True)]
+    keys: Annotated[tuple[bytes, ...], ListOf(Key(), KEYS_PER_CALL_MAX, 1, distinct=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class ProposeInstitution(Operation):
     id: Annotated[str, IDENTIFIER]
     name: Annotated[str, Text(128)]
     roles: Annotated[tuple[str, ...], ListOf(ROLE, len(Role), 1, distinct=True)]
-    key: Annotated[bytes, Key(register=True)]
+    key: Annotated[bytes, Key()]
     prefixes: Annotated[tuple[str, ...], ListOf(PREFIX, 64, distinct=True)]
     glns: Annotated[tuple[str, ...], ListOf(GLN, 256, distinct=True)]
     active: Annotated[bool, Flag()]
@@ -72,7 +76,7 @@ class ProposeValidators(Operation):
     """A validator proposes to add and remove validator keys at once; replacing one key is rotation."""
 
     NAME = "members.propose_validators"
-    add: Annotated[tuple[bytes, ...], ListOf(Key(register=True), CHANGES_PER_PROPOSAL_MAX, distinct=True)]
+    add: Annotated[tuple[bytes, ...], ListOf(Key(), CHANGES_PER_PROPOSAL_MAX, distinct=True)]
     remove: Annotated[tuple[bytes, ...], ListOf(Key(), CHANGES_PER_PROPOSAL_MAX, distinct=True)]
 
 
@@ -114,8 +118,10 @@ def _claim_key(ctx: Context, key: bytes, member_id: str) -> None:
 
 
 def _add_keys(op: AddKeys, ctx: Context) -> None:
-    for key in op.keys:
-        _claim_key(ctx, key, ctx.member.id)
+    member_id = ctx.member.id
+    for index, key in enumerate(op.keys):
+        check_key(key, f"keys[{index}]")
+        _claim_key(ctx, key, member_id)
 
 
 def _remove_keys(op: RemoveKeys, ctx: Context) -> None:
@@ -144,6 +150,8 @@ def _open_proposal(ctx: Context, change: Value) -> None:
 
 
 def _propose_institution(op: ProposeInstitution, ctx: Context) -> None:
+    _validator_key(ctx)
+    check_key(op.key, "key")
     owner = ctx.get("key", op.key)
     if owner is not None and owner != op.id:
         raise Reject(Code.KEY_TAKEN, op.key)
@@ -152,6 +160,8 @@ def _propose_institution(op: ProposeInstitution, ctx: Context) -> None:
 
 def _propose_validators(op: ProposeValidators, ctx: Context) -> None:
     _changed_set(_validator_key(ctx), op.add, op.remove)
+    for index, key in enumerate(op.add):
+        check_key(key, f"add[{index}]")
     _open_proposal(ctx, ("validators", op.add, op.remove))
 
 
@@ -225,6 +235,7 @@ def _genesis(document: Mapping[str, Any], ctx: Context) -> None:
             raise Reject(Code.MEMBER_EXISTS, member.id)
         for key in map(bytes.fromhex, item["keys"]):
             _parse_institution((member.id, member.name, member.roles, key, member.prefixes, member.glns, True))
+            check_key(key, "keys")
             _claim_key(ctx, key, member.id)
         _put_institution(ctx, member)
 

@@ -10,10 +10,12 @@ import asyncio
 import hmac
 
 from ledger.crypto import KeyPair
-from ledger.errors import Code
+from ledger.errors import Code, Reject
 from ledger.modules import records
 from ledger.modules.records import RecordEntry, RecordState
-from ledger.state import state_key
+from ledger.rules import Context
+from ledger.state import Overlay, state_key
+from ledger.transaction import Transaction
 from node.api.exchange import Answer, Api, Request
 from node.api.problems import Problem, bad_request, not_found, rejected
 from node.vault import (
@@ -95,7 +97,21 @@ def _allowed_reader(api: Api, commitment: bytes, access: bytes) -> bytes:
         raise Problem(Code.RECORD_ERASED, commitment, status=410)
     if entry.state == RecordState.WITHDRAWN:
         raise Problem(Code.RECORD_WITHDRAWN, commitment, status=403)
+    _check_still_allowed(api, tx)
     return tx.sender
+
+
+def _check_still_allowed(api: Api, tx: Transaction) -> None:
+    """Judge the access again by the state now: the grant may have been revoked since, or the key withdrawn."""
+    store = api.service.store
+    handler = api.service.registry.handler(tx.operation, tx.version)
+    context = Context(Overlay(store), records.MODULE_NAME, tx.sender, tx.id, store.tip.height, store.tip.time_ms)
+    try:
+        handler.rule.apply(handler.parse(tx.fields), context)
+    except Reject as refused:
+        problem = rejected(int(refused.code), refused.detail)
+        problem.status = 403
+        raise problem from None
 
 
 def _problem(error: VaultError) -> Problem:

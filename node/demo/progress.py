@@ -42,14 +42,14 @@ class Progress:
 
     def update(self, done: int, state: str) -> None:
         """`state` is a few words on the cluster, e.g. its height and leader."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, state=state)
-            return
         now_s = time.monotonic()
+        rate = done / max(now_s - self._started_s, 0.001)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, state=f"{rate:.0f}/s, {state}")
+            return
         if now_s - self._line_s < LINE_EVERY_S:
             return
         self._line_s = now_s
-        rate = done / max(now_s - self._started_s, 0.001)
         left = f"about {(self._total - done) / rate:.0f} s left" if rate > 0 else "waiting"
         self.say(f"{done}/{self._total} steps, {rate:.0f}/s, {left}; {state}")
 

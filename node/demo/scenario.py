@@ -83,6 +83,7 @@ async def demonstrate(stage: Stage, progress: Progress) -> Report:
         load = Load(stage.cast, transport, stage.steps, reached_at=KILL_AT)
         try:
             kill, seconds = await _run(cluster, watch, load, progress)
+            progress.say("comparing the chains of all nodes")
             statuses = await watch.agreed()
             chains = {name: await chain_of(client) for name, client in watch.clients.items()}
         finally:

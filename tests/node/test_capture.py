@@ -53,7 +53,7 @@ from tests.ledger.chain import Chain, institution, key_pair
 
 # Published examples lie beside the project, or where TEST_DATA says. Tests that need them are skipped without, but fail
 # in CI.
-DATA = Path(os.environ.get("TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+DATA = Path(os.environ.get("MEDCHAIN_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 needs_data = pytest.mark.skipif(not DATA.is_dir() and not os.environ.get("CI"), reason="published examples not present")
 
 GTIN, CASE_GTIN = "09521234001010", "19521234001017"
