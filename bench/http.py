@@ -1,4 +1,5 @@
-"""One HTTP/1.1 connection that is kept, with only what posting and polling take: a general client would cost more of the
+"""One HTTP/1.1 connection that is kept, with only what posting and polling take: a general client would cost more of
+the
 machine than the load may.
 
 Must not know: routes.

@@ -1,9 +1,11 @@
 """The standard mix: which operation is the i-th of a run, who signs it, and what the set-up before it must bring about.
 
 A run is a sequence of cycles; each cycle holds one operation of every kind of the mix, in a fixed interleaved order.
-Kinds of one chain (ship, receive, observe, dispense) act on the same subject `spacing` cycles apart, so that the earlier
+Kinds of one chain (ship, receive, observe, dispense) act on the same subject `spacing` cycles apart, so that the
+earlier
 step is final before the later one is sent. In the first cycles the later steps have no subject yet: an operation of the
-same family on a subject of its own stands in. `World.operation(i)` is a pure function of seed and i, so that each client
+same family on a subject of its own stands in. `World.operation(i)` is a pure function of seed and i, so that each
+client
 process makes its own share without asking the others.
 
 Must not know: time, sockets, signatures.
@@ -129,7 +131,8 @@ class World:
             for lot in range(-(-packs // PACKS_PER_LOT)):
                 serials = tuple(_serial(lot * PACKS_PER_LOT + number) for number in range(PACKS_PER_LOT))
                 fields = (
-                    self.gtin, f"LOT{lot:04d}", EXPIRY_DATE, PRODUCTION_DATE, (), serials, (200, 800), 1_700_000_000_000,
+                    self.gtin, f"LOT{lot:04d}", EXPIRY_DATE, PRODUCTION_DATE, (), serials, (200, 800),
+                    1_700_000_000_000,
                 )  # fmt: skip
                 yield Call("commission", f"maker/{lot % STAFF['maker']}", "drugs.commission", fields)
         if "payments" in families:

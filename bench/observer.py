@@ -1,7 +1,8 @@
 """Watching a running cluster from outside: when each height is seen, what each node says it used, what the chain holds.
 
 Heights are polled at f+1 nodes as headers only, which costs a node a few hundred microseconds a poll; which transaction
-is in which block is read afterwards. A height counts as seen when the answer has arrived, so polling only ever adds to a
+is in which block is read afterwards. A height counts as seen when the answer has arrived, so polling only ever adds
+to a
 latency: on average half of POLL_INTERVAL_S.
 
 Must not know: what was sent.
@@ -78,7 +79,9 @@ async def statuses(urls: Sequence[str]) -> list[dict[str, Any]]:
 
 
 async def drained(urls: Sequence[str]) -> list[dict[str, Any]]:
-    """Every node's status once nothing waits and all stand at one height with one state root; BenchError in half a minute."""
+    """Every node's status once nothing waits and all stand at one height with one state root; BenchError in half a
+    minute.
+    """
     deadline_s = time.monotonic() + DRAIN_TIMEOUT_S
     before: list[tuple[int, str]] = []
     while True:

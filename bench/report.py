@@ -145,7 +145,7 @@ def _result_rows(config: Config, results: Results) -> Iterator[tuple[str, str]]:
     yield (
         "latency",
         (
-            f"p50 {_ms(latency.p50_ms)}, p95 {_ms(latency.p95_ms)}, p99 {_ms(latency.p99_ms)}, max {_ms(latency.max_ms)}; "
+            f"p50 {_ms(latency.p50_ms)}, p95 {_ms(latency.p95_ms)}, p99 {_ms(latency.p99_ms)}, max {_ms(latency.max_ms)}; "  # noqa: E501
             f"scheduled time to a commit seen at {(config.nodes - 1) // 3 + 1} nodes"
         ),
     )
@@ -166,7 +166,7 @@ def _result_rows(config: Config, results: Results) -> Iterator[tuple[str, str]]:
         "limit L",
         (
             f"{results.limit_before:.0f} tx/s before, {results.limit_after:.0f} after (signature checks alone, "
-            f"{config.nodes} processes); committed is {results.committed_per_s / max(results.limit_before, 1e-9):.0%} of it"
+            f"{config.nodes} processes); committed is {results.committed_per_s / max(results.limit_before, 1e-9):.0%} of it"  # noqa: E501
         ),
     )
     yield (

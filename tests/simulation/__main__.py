@@ -1,4 +1,6 @@
-"""Run seeds: `python -m tests.simulation --seeds 300 --start 0 --jobs 2`. Status 1 if any failed, with how to replay it."""
+"""Run seeds: `python -m tests.simulation --seeds 300 --start 0 --jobs 2`. Status 1 if any failed, with how to
+replay it.
+"""
 
 from __future__ import annotations
 

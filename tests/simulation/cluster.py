@@ -1,6 +1,7 @@
 """A deterministic cluster in memory: whole replicas (engine, pool, execution, catching up) under one seed.
 
-Time, network, disk and signature checks are simulated; frames are encoded and decoded on every delivery; a write-ahead log
+Time, network, disk and signature checks are simulated; frames are encoded and decoded on every delivery; a
+write-ahead log
 entry becomes durable later, and a crash loses what was not. Integers and one `random.Random` only.
 """
 
@@ -44,7 +45,9 @@ class Options:
 
 
 class TokenSigner:
-    """Signatures nobody else can make: a token per signer and statement, checked against a register of what was signed."""
+    """Signatures nobody else can make: a token per signer and statement, checked against a register of what was
+    signed.
+    """
 
     def __init__(self) -> None:
         self._made: dict[bytes, None] = {}

@@ -1,4 +1,6 @@
-"""One seed's run: faults drawn from the seed in a first phase, then healing, then everything submitted must be final."""
+"""One seed's run: faults drawn from the seed in a first phase, then healing, then everything submitted must be
+final.
+"""
 
 from __future__ import annotations
 

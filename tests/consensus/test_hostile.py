@@ -1,0 +1,89 @@
+"""A hostile leader and a silent peer: what they may delay, and for how long."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from consensus.events import BatchAvailable
+from consensus.sync import BLAME_MS, REQUEST_TIMEOUT_MS, BlockSync
+from ledger.block import Proposal
+from ledger.modules import payments
+from ledger.transaction import Transaction
+from tests.simulation.cluster import CURRENCY, Cluster, SimulatedNode, key_of
+
+
+def _empty(cluster: Cluster, leader: SimulatedNode) -> Callable[[int], Proposal]:
+    return lambda height: Proposal(height, leader.wall_ms(), ())
+
+
+def _only_his_own(cluster: Cluster, leader: SimulatedNode) -> Callable[[int], Proposal]:
+    """A new batch of his own in each block, as fast as blocks can be made."""
+    replica = leader.replica
+
+    def propose(height: int) -> Proposal:
+        cluster.transfer(at=leader.index)
+        (batch,) = replica.pool.cut(leader.now_ms()) or (replica.pool._cut_one(leader.now_ms()),)
+        replica._spread(batch)
+        replica._inbox.append(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
+        return Proposal(height, leader.wall_ms(), (batch.digest,))
+
+    return propose
+
+
+@pytest.mark.parametrize("scheme", [_empty, _only_his_own])
+def test_a_leader_that_leaves_others_batches_out_is_replaced(
+    scheme: Callable[[Cluster, SimulatedNode], Callable[[int], Proposal]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 18. Blocks alone are no progress for who waits, and each of them uses up a height of his validity."""
+    cluster = Cluster(5)
+    leader = next(node for node in cluster.nodes if node.replica.engine.is_leader)
+    monkeypatch.setattr(leader.replica.engine, "_next_proposal", scheme(cluster, leader))
+    victim = cluster.nodes[(leader.index + 1) % 4]
+    fields = payments.Transfer(CURRENCY, f"h{leader.index}", 1, "").to_fields()
+    tx = Transaction.create(
+        key_of(victim.index),
+        cluster.genesis.chain_id,
+        "payments.transfer",
+        fields,
+        nonce=bytes(16),
+        valid_until=cluster.genesis.parameters.validity_heights_max,
+    )
+    victim.replica.submit(tx)
+    assert cluster.run(5_000, lambda: cluster.final_everywhere([tx.id]))
+    receipt = victim.replica.store.receipt(tx.id)
+    assert receipt is not None
+    assert receipt.ok
+
+
+def test_a_peer_that_never_answers_is_asked_ever_more_rarely() -> None:
+    """Trap 30. Else it is first in line for the next block each time, and every window of blocks takes a timeout."""
+    sync: BlockSync[str] = BlockSync(eager=True)
+    asked_at_ms = []
+    for now_ms in range(0, 120_000, 500):
+        sync.on_status("silent", 2**62)
+        if sync.plan(0, now_ms):
+            asked_at_ms.append(now_ms)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(asked_at_ms)]
+    assert gaps == sorted(gaps)
+    assert gaps[0] == 2 * REQUEST_TIMEOUT_MS
+    assert gaps[-1] == REQUEST_TIMEOUT_MS + BLAME_MS
+
+
+def test_a_slow_peer_that_answers_again_is_forgiven() -> None:
+    sync: BlockSync[str] = BlockSync(eager=True)
+    now_ms = 0
+    for _ in range(3):
+        sync.on_status("slow", 100)
+        while not sync.plan(0, now_ms):
+            sync.on_status("slow", 100)
+            now_ms += 500
+    sync.on_block("slow", 1, "block")
+    sync.on_response_end("slow")
+    assert sync.plan(0, now_ms)
+    now_ms += REQUEST_TIMEOUT_MS
+    sync.plan(0, now_ms)
+    sync.on_status("slow", 100)
+    assert sync.plan(0, now_ms + REQUEST_TIMEOUT_MS)

@@ -1,0 +1,349 @@
+"""One member is hostile and signs whatever it likes: what it costs an honest replica stays within bounds.
+
+A replica alone, with real signatures, against frames made by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consensus.events import Evidence
+from consensus.messages import Message, PrePrepare, Status, Vote, encode_message, signed
+from consensus.verify import Verifier
+from ledger.block import (
+    BLOCK_BATCH_BYTES_MAX,
+    Certificate,
+    CertifiedBlock,
+    Phase,
+    Proposal,
+    encode_certified,
+)
+from ledger.codec import encode
+from ledger.crypto import hash_bytes
+from ledger.errors import Code
+from ledger.execution import BlockResult, Executor
+from ledger.genesis import Parameters
+from ledger.modules import members, parties, payments
+from ledger.modules.members import AddKeys, ProposeValidators
+from ledger.modules.records import Access, Grant, Revoke
+from ledger.rules import Registry
+from ledger.transaction import BATCH_TXS_MAX, Batch, Transaction
+from node.replica import RecordKind, Replica
+from p2p.allowance import BUDGET_BYTES_MAX
+from p2p.batches import PoolConfig
+from p2p.frames import Kind
+from storage.chain import ChainStore
+from storage.memory import MemoryKeyValue
+from tests.ledger.chain import Chain, institution, key_pair
+from tests.node.api_service import CLINIC, PATIENT
+from tests.node.test_api_vault import LATER_MS, fetch, holding
+from tests.simulation.cluster import CURRENCY, WALL_MS, key_of, make_genesis
+
+GENESIS = make_genesis(4, Parameters())
+VALIDATORS = GENESIS.validator_set
+PAIRS = {key_of(index).public: key_of(index) for index in range(4)}
+MEMBERS = [PAIRS[key] for key in VALIDATORS.keys]
+HOSTILE = 0  # leads view 0
+
+
+class Recorder:
+    """An outside that does nothing and remembers."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.sent: list[tuple[Kind, bytes]] = []
+        self.appended: list[tuple[RecordKind, bytes]] = []
+        self.blamed: list[str] = []
+        self.accused: list[Evidence] = []
+
+    def now_ms(self) -> int:
+        return self.now
+
+    def wall_ms(self) -> int:
+        return WALL_MS + self.now
+
+    def send(self, key: bytes, kind: Kind, payload: bytes) -> None:
+        self.sent.append((kind, payload))
+
+    def append(self, kind: RecordKind, height: int, payload: bytes) -> int:
+        self.appended.append((kind, payload))
+        return len(self.appended)
+
+    def set_timer(self, name: str, at_ms: int | None) -> None:
+        pass
+
+    def check_batch(self, batch: Batch, done: Any) -> None:
+        done(True)
+
+    def applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
+        pass
+
+    def stable(self, height: int) -> None:
+        pass
+
+    def misbehaved(self, key: bytes, reason: str) -> None:
+        self.blamed.append(reason)
+
+    def diverged(self, height: int, own: bytes, certified: bytes) -> None:
+        raise AssertionError("diverged")
+
+    def evidence(self, evidence: Evidence) -> None:
+        self.accused.append(evidence)
+
+    def sent_bytes(self, kind: Kind) -> int:
+        return sum(len(payload) for sent, payload in self.sent if sent is kind)
+
+
+class Lab:
+    """The honest replica, and what the hostile member can make it hear."""
+
+    def __init__(self) -> None:
+        executor = Executor(GENESIS, Registry([members.MODULE, payments.MODULE]))
+        changes, tip = executor.begin()
+        store = ChainStore.create(MemoryKeyValue(), GENESIS.to_json(), changes, tip)
+        self.out = Recorder()
+        own = MEMBERS[3]
+        self.replica = Replica(executor, store, own.public, own.sign, self.out, Verifier(GENESIS.chain_id))
+        self.replica.start()
+        for pair in MEMBERS[:3]:
+            self.replica.on_peer_up(pair.public)
+        self.out.sent.clear()
+
+    def frame(self, kind: Kind, payload: bytes) -> None:
+        self.replica.on_frame(MEMBERS[HOSTILE].public, kind, payload)
+
+    def give(self, message: Message) -> None:
+        self.frame(Kind.VOTE, encode_message(message))
+
+    def propose(self, proposal: Proposal) -> None:
+        self.give(PrePrepare(proposal, vote(HOSTILE, proposal)))
+
+    def decide(self, height: int, *batches: Batch) -> Proposal:
+        proposal = Proposal(height, WALL_MS, tuple(batch.digest for batch in batches))
+        for batch in batches:
+            self.frame(Kind.BATCH, batch.wire)
+        self.propose(proposal)
+        for phase in Phase:
+            for member in (0, 1, 2):
+                self.give(vote(member, proposal, phase))
+        self.replica.on_durable(len(self.out.appended))
+        assert self.replica.store.tip.height == height
+        return proposal
+
+    def claim_height(self, height: int) -> None:
+        self.frame(Kind.STATUS, encode(Status(VALIDATORS.epoch, 0, False, height, 0).to_value()))
+
+    def logged_bytes(self) -> int:
+        return sum(len(payload) for kind, payload in self.out.appended if kind is RecordKind.BATCH)
+
+
+def vote(member: int, proposal: Proposal, phase: Phase = Phase.PREPARE) -> Vote:
+    plain = Vote(VALIDATORS.epoch, 0, proposal.height, phase, proposal.digest, member)
+    made: Vote = signed(plain, MEMBERS[member].sign, GENESIS.chain_id)
+    return made
+
+
+def transaction(number: int, reference: str = "") -> Transaction:
+    fields = (CURRENCY, "h1", 1, reference)
+    nonce = number.to_bytes(16, "big")
+    return Transaction.create(key_of(0), GENESIS.chain_id, "payments.transfer", fields, nonce=nonce, valid_until=500)
+
+
+def tiny(number: int) -> Batch:
+    return Batch((transaction(number).wire,))
+
+
+def large(number: int) -> Batch:
+    """Eight transactions that fill a batch: valid in form, refused by the rules."""
+    return Batch(tuple(transaction(number * 10 + index, "x" * 63_000).wire for index in range(8)))
+
+
+def test_one_batch_at_every_height_is_logged_once() -> None:
+    """Written once for each height of the log, eight batches made 247 MiB of pending records: over the log's limit,
+    which stops the node."""
+    lab = Lab()
+    batches = [large(number) for number in range(8)]
+    for batch in batches:
+        lab.frame(Kind.BATCH, batch.wire)
+    digests = tuple(batch.digest for batch in batches)
+    for height in range(1, GENESIS.parameters.log_window + 1):
+        lab.propose(Proposal(height, WALL_MS, digests))
+    assert 0 < lab.logged_bytes() <= BLOCK_BATCH_BYTES_MAX
+
+
+def test_batches_of_old_blocks_are_not_logged_again() -> None:
+    lab = Lab()
+    digests = tuple(lab.decide(height, large(height)).batches[0] for height in range(1, 5))
+    before = lab.logged_bytes()
+    for height in range(5, 5 + GENESIS.parameters.window):
+        lab.propose(Proposal(height, WALL_MS, digests))
+    assert lab.logged_bytes() == before
+
+
+def test_an_oversized_proposal_is_refused_before_the_rest_of_it_is_fetched() -> None:
+    lab = Lab()
+    held = [large(number) for number in range(20)]
+    absent = hash_bytes(b"held by nobody")
+    lab.propose(Proposal(1, WALL_MS, (*(batch.digest for batch in held), absent)))
+    for batch in held:
+        lab.frame(Kind.BATCH_RESPONSE, batch.wire)
+    assert not lab.replica.pool.is_wanted(absent)
+    assert lab.replica.engine.slots[1].own_prepare is None
+
+
+def test_an_oversized_proposal_takes_nothing_from_another_that_is_fetched() -> None:
+    lab = Lab()
+    held, absent = [large(number) for number in range(9)], hash_bytes(b"needed")
+    lab.propose(Proposal(1, WALL_MS, (absent,)))
+    for batch in held:
+        lab.frame(Kind.BATCH, batch.wire)
+    lab.replica.pool.want([absent])
+    proposal = Proposal(2, WALL_MS, (*(batch.digest for batch in held), hash_bytes(b"not needed")))
+    lab.propose(proposal)
+    assert lab.replica.pool.is_wanted(absent)
+    assert not lab.replica.pool.is_wanted(proposal.batches[-1])
+
+
+def test_a_block_of_too_many_transactions_gets_no_vote() -> None:
+    lab = Lab()
+    wire = transaction(1).wire
+    batches = [Batch((*[wire] * (BATCH_TXS_MAX - 1), transaction(number).wire)) for number in (2, 3)]
+    for batch in batches:
+        lab.frame(Kind.BATCH, batch.wire)
+    lab.propose(Proposal(1, WALL_MS, tuple(batch.digest for batch in batches)))
+    assert lab.replica.engine.slots[1].own_prepare is None
+
+
+def test_a_flood_of_requests_gets_no_more_than_the_allowance() -> None:
+    lab = Lab()
+    proposals = [lab.decide(height, large(height)) for height in range(1, 9)]
+    for _ in range(64):
+        lab.frame(Kind.BLOCK_REQUEST, encode((1, 8)))
+    assert 0 < lab.out.sent_bytes(Kind.BLOCK_RESPONSE) <= BUDGET_BYTES_MAX + 5 * 1024 * 1024
+    lab.out.sent.clear()
+    lab.out.now += 60_000
+    digests = tuple(proposal.batches[0] for proposal in proposals)
+    for _ in range(64):
+        lab.frame(Kind.BATCH_REQUEST, encode(digests))
+    assert 0 < lab.out.sent_bytes(Kind.BATCH_RESPONSE) <= BUDGET_BYTES_MAX + 1024 * 1024
+
+
+def test_a_digest_named_twice_in_a_request_is_answered_once() -> None:
+    lab = Lab()
+    digest = lab.decide(1, tiny(1)).batches[0]
+    lab.frame(Kind.BATCH_REQUEST, encode((digest,) * 64))
+    assert [kind for kind, _ in lab.out.sent].count(Kind.BATCH_RESPONSE) == 1
+
+
+def test_a_flood_of_statuses_is_answered_within_the_allowance_and_honest_ones_always() -> None:
+    lab = Lab()
+    for height in range(1, 11):
+        lab.decide(height) if height == 1 else lab.decide(height, tiny(height))
+    lab.out.sent.clear()
+    for _ in range(5_000):
+        lab.claim_height(0)
+    assert len(lab.out.sent) <= 5_000 // 10
+    lab.out.sent.clear()
+    lab.out.now += 60_000
+    for _ in range(3):
+        lab.out.now += 500
+        lab.claim_height(1)
+    assert lab.replica.peer_status[MEMBERS[HOSTILE].public].height == 1
+
+
+def test_blocks_nobody_asked_for_are_not_even_decoded() -> None:
+    lab = Lab()
+    lab.frame(Kind.BLOCK_RESPONSE, b"\xc1 no msgpack at all")
+    assert lab.out.blamed == []
+    lab.claim_height(2**62)
+    lab.frame(Kind.BLOCK_RESPONSE, b"\xc1 no msgpack at all")
+    assert len(lab.out.blamed) == 1
+
+
+def test_a_quorum_of_prepares_is_not_taken_for_a_decision_and_its_sender_is_blamed() -> None:
+    lab = Lab()
+    proposal = Proposal(1, WALL_MS, ())
+    plain = Certificate(VALIDATORS.epoch, 0, 1, Phase.PREPARE, proposal.digest, ())
+    statement = plain.statement(GENESIS.chain_id)
+    certificate = replace(plain, signatures=tuple((member, MEMBERS[member].sign(statement)) for member in (0, 1, 2)))
+    lab.claim_height(2**62)
+    lab.frame(Kind.BLOCK_RESPONSE, encode((encode_certified(CertifiedBlock(proposal, certificate, ())),)))
+    assert lab.replica.engine.delivered == 0
+    assert lab.out.blamed == ["bad block while catching up"]
+
+
+def test_a_flood_of_tiny_batches_does_not_crowd_out_those_of_others() -> None:
+    lab = Lab()
+    for number in range(PoolConfig().held_batches_per_peer_max + 100):
+        lab.frame(Kind.BATCH, tiny(number).wire)
+    assert lab.replica.pool.sizes()["batches"] == PoolConfig().held_batches_per_peer_max
+    mine = tiny(1_000_000)
+    lab.replica.on_frame(MEMBERS[1].public, Kind.BATCH, mine.wire)
+    assert lab.replica.pool.get(mine.digest) is not None
+
+
+def test_a_batch_the_engine_had_no_room_for_is_offered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab()
+    monkeypatch.setattr("consensus.engine.AVAILABLE_MAX", 2)
+    for number in range(3):
+        lab.frame(Kind.BATCH, tiny(number).wire)
+    assert lab.replica.engine.table_sizes()["available"] == 2
+    monkeypatch.undo()
+    lab.out.now += 2_000
+    lab.replica.on_timer("tick")
+    assert lab.replica.engine.table_sizes()["available"] == 3
+
+
+def test_a_batch_ordered_long_ago_is_not_taken_again() -> None:
+    lab = Lab()
+    old = tiny(1)
+    lab.decide(1, old)
+    lab.replica.pool._ordered.clear()  # as after ORDERED_KEPT others
+    lab.frame(Kind.BATCH, old.wire)
+    assert lab.replica.pool.sizes()["batches"] == 0
+
+
+def test_a_member_that_contradicts_itself_a_thousand_times_is_reported_once() -> None:
+    lab = Lab()
+    for number in range(100):
+        lab.give(vote(1, Proposal(1, WALL_MS + number, ())))
+    assert len(lab.out.accused) == 1
+    checked = lab.replica.verifier.checked
+    lab.give(vote(1, Proposal(1, WALL_MS + 1_000, ())))
+    assert lab.replica.verifier.checked == checked
+
+
+def test_votes_outside_the_log_are_dropped_before_their_signature_is_checked() -> None:
+    lab = Lab()
+    for height in (GENESIS.parameters.log_window + 1, 2**62, 2**63 - 1):
+        lab.give(vote(1, Proposal(height, WALL_MS, ())))
+    assert lab.replica.verifier.checked == 0
+
+
+@pytest.mark.parametrize("operation", [AddKeys, lambda keys: ProposeValidators(keys[:16], ())])
+def test_keys_that_a_stranger_names_are_not_checked_as_points(operation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check takes 0.1 ms: five hundred a transaction, in a full block, held every node up for twelve seconds."""
+    checked: list[bytes] = []
+    monkeypatch.setattr(parties, "_is_sound", lambda key: not checked.append(key))
+    chain = Chain([], {"members": {"institutions": [institution("clinic", "hospital")]}})
+    keys = tuple(key_pair(f"named {number}").public for number in range(500))
+    checked.clear()
+    receipt = chain.send(key_pair("stranger"), operation(keys))
+    assert receipt.code in (Code.NOT_A_MEMBER, Code.NOT_A_VALIDATOR)
+    assert checked == []
+
+
+@pytest.mark.asyncio
+async def test_an_access_logged_before_the_grant_was_revoked_opens_nothing_after(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        record = sealed.commitment
+        granted = service.send(PATIENT, Grant("clinic", ("treatment",), LATER_MS, (record,), None, None))
+        access = service.send(CLINIC, Access(record, "treatment", "ward round"))
+        assert (await fetch(server, record, access.id)).status == 200
+        service.send(PATIENT, Revoke(granted.id))
+        reply = await fetch(server, record, access.id)
+        assert (reply.status, reply.json["code"]) == (403, "MC2106")
