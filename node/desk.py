@@ -20,6 +20,7 @@ from ledger.crypto import KeyPair
 from ledger.errors import Code, CodecError, Reject
 from ledger.execution import BlockResult
 from ledger.genesis import Genesis
+from ledger.merkle import leaf_hash
 from ledger.rules import Registry, member_by_key
 from ledger.transaction import Transaction
 from node.config import NodeConfig
@@ -51,6 +52,7 @@ class Desk:
         self._waiters: dict[bytes, list[asyncio.Future[tuple[int, int, Receipt]]]] = {}
         self._height_waiters: list[tuple[int, asyncio.Future[bool]]] = []
         self._waiting = 0
+        self._being_checked = 0  # transactions between their decode and the pool
         self._down_since_ms: dict[bytes, int] = {}
         self._members = home.store.tip.validators
         self.driver: Driver
@@ -135,7 +137,13 @@ class Desk:
         """One outcome for each wire, in order. Never raises for a bad transaction."""
         outcomes: list[Outcome | None] = [None] * len(wires)
         pending: list[tuple[int, Transaction]] = []
+        # What there is no room for is refused before it costs a decode and a signature check: under overload the
+        # processor belongs to what was accepted.
+        room = self.replica.pool.room_txs - self._being_checked
         for position, wire in enumerate(wires):
+            if len(pending) >= room:
+                outcomes[position] = Outcome(leaf_hash(wire), int(Code.POOL_FULL), (self.replica.pool.waiting_txs,))
+                continue
             try:
                 tx = Transaction.decode(wire)
                 self._admit(tx)
@@ -148,7 +156,11 @@ class Desk:
                     pending.append((position, tx))
                 else:
                     outcomes[position] = Outcome(tx.id, 0)
-        valid = await self.driver.check_signatures([tx.wire for _, tx in pending])
+        self._being_checked += len(pending)
+        try:
+            valid = await self.driver.check_signatures([tx.wire for _, tx in pending])
+        finally:
+            self._being_checked -= len(pending)
         for (position, tx), is_valid in zip(pending, valid, strict=True):
             outcomes[position] = self._take(tx) if is_valid else Outcome(tx.id, int(Code.BAD_SIGNATURE))
         return [outcome for outcome in outcomes if outcome is not None]

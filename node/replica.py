@@ -437,8 +437,10 @@ class Replica:
         self._fetch(now_ms)
         self._allowance.forget_refilled(now_ms)
         decided = {digest for deliver in self._undelivered for digest in deliver.proposal.batches}
+        leader = self.engine.validators.keys[self.engine.leader]
         for batch in self.pool.to_spread_again(now_ms, SPREAD_AGAIN_MS):
-            self._spread(batch)
+            if leader in self.peers:
+                self.outside.send(leader, Kind.BATCH, batch.wire)
             if batch.digest not in decided:  # the engine's list may have been full when it came
                 self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
 

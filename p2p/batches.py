@@ -16,11 +16,14 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ledger.errors import Code, Reject
 from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
 
 FRAMING_BYTES = 5  # msgpack header of one transaction in a batch
+SPREAD_AGAIN_BATCHES = 4  # at a time: two megabytes at most
+SPREAD_DOUBLINGS_MAX = 5
 FETCH_TIMEOUT_MS = 500  # before the next peer is asked for the same batch
 FETCH_DIGESTS_MAX = 64  # asked of one peer at a time: what a BATCH_REQUEST carries
 WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-sought are given up
@@ -50,6 +53,7 @@ class _Held:
     since_ms: int
     size_bytes: int
     spread_at_ms: int
+    spread_count: int = 0
 
 
 @dataclass(slots=True)
@@ -92,6 +96,11 @@ class BatchPool:
         self._open_bytes += size_bytes
         self._known.add(tx.id)
         return True
+
+    @property
+    def room_txs(self) -> int:
+        """How many more local transactions would be taken now, by count."""
+        return max(0, self.backlog_txs_max - len(self._known))
 
     @property
     def backlog_txs_max(self) -> int:
@@ -207,10 +216,16 @@ class BatchPool:
         return gone
 
     def to_spread_again(self, now_ms: int, after_ms: int) -> list[Batch]:
-        """Batches still not ordered after a while: whoever should order them may lack them."""
-        due = [held for held in self._held.values() if now_ms - held.spread_at_ms >= after_ms][:16]
+        """Batches still not ordered after a while: whoever should order them may lack them.
+
+        Each waits twice as long for its next turn, and few go at once: a chain that is merely slow must not be slowed
+        down further by copies of what it holds.
+        """
+        waiting = (held for held in self._held.values() if now_ms - held.spread_at_ms >= after_ms << held.spread_count)
+        due = list(islice(waiting, SPREAD_AGAIN_BATCHES))
         for held in due:
             held.spread_at_ms = now_ms
+            held.spread_count = min(held.spread_count + 1, SPREAD_DOUBLINGS_MAX)
         return [held.batch for held in due]
 
     # Fetching
