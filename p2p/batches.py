@@ -38,7 +38,7 @@ class PoolConfig:
     batch_bytes_max: int = BATCH_SIZE_BYTES_MAX - 64
     batch_age_ms_max: int = 8  # the longest a lone transaction waits for company
     backlog_ms_max: int = 500  # more unexecuted work than this is refused: waiting longer helps nobody
-    backlog_txs_min: int = 1_000  # accepted however slow the chain seems, so that an idle chain can start
+    backlog_txs_min: int = 500  # accepted however slow the chain seems, so that an idle chain can start
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
     held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own
     # Tiny batches cost more than their bytes, and the engine lists only so many (AVAILABLE_MAX): a flood of them must
