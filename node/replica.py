@@ -325,14 +325,16 @@ class Replica:
             self.outside.misbehaved(key, "bad signature in a batch")
             return
         self.counters.batches_checked += 1
-        if self.pool.is_ordered(batch.digest) and not self.pool.is_wanted(batch.digest):
+        wanted = self.pool.is_wanted(batch.digest)
+        if self.pool.is_ordered(batch.digest) and not wanted:
             return
         self.pool.add(batch, key, self.outside.now_ms())
         self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
-        self._retry()
+        if wanted:
+            self._retry()
 
     def _retry(self) -> None:
-        """A batch arrived: proposals or decided blocks may have waited for it."""
+        """A batch arrived that proposals or decided blocks have waited for."""
         for proposal in list(self._validating.values()):
             self._validate(proposal)
         self._execute_ready()
@@ -434,6 +436,7 @@ class Replica:
     def _tick(self, now_ms: int) -> None:
         self._take_blocks()
         self._ask_for_blocks(now_ms)
+        self._retry()  # what the pool gave up seeking, or took without being asked, is looked at again
         self._fetch(now_ms)
         self._allowance.forget_refilled(now_ms)
         decided = {digest for deliver in self._undelivered for digest in deliver.proposal.batches}
@@ -445,10 +448,14 @@ class Replica:
                 self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
 
     def _fetch(self, now_ms: int) -> None:
+        """Ask for what is missing. Only at ticks: votes overtake batches, so most are on their way already, and asking at
+        once would bring each several times just when the network is busy. What waits for its check is here.
+        """
         members = [key for key in self.engine.validators.keys if key in self.peers]
         for peer, digests in self.pool.plan_fetches(members, now_ms).items():
-            if isinstance(peer, bytes):
-                self.outside.send(peer, Kind.BATCH_REQUEST, encode(tuple(digests[:BLOCK_BATCHES_MAX])))
+            lacking = tuple(digest for digest in digests[:BLOCK_BATCHES_MAX] if digest not in self._checking)
+            if lacking and isinstance(peer, bytes):
+                self.outside.send(peer, Kind.BATCH_REQUEST, encode(lacking))
 
     # The engine
 
@@ -548,7 +555,6 @@ class Replica:
         fits = size_bytes <= BLOCK_BATCH_BYTES_MAX and txs <= txs_max
         if missing and fits:
             self.pool.want(missing)
-            self._fetch(self.outside.now_ms())
             return
         if not fits:
             others = [one for height, one in self._validating.items() if height != proposal.height]
@@ -571,7 +577,6 @@ class Replica:
             held = tuple(batch for batch in batches if batch is not None)
             if len(held) != len(batches):
                 self.pool.want(d for d, batch in zip(proposal.batches, batches, strict=True) if batch is None)
-                self._fetch(self.outside.now_ms())
                 return
             self._undelivered.popleft()
             self._execute(proposal, certificate, held)
