@@ -137,11 +137,11 @@ class World:
                 yield Call("commission", f"maker/{lot % STAFF['maker']}", "drugs.commission", fields)
         if "payments" in families:
             for number in range(PATIENTS):
-                fields = (
+                terms = (
                     self.name("policy", number), self.patient(number), CURRENCY, 8_000, 100_000, 1_000_000, 10**12,
                     0, TIME_FAR_MS,
                 )  # fmt: skip
-                yield Call("policy", f"insurer/{number % STAFF['insurer']}", "payments.policy", fields)
+                yield Call("policy", f"insurer/{number % STAFF['insurer']}", "payments.policy", terms)
 
     def operation(self, i: int) -> Call:
         """The i-th of the run."""

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from bench.observer import POLL_INTERVAL_S, BenchError, Watch
 from bench.report import Config, Costs, Results
 from bench.schedule import due_times, spacing_cycles, window
 from ledger.codec import encode
+from ledger.errors import Code
 from ledger.genesis import Parameters
 from ledger.transaction import Transaction
 from node.cluster.plan import development_modules
@@ -41,7 +43,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 VALIDITY_HEIGHTS_MAX = 100_000
 STEP_SPACING_S = 1.5  # between two steps on one pack or record: three times the latency that is the target
 SETUP_TIMEOUT_S = 60.0
-SETUP_POST_BYTES_MAX = 256 * 1024
+SETUP_POST_BYTES_MAX = 64 * 1024  # three bulk commissionings, or two hundred policies
+SETUP_PAUSE_S = 0.05
 START_AHEAD_S = 1.0  # clients get the start time this long before
 
 Say = Callable[[str], None]
@@ -153,24 +156,36 @@ async def _set_up(world: World, chain_id: bytes, urls: Sequence[str], say: Say) 
     if not txs:
         return
     say(f"setting up: {len(txs)} transactions (packs in bulk, policies)")
-    connection = await Connection.open(urls[0])
-    post: list[bytes] = []
-    try:
-        for tx in [*txs, None]:
-            if post and (tx is None or sum(map(len, post)) + len(tx.wire) > SETUP_POST_BYTES_MAX):
-                status, body = await connection.request("POST", "/v1/transactions", encode(tuple(post)), MSGPACK)
-                if status != 200 or b'"refused"' in body:
-                    raise BenchError(f"the set-up was refused: {status} {body[:500].decode('utf-8', 'replace')}")
-                post = []
-            if tx is not None:
-                post.append(tx.wire)
-    finally:
-        connection.close()
+    async with asyncio.timeout(SETUP_TIMEOUT_S):
+        await _send_all(urls[0], [tx.wire for tx in txs])
     found = await observer.drained(urls)
     codes = await observer.committed(urls[-1], 1, found[-1]["height"])
     refused = [codes.get(tx.id) for tx in txs if codes.get(tx.id, (0, 1))[1] != 0]
     if refused:
         raise BenchError(f"{len(refused)} transactions of the set-up failed, the first as {refused[0]}")
+
+
+async def _send_all(url: str, wires: Sequence[bytes]) -> None:
+    """Until a node has taken every one; what it has no room for is sent again."""
+    connection = await Connection.open(url)
+    left = deque(wires)
+    try:
+        while left:
+            post: list[bytes] = []
+            while left and (not post or sum(map(len, post)) + len(left[0]) <= SETUP_POST_BYTES_MAX):
+                post.append(left.popleft())
+            status, body = await connection.request("POST", "/v1/transactions", encode(tuple(post)), MSGPACK)
+            outcomes = json.loads(body)
+            if status != 200:
+                raise BenchError(f"the set-up was refused: {status} {outcomes}")
+            for wire, outcome in zip(post, outcomes, strict=True):
+                if outcome["code"] == Code.POOL_FULL:
+                    left.append(wire)
+                elif outcome["code"]:
+                    raise BenchError(f"the set-up was refused: {outcome}")
+            await asyncio.sleep(SETUP_PAUSE_S)
+    finally:
+        connection.close()
 
 
 def _sign(world: World, chain_id: bytes, number: int, call: Call) -> Transaction:

@@ -201,6 +201,11 @@ class Engine:
     def is_leader(self) -> bool:
         return self.me is not None and self.me == self.leader and not self.changing
 
+    @property
+    def is_discontent(self) -> bool:
+        """Whether this member wants to leave its view, or is on its way."""
+        return self._suspecting or self.changing
+
     def _in_log(self, height: int) -> bool:
         # The upper bound keeps tables finite, and makes sure that the height's set is known (section 6).
         top = self.checkpoints.stable + self._p.log_window

@@ -72,6 +72,7 @@ BLOCK_RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 # What answering costs beyond the bytes sent, in bytes of a peer's allowance.
 REQUEST_CHARGE_BYTES = 4 * 1024
 STATUS_CHARGE_BYTES = 256 * 1024  # it may be answered with a new-view; honest nodes send two a second
+BATCHES_FOR_RETURNING = 16  # oldest first; the rest comes by and by, and most of it is ordered by then
 UNEXECUTED_MAX = 64  # decided blocks whose batches are still on their way
 
 CUT, TICK = "cut", "tick"
@@ -195,6 +196,10 @@ class Replica:
     def on_peer_up(self, key: bytes) -> None:
         self.peers[key] = None
         self.outside.send(key, Kind.STATUS, encode(self.engine.status().to_value()))
+        if self.engine.validators.index(key) is not None:
+            # Who returns must see what waits: a leader to order it, a member to suspect a leader who does not.
+            for batch in self.pool.held()[:BATCHES_FOR_RETURNING]:
+                self.outside.send(key, Kind.BATCH, batch.wire)
 
     def on_peer_down(self, key: bytes) -> None:
         self.peers.pop(key, None)
@@ -442,14 +447,16 @@ class Replica:
         decided = {digest for deliver in self._undelivered for digest in deliver.proposal.batches}
         leader = self.engine.validators.keys[self.engine.leader]
         for batch in self.pool.to_spread_again(now_ms, SPREAD_AGAIN_MS):
-            if leader in self.peers:
+            if self.engine.is_discontent:  # others must see that there is work, or they will not leave the view
+                self._spread(batch)
+            elif leader in self.peers:
                 self.outside.send(leader, Kind.BATCH, batch.wire)
             if batch.digest not in decided:  # the engine's list may have been full when it came
                 self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
 
     def _fetch(self, now_ms: int) -> None:
-        """Ask for what is missing. Only at ticks: votes overtake batches, so most are on their way already, and asking at
-        once would bring each several times just when the network is busy. What waits for its check is here.
+        """Ask for what is missing; at ticks only. Votes overtake batches, so most are on their way already, and asking
+        at once would bring each several times just when the network is busy. What waits for its check is here.
         """
         members = [key for key in self.engine.validators.keys if key in self.peers]
         for peer, digests in self.pool.plan_fetches(members, now_ms).items():

@@ -23,7 +23,7 @@ from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
 
 FRAMING_BYTES = 5  # msgpack header of one transaction in a batch
 SPREAD_AGAIN_BATCHES = 4  # at a time: two megabytes at most
-SPREAD_DOUBLINGS_MAX = 5
+SPREAD_DOUBLINGS_MAX = 2
 FETCH_TIMEOUT_MS = 500  # before the next peer is asked for the same batch
 FETCH_DIGESTS_MAX = 64  # asked of one peer at a time: what a BATCH_REQUEST carries
 WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-sought are given up

@@ -668,6 +668,20 @@ def test_c28_far_votes_and_views_take_no_memory() -> None:
     commit(cluster)
 
 
+def test_one_that_returns_to_a_halted_chain_lets_it_go_on_though_the_leader_is_still_gone() -> None:
+    """It had no work of its own: those who wait must show it theirs, or there is no quorum to leave the view."""
+    cluster = cluster_of(seed=11)
+    commit(cluster)
+    leader = leader_of(cluster)
+    other = next(node for node in cluster.nodes if node is not leader)
+    leader.crash()
+    other.crash()
+    waiting = [cluster.transfer(at=node.index) for node in cluster.nodes if node.alive]
+    cluster.run(60_000)
+    other.boot()
+    assert cluster.run(4_000, lambda: cluster.final_everywhere(waiting))
+
+
 def test_batches_are_one_decode_for_everyone() -> None:
     """A batch is accepted or refused as a whole, alike on every node (section 2)."""
     cluster = cluster_of()

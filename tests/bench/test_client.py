@@ -1,0 +1,47 @@
+"""What a client process does besides its sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.client import NOT_ANSWERED, Order, problem_code, read_out, sign_share, write_out
+from bench.http import parse_head
+from bench.mix import World
+from bench.schedule import due_times
+from ledger.crypto import verify_joined
+
+
+def an_order(index: int) -> Order:
+    return Order(
+        parent_pid=1, seed=3, mix="standard", rate=100.0, duration_s=1.0, poisson=True, spacing=2, index=index,
+        clients=3, chain_id=(b"\x01" + bytes(32)).hex(), valid_until=10, urls=["http://127.0.0.1:1"], out="",
+    )  # fmt: skip
+
+
+def test_the_clients_shares_are_the_whole_run_and_do_not_overlap() -> None:
+    times = due_times(100.0, 1.0, poisson=True, seed=3)
+    shares = [sign_share(an_order(index)) for index in range(3)]
+    assert sorted(due_s for share in shares for due_s in share.due_s) == times
+    ids = [tx_id for share in shares for tx_id in share.ids]
+    assert len(set(ids)) == len(ids) == len(times)
+    assert all(verify_joined(wire) for share in shares for wire in share.wires)
+
+
+def test_what_a_client_writes_is_what_its_parent_reads(tmp_path: Path) -> None:
+    world = World(1, "standard", 3, 1)
+    ids = [world.name("id", number) for number in range(3)]
+    write_out(tmp_path / "out", ids, [0, 3001, NOT_ANSWERED])
+    assert read_out(tmp_path / "out") == [(ids[0], 0), (ids[1], 3001), (ids[2], None)]
+
+
+def test_the_code_of_a_problem_document_is_its_number() -> None:
+    assert problem_code({"code": "MC3001"}) == 3001
+
+
+def test_an_answers_head_gives_status_and_size() -> None:
+    assert parse_head(b"HTTP/1.1 202 Accepted\r\nServer: x\r\ncontent-length: 17\r\n\r\n") == (202, 17)
+    for bad in (b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"):
+        with pytest.raises(ValueError, match=r"Content-Length|limit"):
+            parse_head(bad)
