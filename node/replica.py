@@ -402,6 +402,8 @@ class Replica:
     def _take_blocks(self) -> None:
         """Use what the buffer holds in order. Client signatures inside were checked by the quorum that certified it."""
         while len(self._undelivered) < UNEXECUTED_MAX:
+            if self.engine.delivered == self.engine.epoch_end:
+                return  # the next block's set is known once this epoch's last block is executed
             found = self.sync.take(self.engine.delivered + 1)
             if found is None:
                 return
