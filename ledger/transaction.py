@@ -68,6 +68,11 @@ class Transaction:
     @classmethod
     def decode(cls, wire: bytes) -> Transaction:
         """Decode without checking the signature (`ledger.crypto.verify_joined(wire)` does); CodecError if malformed."""
+        return cls._decode(wire, None)
+
+    @classmethod
+    def _decode(cls, wire: bytes, tx_id: bytes | None) -> Transaction:
+        """The same where the id may be known already."""
         if len(wire) > TX_SIZE_BYTES_MAX:
             raise CodecError("transaction over the size limit", Code.TOO_LARGE)
         if len(wire) <= _BODY_OFFSET:
@@ -89,7 +94,8 @@ class Transaction:
         if type(valid_until) is not int or not 0 <= valid_until <= HEIGHT_MAX:
             raise CodecError("valid-until height out of range")
         sender = wire[SIGNATURE_SIZE_BYTES:_BODY_OFFSET]
-        tx_id = merkle.leaf_hash(wire)
+        if tx_id is None:
+            tx_id = merkle.leaf_hash(wire)
         return cls(wire, tx_id, sender, chain_id, operation, version, fields, nonce, valid_until)
 
     @property
@@ -119,7 +125,7 @@ class Batch:
     @cached_property
     def transactions(self) -> tuple[Transaction, ...]:
         """All decoded; CodecError if any is malformed, so a batch is good or bad as a whole."""
-        return tuple(map(Transaction.decode, self.wires))
+        return tuple(map(Transaction._decode, self.wires, self.tx_ids))
 
     @classmethod
     def decode(cls, wire: bytes) -> Batch:

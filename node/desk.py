@@ -161,8 +161,15 @@ class Desk:
             valid = await self.driver.check_signatures([tx.wire for _, tx in pending])
         finally:
             self._being_checked -= len(pending)
+        taken: list[tuple[int, Transaction]] = []
         for (position, tx), is_valid in zip(pending, valid, strict=True):
-            outcomes[position] = self._take(tx) if is_valid else Outcome(tx.id, int(Code.BAD_SIGNATURE))
+            if is_valid:
+                taken.append((position, tx))
+            else:
+                outcomes[position] = Outcome(tx.id, int(Code.BAD_SIGNATURE))
+        for (position, tx), refusal in zip(taken, self.replica.take(tx for _, tx in taken), strict=True):
+            code, detail = (0, ()) if refusal is None else (int(refusal.code), refusal.detail)
+            outcomes[position] = Outcome(tx.id, code, detail)
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _admit(self, tx: Transaction) -> None:
@@ -175,13 +182,6 @@ class Desk:
             raise
         except Exception as error:  # a rule module's mistake costs the transaction, never the node
             raise Reject(Code.RULE_FAILED, type(error).__name__) from error
-
-    def _take(self, tx: Transaction) -> Outcome:
-        try:
-            self.replica.submit(tx)
-        except Reject as reject:
-            return Outcome(tx.id, int(reject.code), reject.detail)
-        return Outcome(tx.id, 0)
 
     def lag(self) -> int:
         """How many blocks behind this node is, as more than f others say."""

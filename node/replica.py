@@ -58,7 +58,7 @@ from ledger.block import (
     is_height,
 )
 from ledger.codec import decode, encode
-from ledger.errors import CodecError
+from ledger.errors import CodecError, Reject
 from ledger.execution import BlockResult, Executor
 from ledger.transaction import BATCH_SIZE_BYTES_MAX, BATCH_TXS_MAX, Batch, Transaction
 from p2p.allowance import Allowance
@@ -234,6 +234,22 @@ class Replica:
         if fresh:
             self._cut(now_ms)
         return fresh
+
+    def take(self, txs: Iterable[Transaction]) -> list[Reject | None]:
+        """The same for many that passed `executor.check` already; for each, why there is no room for it."""
+        now_ms = self.outside.now_ms()
+        refusals: list[Reject | None] = []
+        fresh = False
+        for tx in txs:
+            try:
+                fresh |= self.pool.submit(tx, now_ms)
+            except Reject as reject:
+                refusals.append(reject)
+            else:
+                refusals.append(None)
+        if fresh:
+            self._cut(now_ms)
+        return refusals
 
     def _cut(self, now_ms: int) -> None:
         for batch in self.pool.cut(now_ms):
