@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from ledger import merkle
-from ledger.codec import Value, decode, encode
+from ledger.codec import Value, decode, encode, encode_trusted
 from ledger.crypto import HASH_SIZE_BYTES, SIGNATURE_SIZE_BYTES, hash_bytes, verify
 from ledger.errors import CodecError
 from ledger.transaction import HEIGHT_MAX, Batch
@@ -257,7 +257,7 @@ class Receipt:
         raise CodecError("not a receipt")
 
     def leaf(self) -> bytes:
-        return merkle.leaf_hash(encode(self.to_value()))
+        return merkle.leaf_hash(encode_trusted(self.to_value()))  # checked when made (execution), or decoded
 
 
 def receipts_root(receipts: Sequence[Receipt]) -> bytes:

@@ -20,6 +20,7 @@ from ledger.errors import Code, CodecError
 Value: TypeAlias = "bool | int | bytes | str | tuple[Value, ...] | None"
 
 DEPTH_MAX = 8  # the deepest thing we define (new-view > view-change > certificate > signature) is 7
+NESTING_MAX = 64  # of what we encode ourselves
 ITEMS_MAX = 4_096  # enough for a packaging line's thousand serials; larger containers state their own
 
 _SCALARS = frozenset({int, bytes, str, bool, NoneType})
@@ -29,16 +30,28 @@ _pack = msgpack.Packer(use_bin_type=True, strict_types=False, autoreset=True).pa
 def encode(value: Value) -> bytes:
     """The canonical bytes of `value`; a float, map or oversized integer in it is a local mistake (TypeError)."""
     if type(value) not in _SCALARS:
-        _check_types(value, 64)
+        _check_types(value, NESTING_MAX)
+    return _packed(value)
+
+
+def _packed(value: Value) -> bytes:
     try:
         return _pack(value)  # type: ignore[no-any-return]
     except (OverflowError, UnicodeEncodeError) as error:
         raise TypeError(f"value has no canonical encoding: {type(error).__name__}") from None
 
 
-def encode_scalars(values: tuple[int | bytes | str, ...]) -> bytes:
-    """The same for a flat tuple whose types the caller vouches for; saves the walk on the hottest path."""
-    return _pack(values)  # type: ignore[no-any-return]
+def encode_frozen(value: Value) -> tuple[Value, bytes]:
+    """The value with tuples for any lists in it, as it would be decoded, and its canonical bytes."""
+    if type(value) in _SCALARS or _check_types(value, NESTING_MAX):
+        return value, _packed(value)
+    data = _packed(value)
+    return msgpack.unpackb(data, use_list=False, raw=False), data
+
+
+def encode_trusted(value: Value) -> bytes:
+    """The same for what the caller vouches for, types and ranges; saves the walk on the hottest paths."""
+    return _pack(value)  # type: ignore[no-any-return]
 
 
 def decode(data: bytes, *, size_bytes_max: int, depth_max: int = DEPTH_MAX, items_max: int = ITEMS_MAX) -> Value:
@@ -66,14 +79,18 @@ def decode(data: bytes, *, size_bytes_max: int, depth_max: int = DEPTH_MAX, item
     return value
 
 
-def _check_types(value: object, depth_left: int) -> None:
+def _check_types(value: object, depth_left: int) -> bool:
+    """Raise TypeError for what has no encoding; else whether all arrays are tuples, as decoding gives them."""
     if type(value) is not tuple and type(value) is not list:
         raise TypeError(f"{type(value).__name__} cannot be encoded")
     if depth_left == 0:
         raise TypeError("nested too deeply")
-    for item in value:
-        if type(item) not in _SCALARS:
-            _check_types(item, depth_left - 1)
+    frozen = type(value) is tuple
+    if not _SCALARS.issuperset(map(type, value)):
+        for item in value:
+            if type(item) not in _SCALARS and not _check_types(item, depth_left - 1):
+                frozen = False
+    return frozen
 
 
 # Header length and payload meaning by first byte: (bytes of length field, is array). Fixed forms are ranges below.

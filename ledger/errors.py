@@ -3,6 +3,7 @@
     LedgerError
      ├─ CodecError        remote: bytes that are not the canonical encoding of a value within limits
      ├─ SignatureRefused  remote: a signature or key that the chain's one rule refuses
+     ├─ EvidenceRefused   remote: a well-formed evidence of equivocation that convicts nobody
      ├─ Reject            remote: a well-formed transaction that a rule refuses (carries a code and typed detail)
      └─ ConfigError       local: genesis or rule modules that cannot be used; fix the input and start again
 
@@ -52,6 +53,11 @@ class Code(IntEnum):
     NO_VALIDATOR_KEPT = 2013
     CHANGE_PENDING = 2014
     KEY_IN_USE = 2015
+    KEY_NOT_PROVEN = 2016
+    BAD_PARAMETERS = 2017
+    BAD_EVIDENCE = 2018
+    EVIDENCE_KNOWN = 2019
+    EVIDENCE_EXPIRED = 2020
     # 21xx: records
     RECORD_EXISTS = 2101
     UNKNOWN_RECORD = 2102
@@ -171,6 +177,10 @@ class CodecError(LedgerError):
 
 class SignatureRefused(LedgerError):
     """A signature or key that the chain's rule refuses."""
+
+
+class EvidenceRefused(LedgerError):
+    """An evidence that convicts nobody: of another epoch, of a stranger, or not signed by the member."""
 
 
 class ConfigError(LedgerError):

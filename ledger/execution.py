@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ledger.block import Header, Proposal, Receipt, next_results_hash, receipts_root
-from ledger.codec import Value, encode
+from ledger.codec import Value
 from ledger.errors import Code, CodecError, ConfigError, Reject
 from ledger.fields import is_printable
 from ledger.genesis import Genesis, development_public_keys
@@ -67,11 +67,14 @@ class Tip:
         raise CodecError("not a tip")
 
 
-def _check_writes(overlay: Overlay, context: Context) -> None:
-    """Raise for what could not be stored, before it does so in every node's commit."""
-    encode(tuple(overlay.changes.values()))
-    if not all(type(name) is str and type(key) is bytes for name, key in context.indexes):
-        raise TypeError("an index entry is a name and bytes")
+def _keep(overlay: Overlay, context: Context) -> None:
+    """Keep what a rule wrote. Raises, and keeps nothing, for what could not be stored in every node's commit."""
+    if len(overlay.pending) > WRITES_PER_TX_MAX or len(context.indexes) > INDEXES_PER_TX_MAX:
+        raise Reject(Code.TOO_LARGE, "writes")
+    for name, key in context.indexes:
+        if type(name) is not str or type(key) is not bytes:
+            raise TypeError("an index entry is a name and bytes")
+    overlay.keep()
 
 
 def _receipt_detail(detail: Sequence[object]) -> tuple[str | int | bytes, ...]:
@@ -126,12 +129,13 @@ class Executor:
                 context = Context(overlay, name, b"", chain_id, 0, genesis.time_ms)
                 try:
                     module.genesis(genesis.modules[name], context)
-                    encode(tuple(overlay.changes.values()))
+                    overlay.keep()
                 except (Reject, KeyError, TypeError, ValueError, AttributeError) as error:
                     detail = error.detail if isinstance(error, Reject) else ()
                     raise ConfigError(" ".join(map(str, (f"genesis: modules.{name}: {error}", *detail)))) from error
         overlay.put(state_key("members", "validators"), genesis.validator_set.to_value())
         overlay.put(state_key("members", "log_window"), self._parameters.log_window)
+        overlay.keep()
         tip = Tip(0, chain_id, genesis.time_ms, EMPTY_ROOT, 0, genesis.validator_set)
         return overlay.changes, tip
 
@@ -141,30 +145,32 @@ class Executor:
         if proposal.height != height:
             raise ValueError(f"block {proposal.height} cannot follow {tip.height}")
         time_ms = max(tip.time_ms, proposal.time_ms)  # block time never runs backwards
-        block_state = Overlay(state)
+        overlay = Overlay(state)
         transactions = tuple(tx for batch in batches for tx in batch.transactions)
         receipts: list[Receipt] = []
         indexes: list[tuple[str, bytes, int]] = []
         fresh: set[bytes] = set()
         for position, tx in enumerate(transactions):
-            overlay = Overlay(block_state)
+            replay_key = tx.replay_key
             try:
-                context = self._apply(tx, overlay, fresh, height, time_ms)
+                if replay_key in self.replay or replay_key in fresh:
+                    raise Reject(Code.REPLAYED)
+                fresh.add(replay_key)
+                context = self._apply(tx, overlay, height, time_ms)
             except Reject as reject:
+                overlay.drop()
                 receipts.append(Receipt(tx.id, int(reject.code), _receipt_detail(reject.detail)))
             else:
-                block_state.merge(overlay)
                 receipts.append(Receipt(tx.id, 0))
-                indexes.extend((name, key, position) for name, key in context.indexes)
-            if receipts[-1].code != Code.REPLAYED:
-                fresh.add(tx.replay_key)
-        following = self._next_tip(block_state, tip, proposal, time_ms, receipts)
+                for name, key in context.indexes:
+                    indexes.append((name, key, position))
+        following = self._next_tip(overlay, tip, proposal, time_ms, receipts)
         header = Header(height, tip.validators.epoch, tip.block_hash, proposal.digest, time_ms, len(receipts))
         return BlockResult(
             header=header,
             receipts=tuple(receipts),
             transactions=transactions,
-            changes=block_state.changes,
+            changes=overlay.changes,
             indexes=tuple(indexes),
             tip=Tip(block_hash=header.hash(self.genesis.chain_id), **following),  # type: ignore[arg-type]
             is_checkpoint=following["checkpoint_height"] == height,
@@ -190,10 +196,7 @@ class Executor:
         if handler.rule.check is not None:
             handler.rule.check(operation)
 
-    def _apply(self, tx: Transaction, overlay: Overlay, fresh: set[bytes], height: int, time_ms: int) -> Context:
-        replay_key = tx.replay_key
-        if replay_key in self.replay or replay_key in fresh:
-            raise Reject(Code.REPLAYED)
+    def _apply(self, tx: Transaction, overlay: Overlay, height: int, time_ms: int) -> Context:
         check_admissible(tx, self.genesis.chain_id, height, self._parameters.validity_heights_max)
         if tx.sender in self._refused_keys:
             raise Reject(Code.DEVELOPMENT_KEY)
@@ -201,12 +204,12 @@ class Executor:
         context = Context(overlay, handler.module, tx.sender, tx.id, height, time_ms)
         try:
             operation = handler.parse(tx.fields)
-            if handler.rule.roles is not None and not any(role in handler.rule.roles for role in context.member.roles):
+            if handler.rule.roles is not None and handler.rule.roles.isdisjoint(context.member.roles):
                 raise Reject(Code.ROLE_REQUIRED, *sorted(handler.rule.roles))
             if handler.rule.check is not None:
                 handler.rule.check(operation)
             handler.rule.apply(operation, context)
-            _check_writes(overlay, context)
+            _keep(overlay, context)
         except Reject as reject:
             if not 0 < int(reject.code) < 2**31:  # 0 would read as success
                 raise Reject(Code.RULE_FAILED, handler.module, "refusal code") from reject
@@ -215,8 +218,6 @@ class Executor:
             raise
         except Exception as error:  # a rule's mistake costs its transaction, never the node
             raise Reject(Code.RULE_FAILED, handler.module, type(error).__name__) from error
-        if len(overlay.changes) > WRITES_PER_TX_MAX or len(context.indexes) > INDEXES_PER_TX_MAX:
-            raise Reject(Code.TOO_LARGE, "writes")
         return context
 
     def _next_tip(
@@ -231,6 +232,7 @@ class Executor:
             validators, epoch_end = pending, None
             state.put(state_key("members", "validators"), pending.to_value())
             state.put(state_key("members", "next_validators"), None)
+            state.keep()
         return {
             "height": height,
             "time_ms": time_ms,

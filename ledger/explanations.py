@@ -86,6 +86,23 @@ _MEMBERS: dict[Code, Explanation] = {
     Code.KEY_IN_USE: Explanation(
         "A key cannot remove itself, so that one always stays.", "Sign the removal with another key."
     ),
+    Code.KEY_NOT_PROVEN: Explanation(
+        "Nothing shows that the key's holder agrees to join under this name.",
+        "Let the holder run `medchain key prove`, and hand in what it prints.",
+    ),
+    Code.BAD_PARAMETERS: Explanation(
+        "The parameters would not fit together, or not change; the detail says which.", "Choose other values."
+    ),
+    Code.BAD_EVIDENCE: Explanation(
+        "It does not show that a validator of that epoch signed two contradicting statements.",
+        "Report what the node wrote down, unchanged.",
+    ),
+    Code.EVIDENCE_KNOWN: Explanation(
+        "This validator has been convicted for this epoch already.", "Nothing is left to do."
+    ),
+    Code.EVIDENCE_EXPIRED: Explanation(
+        "The epoch is too far back: its validators are no longer in the state.", "Nothing can be done any more."
+    ),
 }
 
 _RECORDS: dict[Code, Explanation] = {

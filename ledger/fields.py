@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Protocol, get_args, get_origin, get
 
 from ledger.codec import Value
 from ledger.crypto import ALGORITHM_ED25519, HASH_SIZE_BYTES, PUBLIC_KEY_SIZE_BYTES, check_public_key
-from ledger.errors import ConfigError, FieldReject, SignatureRefused
+from ledger.errors import ConfigError, FieldReject, Reject, SignatureRefused
 
 INTEGER_MAX = 2**63 - 1
 
@@ -171,8 +171,14 @@ class ListOf:
     def check(self, value: Value, path: str) -> None:
         if type(value) is not tuple or not self.low <= len(value) <= self.high:
             raise FieldReject(path, f"list of {self.low}..{self.high}")
-        for index, item in enumerate(value):
-            self.inner.check(item, f"{path}[{index}]")
+        check = self.inner.check
+        try:
+            for item in value:
+                check(item, path)
+        except Reject:
+            for index, item in enumerate(value):  # once more, to name the one
+                check(item, f"{path}[{index}]")
+            raise
         if self.distinct and len(set(value)) != len(value):
             raise FieldReject(path, "distinct items")
 
@@ -195,8 +201,13 @@ class Tuple:
     def check(self, value: Value, path: str) -> None:
         if type(value) is not tuple or len(value) != len(self.parts):
             raise FieldReject(path, f"list of {len(self.parts)}")
-        for (name, inner), item in zip(self.parts, value, strict=True):
-            inner.check(item, f"{path}.{name}")
+        try:
+            for (_, inner), item in zip(self.parts, value, strict=True):
+                inner.check(item, path)
+        except Reject:
+            for (name, inner), item in zip(self.parts, value, strict=True):  # once more, to name the one
+                inner.check(item, f"{path}.{name}")
+            raise
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -10,21 +10,25 @@ Must not know: files. Text comes in and goes out.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
+from ledger.block import BLOCK_TXS_MAX
 from ledger.codec import Value, encode
 from ledger.crypto import SIGNATURE_RULE, KeyPair, check_public_key, hash_bytes
-from ledger.errors import ConfigError, FieldReject, SignatureRefused
+from ledger.errors import CodecError, ConfigError, FieldReject, SignatureRefused
 from ledger.fields import FieldType, Flag, Integer, Text
+from ledger.stateproof import RECEIPT_PROOF_HEIGHTS_MAX
 from ledger.transaction import BATCH_TXS_MAX
 from ledger.validators import VALIDATORS_MAX, ValidatorSet
 
 GENESIS_SIZE_BYTES_MAX = 4 * 1024 * 1024  # thousands of institutions with their keys
 FORMAT = "medchain/genesis/1"
+PARAMETER_MAX = 2**31 - 1
+VIEW_TIMEOUT_MS_CEILING = 3_600_000  # with one faulty leader more than that, nobody would wait for the repair
 _FIELDS: tuple[tuple[str, FieldType], ...] = (("name", Text(64)), ("time_ms", Integer()), ("development", Flag()))
 
 DEVELOPMENT_NAMES = ("hospital", "maker", "distributor", "pharmacy", "insurer", "regulator", "patient")
@@ -41,7 +45,10 @@ def development_public_keys() -> frozenset[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What must agree on all nodes. Times in milliseconds, each checked against the others."""
+    """What must agree on all nodes, each checked against the others. Times in milliseconds.
+
+    Genesis states the first ones; governance changes them from an epoch on (ledger/modules/members.py).
+    """
 
     window: int = 8  # heights in flight beyond the last executed one
     checkpoint_interval: int = 10  # blocks between certified state roots
@@ -52,28 +59,58 @@ class Parameters:
     block_txs_max: int = 2_000
     batch_txs_max: int = 500
     clock_drift_ms_max: int = 10_000  # how far a proposal's time may be from a replica's clock
-    validity_heights_max: int = 1_000  # how far ahead a transaction's last height may lie
+    # How far ahead a transaction's last height may lie. Fixed: a node that starts reads so many blocks to know what
+    # was executed, and must remember what all others do.
+    validity_heights_max: int = 1_000
 
     def problems(self) -> list[str]:
         """Everything wrong with these, each naming its field; empty when they fit together."""
         found = [
             f"parameters.{item.name}: must be an integer from 1 to 2^31"
             for item in fields(self)
-            if type(getattr(self, item.name)) is not int or not 1 <= getattr(self, item.name) < 2**31
+            if type(getattr(self, item.name)) is not int or not 1 <= getattr(self, item.name) <= PARAMETER_MAX
         ]
         if found:
             return found
         if self.log_window < self.checkpoint_interval + 2 * self.window:
             found.append("parameters.log_window: must be at least checkpoint_interval + 2 * window")
-        if self.view_timeout_ms_max < self.view_timeout_ms:
-            found.append("parameters.view_timeout_ms_max: must not be below view_timeout_ms")
+        if self.log_window > RECEIPT_PROOF_HEIGHTS_MAX:
+            found.append(f"parameters.log_window: must be at most {RECEIPT_PROOF_HEIGHTS_MAX}")
+        if not self.view_timeout_ms <= self.view_timeout_ms_max <= VIEW_TIMEOUT_MS_CEILING:
+            found.append("parameters.view_timeout_ms_max: must not be below view_timeout_ms, nor above an hour")
         if self.block_interval_ms * 4 > self.view_timeout_ms:
             found.append("parameters.block_interval_ms: must be at most a quarter of view_timeout_ms")
+        if self.block_txs_max > BLOCK_TXS_MAX:
+            found.append(f"parameters.block_txs_max: must be at most {BLOCK_TXS_MAX}")
         if self.batch_txs_max > min(self.block_txs_max, BATCH_TXS_MAX):
             found.append(f"parameters.batch_txs_max: must be at most block_txs_max and {BATCH_TXS_MAX}")
+        if self.clock_drift_ms_max < self.view_timeout_ms:  # what is late, but in time for its view, would be refused
+            found.append("parameters.clock_drift_ms_max: must not be below view_timeout_ms")
         if self.validity_heights_max < 2 * self.log_window:
             found.append("parameters.validity_heights_max: must be at least 2 * log_window")
         return found
+
+    def changed(self, changes: Iterable[tuple[str, int]]) -> Parameters:
+        """With some of them replaced; to be checked by `problems`."""
+        return replace(self, **dict(changes))
+
+    def to_value(self) -> tuple[Value, ...]:
+        """`[[name, value]*]` in the order of their declaration."""
+        return tuple((item.name, getattr(self, item.name)) for item in fields(self))
+
+    @classmethod
+    def from_value(cls, value: Value) -> Parameters:
+        """The inverse. CodecError for anything that does not fit together."""
+        try:
+            parameters = cls(**dict(value))  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise CodecError("not parameters") from None
+        if parameters.to_value() != value or parameters.problems():
+            raise CodecError("not parameters")
+        return parameters
+
+
+GOVERNED_PARAMETERS = tuple(item.name for item in fields(Parameters) if item.name != "validity_heights_max")
 
 
 @dataclass(frozen=True)

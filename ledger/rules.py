@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from ledger.codec import Value
 from ledger.errors import PLUGIN_CODE_MIN, Code, ConfigError, Explanation, Reject
@@ -34,8 +34,7 @@ class Role(StrEnum):
     REGULATOR = "regulator"
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """An institution as the state holds it. `prefixes` are its GS1 company prefixes, `glns` its locations."""
 
     id: str
@@ -46,12 +45,12 @@ class Member:
     active: bool
 
     def to_value(self) -> tuple[Value, ...]:
-        return (self.id, self.name, self.roles, self.prefixes, self.glns, self.active)
+        return tuple(self)
 
 
 def member_by_id(state: Reader, member_id: str) -> Member | None:
     value = state.get(state_key("members", "institution", member_id))
-    return Member(*value) if type(value) is tuple else None  # type: ignore[arg-type]
+    return Member._make(value) if type(value) is tuple else None
 
 
 def member_by_key(state: Reader, key: bytes) -> Member | None:

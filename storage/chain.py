@@ -80,6 +80,7 @@ class ChainStore:
         self.chain_id = Genesis.from_json(self.genesis_json).chain_id
         self._tip = Tip.from_value(decode_record(tip, schema.TIP_KEY))
         self._state = StateStore(kv, self._tip.checkpoint_height)
+        self.get = self._state.get  # the rules' Reader, without a call in between
         self._receipts_root = lru_cache(RECEIPTS_ROOTS_CACHED_MAX)(self._compute_receipts_root)
         self._check_tip()
 
@@ -114,10 +115,6 @@ class ChainStore:
         return self._tip
 
     # State
-
-    def get(self, key: bytes) -> Value:
-        """The decoded state value after the tip; None when absent."""
-        return self._state.get(key)
 
     def state_bytes(self, key: bytes) -> bytes | None:
         """The encoded state value after the tip; None when absent."""

@@ -20,7 +20,7 @@ from typing import Final
 
 from ledger.codec import Value, decode, encode
 from ledger.errors import CodecError
-from ledger.state import Changes
+from ledger.state import Change, Changes
 from ledger.stateproof import (
     BUCKET_ENTRIES_MAX,
     BUCKETS,
@@ -97,10 +97,11 @@ class StateTree:
         above: dict[int, bytes] = leaves
         for depth, level in enumerate(levels):
             for index, digest in above.items():
-                _put_digest(level, index, digest)
+                at = index * DIGEST_SIZE_BYTES
+                level[at : at + DIGEST_SIZE_BYTES] = digest
             if depth + 1 < LEVELS:
-                rows = dict.fromkeys(index // FANOUT for index in above)
-                above = {row: parent_hash(level[row * _ROW_SIZE_BYTES : (row + 1) * _ROW_SIZE_BYTES]) for row in rows}
+                rows = {index // FANOUT: index // FANOUT * _ROW_SIZE_BYTES for index in above}
+                above = {row: parent_hash(level[at : at + _ROW_SIZE_BYTES]) for row, at in rows.items()}
         return TreeChange(root_hash(parent_hash(levels[-1])), leaves, buckets, levels)
 
     def adopt(self, change: TreeChange) -> None:
@@ -166,26 +167,29 @@ def _value_hash(data: bytes | None) -> bytes | None:
 
 
 class ValueCache:
-    """Decoded values by key, None for known absence, in two generations: what is not asked for again is dropped."""
+    """Values with their encodings by key, (None, None) for known absence, in two generations: what is not asked for
+    again is dropped.
+    """
 
     __slots__ = ("_old", "_size_bytes", "young")
 
     def __init__(self) -> None:
-        self.young: dict[bytes, Value] = {}
-        self._old: dict[bytes, Value] = {}
+        self.young: Changes = {}
+        self._old: Changes = {}
         self._size_bytes = 0
 
-    def get_old(self, key: bytes) -> Value:
-        """The value, moved to the young generation; KeyError if in neither."""
-        value = self._old[key]
-        self.put(key, value, 0 if value is None else len(encode(value)))
-        return value
+    def get_old(self, key: bytes) -> Change:
+        """The entry, moved to the young generation; KeyError if in neither."""
+        entry = self._old[key]
+        self.put(key, entry)
+        return entry
 
-    def put(self, key: bytes, value: Value, size_bytes: int) -> None:
-        self._size_bytes += size_bytes + len(key) + _VALUE_OVERHEAD_BYTES
+    def put(self, key: bytes, entry: Change) -> None:
+        data = entry[1]
+        self._size_bytes += len(key) + _VALUE_OVERHEAD_BYTES + (0 if data is None else len(data))
         if self._size_bytes > VALUE_CACHE_SIZE_BYTES_MAX:
             self._old, self.young, self._size_bytes = self.young, {}, 0
-        self.young[key] = value
+        self.young[key] = entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +211,7 @@ class StagedState:
     deletes: list[bytes] = field(default_factory=list)
     values: dict[bytes, tuple[bytes, bytes | None]] = field(default_factory=dict)  # key -> (key hash, encoded)
     before: dict[bytes, bytes | None] = field(default_factory=dict)  # of keys that first changed since the root
-    decoded: Changes = field(default_factory=dict)
+    changes: Changes = field(default_factory=dict)  # those that are changes indeed
     tree: TreeChange | None = None
 
 
@@ -239,33 +243,24 @@ class StateStore:
                 self._before[key] = before
                 self._changed[key] = (key_hash, self._kv.get(schema.state_entry(key, key_hash)))
 
-    def get(self, key: bytes) -> Value:
+    def get(self, key: bytes, /) -> Value:
         """The decoded value at the tip; None when absent."""
-        try:
-            return self._cache.young[key]
-        except KeyError:
-            return self._get_slowly(key)
+        entry = self._cache.young.get(key)
+        return self._entry(key)[0] if entry is None else entry[0]
 
-    def _get_slowly(self, key: bytes) -> Value:
+    def _entry(self, key: bytes) -> Change:
         try:
             return self._cache.get_old(key)
         except KeyError:
-            return self._load(key, sha256(key).digest())
-
-    def _load(self, key: bytes, key_hash: bytes) -> Value:
-        data = self._kv.get(schema.state_entry(key, key_hash))
-        value = None if data is None else decode_record(data, key)
-        self._cache.put(key, value, 0 if data is None else len(data))
-        return value
+            data = self._kv.get(schema.state_entry(key, sha256(key).digest()))
+            entry = (None, None) if data is None else (decode_record(data, key), data)
+            self._cache.put(key, entry)
+            return entry
 
     def _encoded(self, key: bytes) -> tuple[bytes, bytes | None]:
         """(key hash, encoded value) of what has not changed since the root."""
-        key_hash = sha256(key).digest()
-        try:
-            value = self._cache.young[key]
-        except KeyError:
-            value = self._load(key, key_hash)
-        return key_hash, None if value is None else encode(value)
+        entry = self._cache.young.get(key) or self._entry(key)
+        return sha256(key).digest(), entry[1]
 
     def get_bytes(self, key: bytes) -> bytes | None:
         """The encoded value at the tip; None when absent."""
@@ -273,10 +268,10 @@ class StateStore:
         return self._encoded(key)[1] if changed is None else changed[1]
 
     def stage(self, changes: Changes, height: int, *, seal: bool) -> StagedState:
-        """Prepare a block's changes; `seal` computes the root. TypeError if a value has no canonical encoding."""
+        """Prepare a block's changes; `seal` computes the root."""
         staged = StagedState(height)
-        for key, value in changes.items():
-            data = None if value is None else encode(value)
+        for key, change in changes.items():
+            data = change[1]
             changed = self._changed.get(key)
             key_hash, before = self._encoded(key) if changed is None else changed
             if data == before:
@@ -289,8 +284,7 @@ class StateStore:
             staged.values[key] = (key_hash, data)
             if changed is None:
                 staged.before[key] = before
-            # A rule may have put a list; what is read back must be a tuple on every node, restarted or not.
-            staged.decoded[key] = value if data is None or _is_frozen(value) else decode_record(data, key)
+            staged.changes[key] = change
         if seal:
             self._stage_root(staged)
         elif staged.before:
@@ -315,9 +309,8 @@ class StateStore:
 
     def adopt(self, staged: StagedState) -> None:
         """Move memory on to what has been written."""
-        for key, value in staged.decoded.items():
-            data = staged.values[key][1]
-            self._cache.put(key, value, 0 if data is None else len(data))
+        for key, change in staged.changes.items():
+            self._cache.put(key, change)
         if staged.tree is not None:
             self.tree.adopt(staged.tree)
             self.root_height = staged.height
@@ -397,7 +390,3 @@ def decode_record(data: bytes, key: bytes) -> Value:
     except CodecError as error:
         raise Corruption(f"record {key.hex()} cannot be decoded: {error}") from None
 
-
-def _is_frozen(value: object) -> bool:
-    """Whether no list is inside, at any depth."""
-    return type(value) is not list and (type(value) is not tuple or all(map(_is_frozen, value)))

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from ledger.codec import Value
 from ledger.errors import Code, FieldReject, Reject
@@ -199,8 +199,7 @@ class ClaimCancel(Operation):
     claim: Annotated[bytes, Hash()]
 
 
-@dataclass(frozen=True, slots=True)
-class EscrowEntry:
+class EscrowEntry(NamedTuple):
     """An escrow as the state holds it."""
 
     currency: str
@@ -211,20 +210,8 @@ class EscrowEntry:
     expires_ms: int
     state: int
 
-    def to_value(self) -> tuple[Value, ...]:
-        return (
-            self.currency,
-            self.payer,
-            self.beneficiary,
-            self.arbiter,
-            self.amount,
-            self.expires_ms,
-            self.state,
-        )
 
-
-@dataclass(frozen=True, slots=True)
-class PolicyEntry:
+class PolicyEntry(NamedTuple):
     """A policy as the state holds it. `paid` is what the insurer has paid under it."""
 
     insurer: str
@@ -239,24 +226,8 @@ class PolicyEntry:
     paid: int
     active: bool
 
-    def to_value(self) -> tuple[Value, ...]:
-        return (
-            self.insurer,
-            self.patient,
-            self.currency,
-            self.share,
-            self.copay_max,
-            self.claim_max,
-            self.total_max,
-            self.valid_from_ms,
-            self.valid_until_ms,
-            self.paid,
-            self.active,
-        )
 
-
-@dataclass(frozen=True, slots=True)
-class ClaimEntry:
+class ClaimEntry(NamedTuple):
     """A claim as the state holds it; the two parts are zero until it is settled."""
 
     policy: bytes
@@ -266,17 +237,6 @@ class ClaimEntry:
     state: int
     insurer_amount: int
     patient_amount: int
-
-    def to_value(self) -> tuple[Value, ...]:
-        return (
-            self.policy,
-            self.provider,
-            self.amount,
-            self.treatment,
-            self.state,
-            self.insurer_amount,
-            self.patient_amount,
-        )
 
 
 def split(amount: int, share: int, copay_max: int | None) -> tuple[int, int]:
@@ -373,7 +333,7 @@ def _escrow_open(op: EscrowOpen, ctx: Context) -> None:
     _debit(ctx, op.currency, payer, op.amount)
     state = int(EscrowState.HELD)
     entry = EscrowEntry(op.currency, payer, op.beneficiary, op.arbiter, op.amount, op.expires_ms, state)
-    ctx.put("escrow", ctx.tx_id, value=entry.to_value())
+    ctx.put("escrow", ctx.tx_id, value=tuple(entry))
     _index_escrow(ctx, entry)
 
 
@@ -387,7 +347,7 @@ def _open_escrow(ctx: Context, escrow: bytes) -> EscrowEntry:
     value = ctx.get("escrow", escrow)
     if value is None:
         raise Reject(Code.UNKNOWN_ESCROW, escrow)
-    entry = EscrowEntry(*value)
+    entry = EscrowEntry._make(value)
     if entry.state != EscrowState.HELD:
         raise Reject(Code.ESCROW_CLOSED, escrow)
     return entry
@@ -395,7 +355,7 @@ def _open_escrow(ctx: Context, escrow: bytes) -> EscrowEntry:
 
 def _close_escrow(ctx: Context, escrow: bytes, entry: EscrowEntry, to: str, state: EscrowState) -> None:
     _credit(ctx, entry.currency, to, entry.amount)
-    ctx.put("escrow", escrow, value=(*entry.to_value()[:6], int(state)))
+    ctx.put("escrow", escrow, value=(*entry[:6], int(state)))
     _index_escrow(ctx, entry)
 
 
@@ -442,7 +402,7 @@ def _policy_entry(ctx: Context, policy: bytes) -> PolicyEntry:
     value = ctx.get("policy", policy)
     if value is None:
         raise Reject(Code.UNKNOWN_POLICY, policy)
-    return PolicyEntry(*value)
+    return PolicyEntry._make(value)
 
 
 def _policy_end(op: PolicyEnd, ctx: Context) -> None:
@@ -451,7 +411,7 @@ def _policy_end(op: PolicyEnd, ctx: Context) -> None:
         raise Reject(Code.NOT_A_PARTY, op.policy)
     if not entry.active:
         raise Reject(Code.POLICY_INACTIVE, op.policy)
-    ctx.put("policy", op.policy, value=(*entry.to_value()[:10], False))
+    ctx.put("policy", op.policy, value=(*entry[:10], False))
     _index_policy(ctx, op.policy, entry.insurer, entry.patient.hex())
 
 
@@ -473,7 +433,7 @@ def _claim(op: Claim, ctx: Context) -> None:
         ctx.delete("confirmation", op.claim, op.policy)
         _settle(ctx, op.claim, entry, policy)
     else:
-        ctx.put("claim", op.claim, value=entry.to_value())
+        ctx.put("claim", op.claim, value=tuple(entry))
     _index_claim(ctx, op.claim, entry, policy)
 
 
@@ -488,7 +448,7 @@ def _confirm(op: Confirm, ctx: Context) -> None:
         _confirm_ahead(ctx, op, confirmed)
         entry = ClaimEntry(op.policy, *confirmed, int(ClaimState.OPEN), 0, 0)
     else:
-        entry = ClaimEntry(*value)
+        entry = ClaimEntry._make(value)
         if (entry.policy, entry.provider, entry.amount, entry.treatment) != (op.policy, *confirmed):
             raise Reject(Code.CLAIM_DIFFERS, op.claim)
         if entry.state != ClaimState.OPEN:
@@ -513,11 +473,11 @@ def _settle(ctx: Context, claim: bytes, entry: ClaimEntry, policy: PolicyEntry) 
         raise Reject(Code.LIMIT_EXCEEDED, "total_max", paid, policy.total_max)
     if insurer_amount:
         _debit(ctx, policy.currency, policy.insurer, insurer_amount)
-        ctx.put("policy", entry.policy, value=(*policy.to_value()[:9], paid, policy.active))
+        ctx.put("policy", entry.policy, value=(*policy[:9], paid, policy.active))
     if patient_amount:
         _debit(ctx, policy.currency, policy.patient.hex(), patient_amount)
     _credit(ctx, policy.currency, entry.provider, entry.amount)
-    settled = (*entry.to_value()[:4], int(ClaimState.SETTLED), insurer_amount, patient_amount)
+    settled = (*entry[:4], int(ClaimState.SETTLED), insurer_amount, patient_amount)
     ctx.put("claim", claim, value=settled)
 
 
@@ -530,12 +490,12 @@ def _claim_cancel(op: ClaimCancel, ctx: Context) -> None:
     value = ctx.get("claim", op.claim)
     if value is None:
         raise Reject(Code.UNKNOWN_CLAIM, op.claim)
-    entry = ClaimEntry(*value)
+    entry = ClaimEntry._make(value)
     if entry.provider != ctx.member.id:
         raise Reject(Code.NOT_A_PARTY, op.claim)
     if entry.state != ClaimState.OPEN:
         raise Reject(Code.CLAIM_CLOSED, op.claim)
-    ctx.put("claim", op.claim, value=(*entry.to_value()[:4], int(ClaimState.CANCELLED), 0, 0))
+    ctx.put("claim", op.claim, value=(*entry[:4], int(ClaimState.CANCELLED), 0, 0))
     _index_claim(ctx, op.claim, entry, _policy_entry(ctx, entry.policy))
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from ledger.codec import Value
 from ledger.errors import Code, FieldReject, Reject
@@ -118,8 +118,7 @@ class Erased(Operation):
     record: Annotated[bytes, Hash()]
 
 
-@dataclass(frozen=True, slots=True)
-class RecordEntry:
+class RecordEntry(NamedTuple):
     """A record as the state holds it."""
 
     custodian: str
@@ -128,12 +127,8 @@ class RecordEntry:
     size_bytes: int
     state: int
 
-    def to_value(self) -> tuple[Value, ...]:
-        return (self.custodian, self.patient, self.kind, self.size_bytes, self.state)
 
-
-@dataclass(frozen=True, slots=True)
-class GrantEntry:
+class GrantEntry(NamedTuple):
     """A grant as the state holds it. `records` empty: a grant over `custodian` and `kind`, where "" is any."""
 
     patient: bytes
@@ -145,25 +140,13 @@ class GrantEntry:
     kind: str
     records: tuple[bytes, ...]
 
-    def to_value(self) -> tuple[Value, ...]:
-        return (
-            self.patient,
-            self.reader,
-            self.purposes,
-            self.expires_ms,
-            self.revoked,
-            self.custodian,
-            self.kind,
-            self.records,
-        )
-
 
 def _record(ctx: Context, commitment: bytes) -> RecordEntry:
     """The record, which must not be withdrawn or erased."""
     value = ctx.get("record", commitment)
     if value is None:
         raise Reject(Code.UNKNOWN_RECORD, commitment)
-    entry = RecordEntry(*value)
+    entry = RecordEntry._make(value)
     if entry.state == RecordState.ERASED:
         raise Reject(Code.RECORD_ERASED, commitment)
     return entry
@@ -211,7 +194,7 @@ def _grant(op: Grant, ctx: Context) -> None:
     if not op.records:
         ctx.put("patient_grant", ctx.sender, op.reader, custodian, kind, value=ctx.tx_id)
     entry = GrantEntry(ctx.sender, op.reader, op.purposes, op.expires_ms, False, custodian, kind, op.records)
-    ctx.put("grant", ctx.tx_id, value=entry.to_value())
+    ctx.put("grant", ctx.tx_id, value=tuple(entry))
     _index_grant(ctx, entry)
 
 
@@ -226,7 +209,7 @@ def _revoke(op: Revoke, ctx: Context) -> None:
     value = ctx.get("grant", op.grant)
     if value is None:
         raise Reject(Code.UNKNOWN_GRANT, op.grant)
-    entry = GrantEntry(*value)
+    entry = GrantEntry._make(value)
     if entry.patient != ctx.sender:
         raise Reject(Code.NOT_THE_PATIENT, op.grant)
     if entry.revoked:
@@ -288,7 +271,7 @@ def _erased(op: Erased, ctx: Context) -> None:
 
 
 def _put_state(ctx: Context, commitment: bytes, entry: RecordEntry, state: RecordState) -> None:
-    ctx.put("record", commitment, value=(*entry.to_value()[:4], int(state)))
+    ctx.put("record", commitment, value=(*entry[:4], int(state)))
     _index(ctx, commitment, entry.patient)
 
 

@@ -57,12 +57,12 @@ def _record(api: Api, commitment: bytes) -> RecordEntry:
     value = api.service.store.get(state_key(records.MODULE_NAME, "record", commitment))
     if not isinstance(value, tuple):
         raise not_found("record")
-    return RecordEntry(*value)  # type: ignore[arg-type]
+    return RecordEntry._make(value)
 
 
 def _record_json(commitment: bytes, entry: RecordEntry) -> dict[str, Any]:
     state = RecordState(entry.state).name.lower()
-    return {"record": commitment.hex()} | asdict(entry) | {"patient": entry.patient.hex(), "state": state}
+    return {"record": commitment.hex()} | entry._asdict() | {"patient": entry.patient.hex(), "state": state}
 
 
 async def record(api: Api, request: Request) -> Answer:
@@ -220,13 +220,13 @@ async def claim(api: Api, request: Request) -> Answer:
     value = _payments(api, "claim", request.path["id"])
     if value is None:
         raise not_found("claim")
-    entry = payments.ClaimEntry(*value)
+    entry = payments.ClaimEntry._make(value)
     state = payments.ClaimState(entry.state).name.lower()
-    return Answer.json({"claim": request.path["id"]} | asdict(entry) | {"state": state})
+    return Answer.json({"claim": request.path["id"]} | entry._asdict() | {"state": state})
 
 
 async def policy(api: Api, request: Request) -> Answer:
     value = _payments(api, "policy", request.path["id"])
     if value is None:
         raise not_found("policy")
-    return Answer.json({"policy": request.path["id"]} | asdict(payments.PolicyEntry(*value)))
+    return Answer.json({"policy": request.path["id"]} | payments.PolicyEntry._make(value)._asdict())

@@ -92,7 +92,7 @@ def _allowed_reader(api: Api, commitment: bytes, access: bytes) -> bytes:
     if height + api.service.genesis.parameters.validity_heights_max < store.tip.height:
         raise Problem(Code.EXPIRED, height, store.tip.height, status=403, text="log a new access")
     value = store.get(state_key(records.MODULE_NAME, "record", commitment))
-    entry = RecordEntry(*value) if isinstance(value, tuple) else None  # type: ignore[arg-type]
+    entry = RecordEntry._make(value) if isinstance(value, tuple) else None
     if entry is None or entry.state == RecordState.ERASED:
         raise Problem(Code.RECORD_ERASED, commitment, status=410)
     if entry.state == RecordState.WITHDRAWN:

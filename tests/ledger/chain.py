@@ -133,8 +133,8 @@ class Chain:
             self.execute(())
 
     def _store(self, changes: Changes) -> None:
-        for key, value in changes.items():
-            if value is None:
+        for key, (_, data) in changes.items():
+            if data is None:
                 self.entries.pop(key, None)
             else:
-                self.entries[key] = encode(value)
+                self.entries[key] = data

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from ledger.codec import Value
+from ledger.codec import Value, decode, encode
 from ledger.errors import Code, ConfigError, Explanation, Reject
 from ledger.fields import Integer, Operation
 from ledger.rules import Context, Member, Registry, Role, Rule, RuleModule, member_by_id, member_by_key
@@ -106,7 +106,8 @@ def test_a_rule_writes_its_own_tables_and_reads_others() -> None:
     assert other.read("counter", "total", "a", 1, b"k") == ("x", 2)
     ctx.delete("total", "a", 1, b"k")
     assert ctx.get("total", "a", 1, b"k") is None
-    assert state.changes == {state_key("counter", "total", "a", 1, b"k"): None}
+    state.keep()
+    assert state.changes == {state_key("counter", "total", "a", 1, b"k"): (None, None)}
     with pytest.raises(TypeError):
         ctx.put("total", value=None)
 
@@ -125,15 +126,38 @@ def test_state_keys_of_different_tables_never_collide() -> None:
     assert len({state_key(*one) for one in parts}) == len(parts)
 
 
-def test_an_overlay_hides_what_is_below_and_changes_it_only_when_merged() -> None:
+def test_an_overlay_hides_what_is_below_and_keeps_only_what_succeeded() -> None:
     below = Overlay(EmptyState())
     below.put(b"a", 1)
-    above = Overlay(below)
-    above.put(b"a", 2)
-    above.put(b"b", None)
-    assert (above.get(b"a"), above.get(b"b"), below.get(b"a")) == (2, None, 1)
-    below.merge(above)
-    assert below.changes == {b"a": 2, b"b": None}
+    state = Overlay(below)
+    state.put(b"a", 2)
+    state.put(b"b", None)
+    assert (state.get(b"a"), state.get(b"b"), below.get(b"a")) == (2, None, 1)
+    state.keep()
+    state.put(b"a", 3)
+    state.put(b"c", 4)
+    assert (state.get(b"a"), state.get(b"c")) == (3, 4)
+    state.drop()
+    assert (state.get(b"a"), state.get(b"c")) == (2, None)
+    assert state.changes == {b"a": (2, encode(2)), b"b": (None, None)}
+
+
+def test_lists_are_kept_as_the_tuples_they_are_read_back_as() -> None:
+    state = Overlay(EmptyState())
+    state.put(b"k", (1, [2, (3, [])]))  # type: ignore[arg-type]
+    state.keep()
+    assert state.get(b"k") == (1, (2, (3, ()))) == decode(state.changes[b"k"][1] or b"", size_bytes_max=100)
+
+
+@pytest.mark.parametrize("value", [1.5, {"a": 1}, (1, 2.0), 2**64, "\ud800", (b"x", object())], ids=repr)
+def test_a_value_without_encoding_keeps_nothing_of_its_transaction(value: Any) -> None:
+    state = Overlay(EmptyState())
+    state.put(b"a", 1)
+    state.put(b"b", value)
+    with pytest.raises(TypeError):
+        state.keep()
+    state.drop()
+    assert state.changes == {} and state.get(b"a") is None
 
 
 def test_the_sender_is_the_institution_its_key_signs_for() -> None:
@@ -151,7 +175,7 @@ def test_strangers_and_suspended_institutions_are_refused() -> None:
     with pytest.raises(Reject) as caught:
         _ = stranger.member
     assert caught.value.code == Code.NOT_A_MEMBER
-    suspended = context(with_member(replace(CLINIC, active=False)))
+    suspended = context(with_member(CLINIC._replace(active=False)))
     with pytest.raises(Reject) as caught:
         _ = suspended.member
     assert caught.value.code == Code.MEMBER_SUSPENDED

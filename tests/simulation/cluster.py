@@ -42,6 +42,7 @@ class Options:
     fsync_ms: tuple[int, int] = (1, 5)
     followers: int = 0
     parameters: Parameters = field(default_factory=Parameters)
+    byzantine: dict[int, str] = field(default_factory=dict)  # node -> strategy of tests/simulation/byzantine.py
 
 
 class TokenSigner:
@@ -183,6 +184,8 @@ class SimulatedNode:
         self.cluster.blamed.append((self.index, reason))
 
     def diverged(self, height: int, own: bytes, certified: bytes) -> None:
+        if not self.cluster.is_honest(self):
+            return
         raise AssertionError(f"node {self.index} diverged at {height}")
 
     def evidence(self, evidence: Evidence) -> None:
@@ -210,10 +213,29 @@ class Cluster:
         self.evidence: list[Evidence] = []
         self.deliveries = 0
         self.nodes: list[SimulatedNode] = []
-        self.nodes = [SimulatedNode(self, index) for index in range(self.options.n + self.options.followers)]
+        self.nodes = [self.make_node(index) for index in range(self.options.n + self.options.followers)]
         self._sent = 0
         for node in self.nodes:
             node.boot()
+
+    def make_node(self, index: int) -> SimulatedNode:
+        """An honest node, or one that follows the strategy `options.byzantine` names for it."""
+        name = self.options.byzantine.get(index)
+        if name is None:
+            return SimulatedNode(self, index)
+        # Only here: that module builds on this one.
+        from tests.simulation import byzantine
+
+        node: SimulatedNode = byzantine.make(name, self, index)
+        return node
+
+    def is_honest(self, node: SimulatedNode) -> bool:
+        return node.index not in self.options.byzantine
+
+    @property
+    def honest(self) -> list[SimulatedNode]:
+        """The nodes whose promises are checked."""
+        return [node for node in self.nodes if self.is_honest(node)]
 
     # Time
 
@@ -290,6 +312,8 @@ class Cluster:
     def on_applied(
         self, node: SimulatedNode, block: CertifiedBlock, result: BlockResult, state_root: bytes | None
     ) -> None:
+        if not self.is_honest(node):
+            return
         height = block.height
         known = self.blocks.setdefault(height, result.tip.block_hash)
         assert known == result.tip.block_hash, f"seed {self.seed}: two blocks at height {height}"
@@ -303,10 +327,10 @@ class Cluster:
         assert sizes.get("slots", 0) <= 3 * self.genesis.parameters.log_window + 1
 
     def heights(self) -> list[int]:
-        return [node.replica.store.tip.height for node in self.nodes if node.alive]
+        return [node.replica.store.tip.height for node in self.honest if node.alive]
 
     def final_everywhere(self, tx_ids: list[bytes]) -> bool:
-        """Whether every living node executed all of these."""
+        """Whether every living honest node executed all of these."""
         return all(
-            node.replica.store.receipt(tx_id) is not None for node in self.nodes if node.alive for tx_id in tx_ids
+            node.replica.store.receipt(tx_id) is not None for node in self.honest if node.alive for tx_id in tx_ids
         )

@@ -9,7 +9,7 @@ import pytest
 from vaccines import MODULE
 
 from ledger.block import Proposal
-from ledger.codec import Value, decode, encode
+from ledger.codec import Value, decode
 from ledger.crypto import KeyPair
 from ledger.execution import Executor
 from ledger.fields import Operation
@@ -17,6 +17,7 @@ from ledger.genesis import Genesis
 from ledger.modules import drugs, members
 from ledger.modules.drug_operations import Commission, Receive, Ship
 from ledger.rules import Registry
+from ledger.state import Changes
 from ledger.transaction import Batch, Transaction
 
 GTIN = "04012345120011"
@@ -57,9 +58,9 @@ class Chain:
         data = self._entries.get(key)
         return None if data is None else decode(data, size_bytes_max=1 << 20)
 
-    def _store(self, changes: dict[bytes, Value]) -> None:
-        for key, value in changes.items():
-            self._entries[key] = b"\xc0" if value is None else encode(value)
+    def _store(self, changes: Changes) -> None:
+        for key, (_, data) in changes.items():
+            self._entries[key] = b"\xc0" if data is None else data
 
     def send(self, name: str, operation: Operation) -> tuple[int, tuple[object, ...]]:
         """(code, detail) of its receipt."""
