@@ -2,9 +2,12 @@
 SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
-# LevelDB's binding has wheels for 3.11 and 3.12 only.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+# LevelDB's binding has wheels for 3.11 and 3.12 only. Of those found, the one that runs a short trial fastest is taken:
+# builds with profile-guided optimisation, as Debian's, run this code 1.1 to 1.4 times as fast as plain ones.
+CANDIDATES := python3.11 python3.12 python3 python /usr/bin/python3.11 /usr/bin/python3.12
+TRIAL := import sys, timeit, venv, ensurepip; (3, 11) <= sys.version_info[:2] < (3, 13) or sys.exit(1); \
+	made = "class A:\n def __init__(self, x): self.x = x\n def y(self): return (self.x, str(self.x))"; \
+	print(int(min(timeit.repeat("A(1).y()", made, number=5000, repeat=40)) * 1e6))
 ARGS  ?=
 SEEDS ?= 300
 START ?= 0
@@ -18,8 +21,11 @@ help: ## this list
 env: $(VENV)/.installed ## the virtual environment with the locked dependencies
 
 $(VENV)/.installed: requirements.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "medchain needs Python 3.11 or 3.12 (python3 -m venv included); set PYTHON=/path/to/python" >&2; exit 2; }
-	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@test -x $(BIN)/python || { \
+		python="$(PYTHON)"; test -n "$$python" || python=$$(for p in $(CANDIDATES); do \
+			took=$$($$p -c '$(TRIAL)' 2>/dev/null) && echo "$$took $$p"; done | sort -n | sed -n '1s/.* //p'); \
+		test -n "$$python" || { echo "medchain needs Python 3.11 or 3.12 with venv; set PYTHON=/path/to/python" >&2; exit 2; }; \
+		echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV); }
 	@echo "installing locked dependencies (about a minute)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -41,7 +47,7 @@ format: env ## rewrite files in the house format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-sim: env ## deterministic simulation; SEEDS=N START=S JOBS=J
+sim: env ## deterministic simulation; SEEDS=N START=S JOBS=J, ARGS=--trace shows one run (docs/simulation.md)
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START) --jobs $(JOBS) $(ARGS)
 
 bench: env ## throughput and latency of a local cluster

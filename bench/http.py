@@ -1,6 +1,5 @@
-"""One HTTP/1.1 connection that is kept, with only what posting and polling take: a general client would cost more of
-the
-machine than the load may.
+"""One HTTP/1.1 connection that is kept, with only what posting and following take: a general client would cost more of
+the machine than the load may.
 
 Must not know: routes.
 """
@@ -8,6 +7,7 @@ Must not know: routes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Self
 
 ANSWER_SIZE_BYTES_MAX = 64 * 1024 * 1024
@@ -41,8 +41,30 @@ class Connection:
             status, size_bytes = parse_head(answer)
             return status, await self._reader.readexactly(size_bytes)
 
+    async def events(self, target: str) -> AsyncIterator[bytes]:
+        """The data of server-sent events, each when it arrives; ends when the node ends the stream."""
+        self._writer.write(f"GET {target} HTTP/1.1\r\nHost: {self._host}\r\nAccept: text/event-stream\r\n\r\n".encode())
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise ValueError("the node refuses the stream")
+        unread = b""
+        while size_bytes := int(await self._reader.readline() or b"0", 16):
+            if size_bytes > ANSWER_SIZE_BYTES_MAX:
+                raise ValueError("chunk over the size limit")
+            *events, unread = (unread + (await self._reader.readexactly(size_bytes + 2))[:-2]).split(b"\n\n")
+            for event in events:
+                data = event_data(event)
+                if data:
+                    yield data
+
     def close(self) -> None:
         self._writer.close()
+
+
+def event_data(event: bytes) -> bytes:
+    """What an event's lines say in `data`; empty for a comment. The node writes one such line."""
+    return next((line[6:] for line in event.split(b"\n") if line.startswith(b"data: ")), b"")
 
 
 def parse_head(head: bytes) -> tuple[int, int]:

@@ -1,9 +1,7 @@
 """Watching a running cluster from outside: when each height is seen, what each node says it used, what the chain holds.
 
-Heights are polled at f+1 nodes as headers only, which costs a node a few hundred microseconds a poll; which transaction
-is in which block is read afterwards. A height counts as seen when the answer has arrived, so polling only ever adds
-to a
-latency: on average half of POLL_INTERVAL_S.
+f+1 nodes push each header when its block is applied (`/v1/blocks` as a stream), so watching costs a node one small
+write a block; which transaction is in which block is read afterwards. A height counts as seen when its event is here.
 
 Must not know: what was sent.
 """
@@ -21,9 +19,9 @@ from typing import Any
 
 from bench.http import Connection, get
 
-POLL_INTERVAL_S = 0.010
 HEADERS_PER_PAGE = 200  # the API's limit
 DRAIN_TIMEOUT_S = 30.0
+CATCH_UP_TIMEOUT_S = 5.0  # for the last events, once the nodes are quiet
 
 
 class BenchError(Exception):
@@ -44,19 +42,11 @@ class Watch:
         """Until cancelled."""
         connection = await Connection.open(self.url)
         try:
-            while True:
-                began_s = time.monotonic()
-                status, body = await connection.request(
-                    "GET", f"/v1/blocks?from={self.next_height}&limit={HEADERS_PER_PAGE}"
-                )
-                now_s = time.monotonic()
-                if status != 200:
-                    raise BenchError(f"{self.url} answers {status} for its headers")
-                for header in json.loads(body)["items"]:
-                    self._note(header, now_s)
-                await asyncio.sleep(max(0.0, POLL_INTERVAL_S - (time.monotonic() - began_s)))
+            async for event in connection.events(f"/v1/blocks?from={self.next_height}"):
+                self._note(json.loads(event), time.monotonic())
         finally:
             connection.close()
+        raise BenchError(f"{self.url} ended its stream of headers")
 
     def _note(self, header: dict[str, Any], now_s: float) -> None:
         height = header["height"]
@@ -64,6 +54,16 @@ class Watch:
         self.tx_counts[height] = header["tx_count"]
         self.hashes[height] = header["hash"]
         self.next_height = height + 1
+
+
+async def caught_up(watches: Sequence[Watch], followers: Sequence[asyncio.Task[None]], height: int) -> None:
+    """Once every watch has seen `height`; raises what ended a follower."""
+    async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
+        while any(watch.next_height <= height for watch in watches):
+            await asyncio.wait(followers, timeout=0.01)
+            for follower in followers:
+                if follower.done():
+                    follower.result()
 
 
 async def status(url: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from bench.client import MSGPACK, POST_INTERVAL_S, Order, read_out
 from bench.figures import Latencies, Sent, committed_per_s, latencies, percentile, seen_at, tally
 from bench.http import Connection
 from bench.mix import BALANCE_START, CURRENCY, FAMILY, MIXES, PATIENTS, Call, World
-from bench.observer import POLL_INTERVAL_S, BenchError, Watch
+from bench.observer import BenchError, Watch
 from bench.report import Config, Costs, Results
 from bench.schedule import due_times, spacing_cycles, window
 from ledger.codec import encode
@@ -220,12 +220,8 @@ async def _measure(options: Options, world: World, cluster: LocalCluster, say: S
         processor_s = _processor_s() - processor_s
         say("draining")
         results = await asyncio.gather(*reports)
-        await observer.drained(urls)
-        await asyncio.sleep(3 * POLL_INTERVAL_S)  # so that the watches have seen the last block too
+        await observer.caught_up(watches, followers, (await observer.drained(urls))[0]["height"])
         drained = await _usage(cluster)
-        for follower in followers:
-            if follower.done():
-                follower.result()
     times = due_times(options.rate, options.load_s, poisson=options.poisson, seed=options.seed)
     outs = [read_out(_out(cluster, index)) for index in range(options.clients)]
     return Measured(world, times, start_s, watches, outs, list(results), processor_s, before, after, drained)
@@ -374,7 +370,6 @@ def _config(options: Options, measured: Measured, sent: Sequence[Sent]) -> Confi
         clients=options.clients,
         seed=options.seed,
         post_interval_ms=POST_INTERVAL_S * 1_000,
-        poll_interval_ms=POLL_INTERVAL_S * 1_000,
         view_timeout_ms=Parameters().view_timeout_ms,
     )
 
@@ -403,6 +398,7 @@ def _results(
         generator_share=sum(client["processor_s"] for client in measured.clients) / machine_s,
         observer_share=measured.observer_s / machine_s,
         failed_posts=sum(client["failed_posts"] for client in measured.clients),
+        synced_txs=round(measured.drained.total("counters", "synced_transactions")),
         checks=checks,
     )
 
@@ -421,6 +417,8 @@ def _costs(measured: Measured) -> Costs:
     # The store rewrites in bursts, so disk is measured to the end, over all that was executed since.
     to_end = max(drained.total("counters", "transactions") - before.total("counters", "transactions"), 1.0)
     return Costs(
+        machine_share=grown("account", "process_s") / seconds / (os.cpu_count() or 1),
+        flush_share=grown("account", "flush_s") / seconds / nodes,
         processor_us=processor_us,
         signature_us=signature_us,
         other_us=processor_us - signature_us,

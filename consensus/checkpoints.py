@@ -27,16 +27,26 @@ class Checkpoints:
     _votes: dict[int, dict[int, CheckpointVote]] = field(default_factory=dict)
     _certified: CheckpointCertificate | None = None  # the highest known certificate, perhaps ahead of our execution
 
-    def record(self, vote: CheckpointVote) -> None:
-        """Count a vote; the first of a member at a height stands."""
+    @classmethod
+    def of_epoch(cls, validators: ValidatorSet, log_window: int, stable: CheckpointCertificate | None) -> Checkpoints:
+        """Begin with a certificate of this epoch, or with the epoch's base."""
+        if stable is not None and stable.epoch == validators.epoch:
+            return cls(validators, log_window, stable.height, stable)
+        return cls(validators, log_window, validators.first_height - 1)
+
+    def record(self, vote: CheckpointVote) -> CheckpointVote:
+        """Count a vote; the first of a member at a height stands. Returns that first one."""
         if not self.stable < vote.height <= self.stable + 2 * self.log_window:
-            return
+            return vote
         votes = self._votes.setdefault(vote.height, {})
-        votes.setdefault(vote.member, vote)
+        known = votes.setdefault(vote.member, vote)
+        if known is not vote:
+            return known
         matching = sorted((one for one in votes.values() if one.claim == vote.claim), key=lambda one: one.member)
         if len(matching) >= self.validators.quorum:
             signatures = tuple((one.member, one.signature) for one in matching[: self.validators.quorum])
             self.learn(CheckpointCertificate(vote.epoch, vote.height, *vote.claim, signatures))
+        return vote
 
     def learn(self, certificate: CheckpointCertificate) -> None:
         """Remember the highest certificate."""

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeAlias, TypeVar
 
-from consensus.messages import Message, Status, Vote
+import ledger.evidence
+from consensus.messages import Message, Status
 from ledger.block import Certificate, CheckpointCertificate, Proposal
+from ledger.genesis import Parameters
 from ledger.validators import ValidatorSet
 
 M_co = TypeVar("M_co", covariant=True)
@@ -100,7 +102,7 @@ class CheckpointCertified:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A delivered block was executed and stored. `state_root`: at checkpoints; `next_validators`: at an epoch's end."""
+    """A delivered block was executed and stored. `state_root`: at checkpoints; the last two: at an epoch's end."""
 
     height: int
     block_hash: bytes
@@ -108,6 +110,7 @@ class Applied:
     state_root: bytes | None
     epoch_end: int | None
     next_validators: ValidatorSet | None
+    next_parameters: Parameters | None = None
 
 
 Input: TypeAlias = (
@@ -178,15 +181,14 @@ class Stable:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Two conflicting signed votes by one member."""
+    """A member contradicted itself; anyone can check `proof.wire` (ledger/evidence.py). Once a member and epoch."""
 
-    first: Vote
-    second: Vote
+    proof: ledger.evidence.Evidence
 
 
 @dataclass(frozen=True, slots=True)
 class Diverged:
-    """Our own result differs from what a quorum certified: stop signing, say so."""
+    """Our own result differs from what a quorum certified, or from what we signed before: stop signing, say so."""
 
     height: int
     own_state_root: bytes

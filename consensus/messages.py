@@ -30,12 +30,14 @@ from ledger.block import (
 from ledger.codec import Value, decode, encode
 from ledger.crypto import SIGNATURE_SIZE_BYTES, hash_bytes
 from ledger.errors import CodecError
+from ledger.evidence import new_view_statement, view_change_statement
+from ledger.genesis import LOG_WINDOW_MAX
 from ledger.validators import VALIDATORS_MAX
 
-MESSAGE_SIZE_BYTES_MAX = 4 * 1024 * 1024  # a new-view of 16 members and a full log window takes about 1 MiB
+MESSAGE_SIZE_BYTES_MAX = 4 * 1024 * 1024  # the largest new-view is one of LOG_WINDOW_MAX full heights and 128 members
 MESSAGE_ITEMS_MAX = 200_000
 MESSAGE_DEPTH_MAX = 10
-PREPARED_MAX = 1_024  # prepared certificates in one view change; a log window is far smaller
+PREPARED_MAX = LOG_WINDOW_MAX  # locks in one view change: none lies further above its stable checkpoint
 
 
 class Kind(IntEnum):
@@ -233,8 +235,41 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What a view change says, without the proofs: the height of its stable checkpoint (0: none in this epoch yet),
+    and (height, view, digest) of each lock above it. This is what its signature covers."""
+
+    epoch: int
+    view: int
+    stable: int
+    locks: tuple[tuple[int, int, bytes], ...]
+    member: int
+    signature: bytes = b""
+
+    @cached_property
+    def content_hash(self) -> bytes:
+        return hash_bytes(encode((self.stable, self.locks)))
+
+    def statement(self, chain_id: bytes) -> bytes:
+        return view_change_statement(chain_id, self.epoch, self.view, self.content_hash)
+
+    def to_value(self) -> tuple[Value, ...]:
+        return (self.stable, self.locks, self.member, self.signature)
+
+    @classmethod
+    def from_value(cls, epoch: int, view: int, value: Value) -> Claim:
+        stable, locks, member, signature = _items(value, 4)
+        _require(is_height(stable), _member(member), _signature(signature))
+        _require(type(locks) is tuple and len(locks) <= PREPARED_MAX)
+        for lock in locks:
+            height, locked_view, digest = _items(lock, 3)
+            _require(is_height(height), is_height(locked_view), is_hash(digest))
+        return cls(epoch, view, stable, locks, member, signature)
+
+
+@dataclass(frozen=True)
 class ViewChange:
-    """A member's entry into `view`: its stable checkpoint and everything it holds prepared above it."""
+    """A member's entry into `view`: its stable checkpoint and everything it holds prepared above it, with proofs."""
 
     epoch: int
     view: int
@@ -244,12 +279,18 @@ class ViewChange:
     signature: bytes = b""
 
     @cached_property
+    def claim(self) -> Claim:
+        """Re-derived from the certificates, never taken from a field."""
+        stable = 0 if self.stable is None else self.stable.height
+        locks = tuple((item.height, item.certificate.view, item.certificate.digest) for item in self.prepared)
+        return Claim(self.epoch, self.view, stable, locks, self.member, self.signature)
+
+    @property
     def content_hash(self) -> bytes:
-        stable = None if self.stable is None else self.stable.to_value()
-        return hash_bytes(encode((stable, tuple(item.to_value() for item in self.prepared))))
+        return self.claim.content_hash
 
     def statement(self, chain_id: bytes) -> bytes:
-        return encode(("medchain/view-change/1", chain_id, self.epoch, self.view, self.content_hash))
+        return self.claim.statement(chain_id)
 
     def stable_height(self, epoch_base: int) -> int:
         """The height below which this member needs nothing; an epoch begins with its base as stable."""
@@ -271,28 +312,40 @@ class ViewChange:
 
 @dataclass(frozen=True)
 class NewView:
-    """The new leader's proof that a quorum entered `view`. What follows from it is recomputed by every backup."""
+    """The new leader's proof that a quorum entered `view`: what each of them claims, and proofs of the claims that
+    count, which are the highest checkpoint and each height's lock of the highest view (consensus/newview.py)."""
 
     epoch: int
     view: int
-    view_changes: tuple[ViewChange, ...]
+    claims: tuple[Claim, ...]
+    stable: CheckpointCertificate | None
+    prepared: tuple[Prepared, ...]
     member: int
     signature: bytes = b""
 
+    @cached_property
+    def content_hash(self) -> bytes:
+        # The claims say what follows; which signatures prove it makes no difference.
+        return hash_bytes(encode(tuple((claim.member, claim.content_hash) for claim in self.claims)))
+
     def statement(self, chain_id: bytes) -> bytes:
-        entries = tuple((item.member, item.content_hash) for item in self.view_changes)
-        return encode(("medchain/new-view/1", chain_id, self.epoch, self.view, hash_bytes(encode(entries))))
+        return new_view_statement(chain_id, self.epoch, self.view, self.content_hash)
 
     def to_value(self) -> tuple[Value, ...]:
-        changes = tuple(item.to_value() for item in self.view_changes)
-        return (self.epoch, self.view, changes, self.member, self.signature)
+        claims = tuple(item.to_value() for item in self.claims)
+        stable = None if self.stable is None else self.stable.to_value()
+        prepared = tuple(item.to_value() for item in self.prepared)
+        return (self.epoch, self.view, claims, stable, prepared, self.member, self.signature)
 
     @classmethod
     def from_value(cls, value: Value) -> NewView:
-        epoch, view, changes, member, signature = _items(value, 5)
+        epoch, view, claims, stable, prepared, member, signature = _items(value, 7)
         _require(is_height(epoch), is_height(view), _member(member), _signature(signature))
-        _require(type(changes) is tuple and len(changes) <= VALIDATORS_MAX)
-        return cls(epoch, view, tuple(map(ViewChange.from_value, changes)), member, signature)
+        _require(type(claims) is tuple and len(claims) <= VALIDATORS_MAX)
+        _require(type(prepared) is tuple and len(prepared) <= PREPARED_MAX)
+        read = tuple(Claim.from_value(epoch, view, claim) for claim in claims)
+        certificate = None if stable is None else CheckpointCertificate.from_value(stable)
+        return cls(epoch, view, read, certificate, tuple(map(Prepared.from_value, prepared)), member, signature)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,10 @@ class Slot:
     proposed: bool = False  # the leader's pre-prepare arrived (or is our own): a new view alone does not allow votes
     prepares: dict[int, Vote] = field(default_factory=dict)
     commits: dict[int, Vote] = field(default_factory=dict)
+    since_ms: int = 0  # when the proposal became known
     own_prepare: PrePrepare | Vote | None = None  # what we signed, resent on request and never contradicted
     own_commit: Vote | None = None
     leader_pre_prepare: PrePrepare | None = None
-    accused: set[int] = field(default_factory=set)  # members whose contradiction was reported: once is enough
     prepared: Prepared | None = None  # the lock, of the highest view; survives view changes
     decision: tuple[Proposal, Certificate] | None = None
 
@@ -35,6 +35,17 @@ class Slot:
         self.prepares.clear()
         self.commits.clear()
         self.own_prepare = self.own_commit = self.leader_pre_prepare = None
+
+    def own_prepare_vote(self) -> Vote:
+        """The vote in `own_prepare`, which must be there."""
+        assert self.own_prepare is not None
+        return self.own_prepare.vote if isinstance(self.own_prepare, PrePrepare) else self.own_prepare
+
+    def proposals(self) -> list[Proposal]:
+        """Everything that may still be decided here, or is: the proposal voted on, the lock and the decision."""
+        locked = None if self.prepared is None else self.prepared.proposal
+        decided = None if self.decision is None else self.decision[0]
+        return [proposal for proposal in (self.proposal, locked, decided) if proposal is not None]
 
     def votes(self, phase: Phase) -> dict[int, Vote]:
         return self.prepares if phase is Phase.PREPARE else self.commits

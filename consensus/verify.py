@@ -21,6 +21,7 @@ from consensus.messages import (
     TimeoutCertificate,
     ViewChange,
 )
+from consensus.newview import choose
 from ledger.block import Certificate, CheckpointCertificate, Signatures, is_quorum
 from ledger.crypto import verify as verify_signature
 from ledger.validators import ValidatorSet
@@ -28,7 +29,7 @@ from ledger.validators import ValidatorSet
 C = TypeVar("C", Certificate, CheckpointCertificate)
 Check = Callable[[bytes, bytes, bytes], bool]
 
-CACHE_ENTRIES_MAX = 16_384  # a new-view repeats the same prepare signatures in every view change it carries
+CACHE_ENTRIES_MAX = 16_384  # view changes of all members, and the new view, show mostly the same prepare signatures
 
 
 class Verifier:
@@ -104,14 +105,19 @@ class Verifier:
         return prepared.certificate.view < view and self.certificate(prepared.certificate, validators) is not None
 
     def _new_view(self, message: NewView, validators: ValidatorSet) -> bool:
-        changes = message.view_changes
-        members = [change.member for change in changes]
-        if len(changes) < validators.quorum or members != sorted(set(members)):
+        members = [claim.member for claim in message.claims]
+        if len(members) < validators.quorum or members != sorted(set(members)):
             return False
         if message.member != validators.leader(message.view) or message.view == 0:
             return False
-        if any(change.view != message.view or change.epoch != message.epoch for change in changes):
+        if any((claim.epoch, claim.view) != (message.epoch, message.view) for claim in message.claims):
+            return False
+        if choose(message, validators.first_height - 1) is None:
             return False
         if not self._by_member(message.member, message, validators):
             return False
-        return all(self._view_change(change, validators) for change in changes)
+        if not all(self._by_member(claim.member, claim, validators) for claim in message.claims):
+            return False
+        if message.stable is not None and self.certificate(message.stable, validators) is None:
+            return False
+        return all(self._prepared(item, message.view, validators) for item in message.prepared)

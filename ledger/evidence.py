@@ -45,18 +45,18 @@ _SHAPES: dict[Offence, tuple[int, int]] = {
     Offence.VOTE: (3, 1),  # view, height, phase; proposal digest
     Offence.CHECKPOINT: (1, 3),  # height; block hash, state root, results hash
     Offence.VIEW_CHANGE: (1, 1),  # view; content hash
-    Offence.NEW_VIEW: (1, 1),  # view; hash over the view changes named
+    Offence.NEW_VIEW: (1, 1),  # view; content hash
 }
 
 
 def view_change_statement(chain_id: bytes, epoch: int, view: int, content_hash: bytes) -> bytes:
     """The bytes a view change's signature covers."""
-    return encode(("medchain/view-change/1", chain_id, epoch, view, content_hash))
+    return encode(("medchain/view-change/2", chain_id, epoch, view, content_hash))
 
 
-def new_view_statement(chain_id: bytes, epoch: int, view: int, entries_hash: bytes) -> bytes:
+def new_view_statement(chain_id: bytes, epoch: int, view: int, content_hash: bytes) -> bytes:
     """The bytes a new view's signature covers."""
-    return encode(("medchain/new-view/1", chain_id, epoch, view, entries_hash))
+    return encode(("medchain/new-view/2", chain_id, epoch, view, content_hash))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from ledger.block import Header, Proposal, Receipt, next_results_hash, receipts_
 from ledger.codec import Value
 from ledger.errors import Code, CodecError, ConfigError, Reject
 from ledger.fields import is_printable
-from ledger.genesis import Genesis, development_public_keys
+from ledger.genesis import Genesis, Parameters, development_public_keys
 from ledger.merkle import EMPTY_ROOT
 from ledger.modules import members
 from ledger.replay import ReplayWindow
 from ledger.rules import INDEXES_PER_TX_MAX, WRITES_PER_TX_MAX, Context, Registry
-from ledger.state import Changes, EmptyState, Overlay, Reader, state_key
+from ledger.state import Changes, EmptyState, Overlay, Reader
 from ledger.transaction import Batch, Transaction, check_admissible
 from ledger.validators import ValidatorSet
 
@@ -29,7 +29,9 @@ RECEIPT_DETAIL_SIZE_BYTES_MAX = 112
 
 @dataclass(frozen=True)
 class Tip:
-    """The end of the executed chain. `validators` vote on the next height; `epoch_end` is the last height of theirs."""
+    """The end of the executed chain. `validators` vote on the next height, under `parameters`; `epoch_end` is the last
+    height of theirs, where that is decided.
+    """
 
     height: int
     block_hash: bytes
@@ -37,6 +39,7 @@ class Tip:
     results_hash: bytes
     checkpoint_height: int
     validators: ValidatorSet
+    parameters: Parameters
     epoch_end: int | None = None
 
     def to_value(self) -> tuple[Value, ...]:
@@ -47,6 +50,7 @@ class Tip:
             self.results_hash,
             self.checkpoint_height,
             self.validators.to_value(),
+            self.parameters.to_value(),
             self.epoch_end,
         )
 
@@ -60,10 +64,11 @@ class Tip:
                 bytes(results),
                 int(checkpoint),
                 validators,
+                parameters,
                 end,
             ):
-                valid = ValidatorSet.from_value(validators)
-                return cls(height, block_hash, time_ms, results, checkpoint, valid, end)  # type: ignore[arg-type]
+                valid, agreed = ValidatorSet.from_value(validators), Parameters.from_value(parameters)
+                return cls(height, block_hash, time_ms, results, checkpoint, valid, agreed, end)  # type: ignore[arg-type]
         raise CodecError("not a tip")
 
 
@@ -71,9 +76,6 @@ def _keep(overlay: Overlay, context: Context) -> None:
     """Keep what a rule wrote. Raises, and keeps nothing, for what could not be stored in every node's commit."""
     if len(overlay.pending) > WRITES_PER_TX_MAX or len(context.indexes) > INDEXES_PER_TX_MAX:
         raise Reject(Code.TOO_LARGE, "writes")
-    for name, key in context.indexes:
-        if type(name) is not str or type(key) is not bytes:
-            raise TypeError("an index entry is a name and bytes")
     overlay.keep()
 
 
@@ -113,7 +115,7 @@ class Executor:
         self.genesis = genesis
         self.registry = registry
         self.replay = ReplayWindow()
-        self._parameters = genesis.parameters
+        self._validity_heights_max = genesis.parameters.validity_heights_max
         self._refused_keys = frozenset() if genesis.development else development_public_keys()
 
     def begin(self) -> tuple[Changes, Tip]:
@@ -133,10 +135,9 @@ class Executor:
                 except (Reject, KeyError, TypeError, ValueError, AttributeError) as error:
                     detail = error.detail if isinstance(error, Reject) else ()
                     raise ConfigError(" ".join(map(str, (f"genesis: modules.{name}: {error}", *detail)))) from error
-        overlay.put(state_key("members", "validators"), genesis.validator_set.to_value())
-        overlay.put(state_key("members", "log_window"), self._parameters.log_window)
+        members.begin_chain(overlay, chain_id, genesis.validator_set, genesis.parameters)
         overlay.keep()
-        tip = Tip(0, chain_id, genesis.time_ms, EMPTY_ROOT, 0, genesis.validator_set)
+        tip = Tip(0, chain_id, genesis.time_ms, EMPTY_ROOT, 0, genesis.validator_set, genesis.parameters)
         return overlay.changes, tip
 
     def execute(self, state: Reader, tip: Tip, proposal: Proposal, batches: Sequence[Batch]) -> BlockResult:
@@ -162,8 +163,7 @@ class Executor:
                 receipts.append(Receipt(tx.id, int(reject.code), _receipt_detail(reject.detail)))
             else:
                 receipts.append(Receipt(tx.id, 0))
-                for name, key in context.indexes:
-                    indexes.append((name, key, position))
+                indexes += [(name, key, position) for name, key in context.indexes]
         following = self._next_tip(overlay, tip, proposal, time_ms, receipts)
         header = Header(height, tip.validators.epoch, tip.block_hash, proposal.digest, time_ms, len(receipts))
         return BlockResult(
@@ -182,13 +182,13 @@ class Executor:
         One refused for too long a validity is not remembered: a node that starts reads only the window's own heights,
         and all nodes must remember the same.
         """
-        last = height + self._parameters.validity_heights_max
+        last = height + self._validity_heights_max
         self.replay.add((tx.replay_key, tx.valid_until) for tx in transactions if height < tx.valid_until <= last)
         self.replay.expire(height)
 
     def check(self, tx: Transaction, height: int) -> None:
         """What can be refused without the state, so at a node's door. Raises Reject."""
-        check_admissible(tx, self.genesis.chain_id, height, self._parameters.validity_heights_max)
+        check_admissible(tx, self.genesis.chain_id, height, self._validity_heights_max)
         if tx.sender in self._refused_keys:
             raise Reject(Code.DEVELOPMENT_KEY)
         handler = self.registry.handler(tx.operation, tx.version)
@@ -197,7 +197,7 @@ class Executor:
             handler.rule.check(operation)
 
     def _apply(self, tx: Transaction, overlay: Overlay, height: int, time_ms: int) -> Context:
-        check_admissible(tx, self.genesis.chain_id, height, self._parameters.validity_heights_max)
+        check_admissible(tx, self.genesis.chain_id, height, self._validity_heights_max)
         if tx.sender in self._refused_keys:
             raise Reject(Code.DEVELOPMENT_KEY)
         handler = self.registry.handler(tx.operation, tx.version)
@@ -224,14 +224,12 @@ class Executor:
         self, state: Overlay, tip: Tip, proposal: Proposal, time_ms: int, receipts: Sequence[Receipt]
     ) -> dict[str, object]:
         height = tip.height + 1
-        validators, pending = tip.validators, members.next_validators(state)
+        validators, parameters, pending = tip.validators, tip.parameters, members.next_validators(state)
         epoch_end = None if pending is None else pending.first_height - 1
         ends_epoch = epoch_end == height
-        due = height - tip.checkpoint_height >= self._parameters.checkpoint_interval
+        due = height - tip.checkpoint_height >= parameters.checkpoint_interval
         if ends_epoch and pending is not None:
-            validators, epoch_end = pending, None
-            state.put(state_key("members", "validators"), pending.to_value())
-            state.put(state_key("members", "next_validators"), None)
+            validators, parameters, epoch_end = pending, members.begin_epoch(state, pending), None
             state.keep()
         return {
             "height": height,
@@ -239,5 +237,6 @@ class Executor:
             "results_hash": next_results_hash(tip.results_hash, height, receipts_root(receipts)),
             "checkpoint_height": height if due or proposal.seal or ends_epoch else tip.checkpoint_height,
             "validators": validators,
+            "parameters": parameters,
             "epoch_end": epoch_end,
         }

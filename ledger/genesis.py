@@ -27,6 +27,8 @@ from ledger.validators import VALIDATORS_MAX, ValidatorSet
 
 GENESIS_SIZE_BYTES_MAX = 4 * 1024 * 1024  # thousands of institutions with their keys
 FORMAT = "medchain/genesis/1"
+# A new view of 128 members with every height of the log locked and full then stays in its frame (docs/protocol.md, 9).
+LOG_WINDOW_MAX = min(256, RECEIPT_PROOF_HEIGHTS_MAX)
 PARAMETER_MAX = 2**31 - 1
 VIEW_TIMEOUT_MS_CEILING = 3_600_000  # with one faulty leader more than that, nobody would wait for the repair
 _FIELDS: tuple[tuple[str, FieldType], ...] = (("name", Text(64)), ("time_ms", Integer()), ("development", Flag()))
@@ -74,8 +76,8 @@ class Parameters:
             return found
         if self.log_window < self.checkpoint_interval + 2 * self.window:
             found.append("parameters.log_window: must be at least checkpoint_interval + 2 * window")
-        if self.log_window > RECEIPT_PROOF_HEIGHTS_MAX:
-            found.append(f"parameters.log_window: must be at most {RECEIPT_PROOF_HEIGHTS_MAX}")
+        if self.log_window > LOG_WINDOW_MAX:
+            found.append(f"parameters.log_window: must be at most {LOG_WINDOW_MAX}")
         if not self.view_timeout_ms <= self.view_timeout_ms_max <= VIEW_TIMEOUT_MS_CEILING:
             found.append("parameters.view_timeout_ms_max: must not be below view_timeout_ms, nor above an hour")
         if self.block_interval_ms * 4 > self.view_timeout_ms:

@@ -115,6 +115,8 @@ class Context:
 
     def index(self, name: str, key: str | bytes) -> None:
         """Let this transaction be found under `key` in the index `name` (patient, serial, lot, account, ...)."""
+        if type(name) is not str or (type(key) is not str and type(key) is not bytes):
+            raise TypeError("an index entry is a name and text or bytes")
         self.indexes.append((name, key.encode() if isinstance(key, str) else key))
 
 

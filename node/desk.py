@@ -21,8 +21,10 @@ from ledger.errors import Code, CodecError, Reject
 from ledger.execution import BlockResult
 from ledger.genesis import Genesis
 from ledger.merkle import leaf_hash
+from ledger.modules import members
 from ledger.rules import Registry, member_by_key
 from ledger.transaction import Transaction
+from ledger.validators import ValidatorSet
 from node.config import NodeConfig
 from node.driver import Driver
 from node.home import Home
@@ -30,12 +32,14 @@ from node.metrics import metrics_text
 from node.replica import Replica
 from node.service import Outcome
 from node.vault import Vault
-from node.why import Facts, Missing, explain
+from node.why import BEHIND_HEIGHTS, Facts, Missing, explain
 from p2p.transport import Transport
 from storage.chain import ChainStore
+from storage.errors import DiskFull, StorageError
 
 WAIT_MS_MAX = 120_000
 LAG_HEIGHTS_MAX = 16  # two windows; more than ordinary jitter between nodes
+REFUSAL_TOLD_MS = 60_000  # what was refused for its time longer ago explains nothing
 
 
 class Desk:
@@ -54,7 +58,8 @@ class Desk:
         self._waiting = 0
         self._being_checked = 0  # transactions between their decode and the pool
         self._down_since_ms: dict[bytes, int] = {}
-        self._members = home.store.tip.validators
+        self._joining: tuple[bytes, ...] = ()  # keys of the set to come, if one is decided
+        self._followed: tuple[ValidatorSet, int | None] | None = None
         self.driver: Driver
         self.replica: Replica
         self.transport: Transport
@@ -100,7 +105,7 @@ class Desk:
             for height, waiter in self._height_waiters:
                 if height <= block.height and not waiter.done():
                     waiter.set_result(True)
-        if result.tip.validators != self._members:
+        if (result.tip.validators, result.tip.epoch_end) != self._followed:
             self.follow_members()
 
     def _on_view(self, view: int, changing: bool) -> None:
@@ -109,7 +114,11 @@ class Desk:
 
     def on_failed(self, error: BaseException) -> None:
         self.failure = error
-        self.stopped = "an internal error; see its log (MC9001)"
+        if isinstance(error, StorageError):
+            code = Code.DISK_FULL if isinstance(error, DiskFull) else Code.DATA_CORRUPT
+            self.stopped = f"its disk failed: {error} ({code.label})"
+        else:
+            self.stopped = "an internal error; see its log (MC9001)"
         self._log.critical("internal error", error=type(error).__name__, exc_info=error)
         self.failed.set()
 
@@ -118,7 +127,8 @@ class Desk:
         self._log.critical("state diverged", height=height, own=own.hex(), certified=certified.hex())
 
     def on_evidence(self, evidence: Evidence) -> None:
-        self._log.error("equivocation", member=evidence.first.member, height=evidence.first.height)
+        proof = evidence.proof
+        self._log.error("equivocation", member=proof.member, epoch=proof.epoch, offence=proof.offence.name.lower())
 
     def on_peer(self, key: bytes, up: bool) -> None:
         if up:
@@ -127,9 +137,17 @@ class Desk:
             self._down_since_ms[key] = _wall_ms()
 
     def follow_members(self) -> None:
-        """Let the transport admit exactly the validators in force, and those about to be."""
-        self._members = self.store.tip.validators
-        self.transport.set_members(self._members.keys)
+        """Let the transport admit exactly the validators in force, and those about to be: they catch up by then."""
+        tip, following = self.store.tip, members.next_validators(self.store)
+        self._followed = tip.validators, tip.epoch_end
+        self._joining = () if following is None else following.keys
+        self.transport.set_members((*tip.validators.keys, *self._joining))
+
+    def role_of(self, key: bytes) -> str | None:
+        """What a key may be here by the chain's word; None for strangers."""
+        if self.store.tip.validators.index(key) is not None:
+            return "validator"
+        return "follower" if key in self._joining else None
 
     # Submitting and waiting
 
@@ -140,22 +158,24 @@ class Desk:
         # What there is no room for is refused before it costs a decode and a signature check: under overload the
         # processor belongs to what was accepted.
         room = self.replica.pool.room_txs - self._being_checked
+        # A node that lags cannot judge validity heights, and what it takes would wait: let another node have it.
+        accepting = self.stopped is None and self.lag() <= LAG_HEIGHTS_MAX
         for position, wire in enumerate(wires):
             if len(pending) >= room:
                 outcomes[position] = Outcome(leaf_hash(wire), int(Code.POOL_FULL), (self.replica.pool.waiting_txs,))
                 continue
             try:
                 tx = Transaction.decode(wire)
-                self._admit(tx)
+                self._admit(tx, accepting)
             except CodecError as error:
                 outcomes[position] = Outcome(None, int(error.code))
             except Reject as reject:
                 outcomes[position] = Outcome(tx.id, int(reject.code), reject.detail)
             else:
-                if self.store.transaction(tx.id) is None:
-                    pending.append((position, tx))
+                if tx.replay_key in self._home.executor.replay and self.store.transaction(tx.id) is not None:
+                    outcomes[position] = Outcome(tx.id, 0)  # executed already
                 else:
-                    outcomes[position] = Outcome(tx.id, 0)
+                    pending.append((position, tx))
         self._being_checked += len(pending)
         try:
             valid = await self.driver.check_signatures([tx.wire for _, tx in pending])
@@ -172,9 +192,8 @@ class Desk:
             outcomes[position] = Outcome(tx.id, code, detail)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _admit(self, tx: Transaction) -> None:
-        # A node that lags cannot judge validity heights, and what it takes would wait: let another node have it.
-        if self.stopped is not None or self.lag() > LAG_HEIGHTS_MAX:
+    def _admit(self, tx: Transaction, accepting: bool) -> None:
+        if not accepting:
             raise Reject(Code.NOT_ACCEPTING)
         try:
             self._home.executor.check(tx, self.store.tip.height + 1)
@@ -197,7 +216,8 @@ class Desk:
         future: asyncio.Future[tuple[int, int, Receipt]] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(tx_id, []).append(future)
         try:
-            return await asyncio.wait_for(future, min(timeout_ms, WAIT_MS_MAX) / 1_000)
+            async with asyncio.timeout(min(timeout_ms, WAIT_MS_MAX) / 1_000):
+                return await future
         except TimeoutError:
             return None
         finally:
@@ -221,7 +241,8 @@ class Desk:
         entry = (height, future)
         self._height_waiters.append(entry)
         try:
-            return await asyncio.wait_for(future, min(timeout_ms, WAIT_MS_MAX) / 1_000)
+            async with asyncio.timeout(min(timeout_ms, WAIT_MS_MAX) / 1_000):
+                return await future
         except TimeoutError:
             return False
         finally:
@@ -277,6 +298,7 @@ class Desk:
                 "transactions": self.replica.counters.transactions,
                 "refused": self.replica.counters.refused,
                 "evidence": self.replica.counters.evidence,
+                "synced_transactions": self.replica.counters.synced_transactions,
                 "signatures_checked": self.driver.account.signatures,
             },
             "account": {
@@ -301,6 +323,12 @@ class Desk:
             for key in engine.validators.keys
             if not self._reachable(key)
         ]
+        behind = [
+            (self.name_of(key), status.height)
+            for key, status in self.replica.peer_status.items()
+            if engine.validators.index(key) is not None and status.height + BEHIND_HEIGHTS < self.store.tip.height
+        ]
+        lacking_decided, lacking_proposed = self.replica.lacking()
         facts = Facts(
             now_ms=_wall_ms(),
             height=self.store.tip.height,
@@ -314,8 +342,23 @@ class Desk:
             waiting=self.replica.pool.waiting_txs > 0,
             last_progress_ms=self._last_block_ms,
             stopped=self.stopped,
+            behind=behind,
+            suspecting=engine.is_discontent,
+            decided=engine.delivered,
+            lacking_decided=lacking_decided,
+            lacking_proposed=lacking_proposed,
+            clock_ahead_ms=self._clock_ahead_ms(),
+            disk_busy_since_ms=self.driver.flushing_since_ms,
+            epoch_end=engine.epoch_end,
         )
         return explain(facts)
+
+    def _clock_ahead_ms(self) -> int | None:
+        """How far this node's clock is ahead of a proposer's whose time it refused, since the last block."""
+        match self.replica.refused_time:
+            case (at_ms, ahead_ms) if at_ms > max(self._last_block_ms, _wall_ms() - REFUSAL_TOLD_MS):
+                return ahead_ms
+        return None
 
     def peers(self) -> list[dict[str, Any]]:
         heights = {key: status.height for key, status in self.replica.peer_status.items()}

@@ -75,6 +75,7 @@ class Driver:
         self._room = asyncio.Event()
         self._room.set()
         self._stable_height = 0
+        self.flushing_since_ms: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._failed = False
 
@@ -202,8 +203,9 @@ class Driver:
             await self._flush_wanted.wait()
             self._flush_wanted.clear()
             stable = self._stable_height
-            started_s = time.perf_counter()
+            started_s, self.flushing_since_ms = time.perf_counter(), self.wall_ms()
             sequence = await loop.run_in_executor(self._disk, self._wal.flush)
+            self.flushing_since_ms = None
             self.account.flushes += 1
             self.account.flush_s += time.perf_counter() - started_s
             assert self.replica is not None

@@ -32,6 +32,7 @@ class _Snapshot(Collector):
             "transactions": ("transactions executed since start", counters["transactions"]),
             "refused": ("executed transactions that a rule refused", counters["refused"]),
             "evidence": ("equivocations seen", counters["evidence"]),
+            "synced_transactions": ("transactions taken with a quorum's certificate", counters["synced_transactions"]),
             "signatures_checked": ("client signatures checked", counters["signatures_checked"]),
             "signature_seconds": ("processor time in client signature checks", account["signature_s"]),
             "flushes": ("synced writes of the log", account["flushes"]),

@@ -63,16 +63,13 @@ class Node:
             self.desk = Desk(config, home, self.key, vault, self._log)
             self.driver = Driver(home.wal, home.kv, self.desk, self._log)
             self.transport = self._make_transport(home)
-            parameters = home.genesis.parameters
             self.replica = Replica(
                 home.executor,
                 home.store,
                 self.key.public,
                 self.key.sign,
                 self.driver,
-                pool=PoolConfig(
-                    batch_txs_max=parameters.batch_txs_max, held_bytes_max=config.limits.pool_size_bytes_max
-                ),
+                pool=PoolConfig(held_bytes_max=config.limits.pool_size_bytes_max),
             )
             self.driver.attach(self.replica, self.transport)
             self.desk.open(self.driver, self.replica, self.transport)
@@ -104,9 +101,7 @@ class Node:
         followers = frozenset(known)
 
         def allowed(key: bytes) -> str | None:
-            if home.store.tip.validators.index(key) is not None:
-                return "validator"
-            return "follower" if key in followers else None
+            return self.desk.role_of(key) or ("follower" if key in followers else None)
 
         def on_peer_up(key: bytes) -> None:
             self.desk.on_peer(key, True)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
 
 from consensus.config import EngineConfig
-from consensus.engine import Engine, Sign
+from consensus.engine import Engine
 from consensus.events import (
     Applied,
     BatchAvailable,
@@ -42,6 +42,7 @@ from consensus.events import (
     Validated,
 )
 from consensus.messages import Record, Status, decode_message, decode_record, encode_message
+from consensus.state import Sign
 from consensus.sync import BLOCKS_PER_REQUEST, BlockSync
 from consensus.verify import Verifier
 from ledger.block import (
@@ -61,6 +62,7 @@ from ledger.codec import decode, encode
 from ledger.errors import CodecError, Reject
 from ledger.execution import BlockResult, Executor
 from ledger.transaction import BATCH_SIZE_BYTES_MAX, BATCH_TXS_MAX, Batch, Transaction
+from node.reports import Reports
 from p2p.allowance import Allowance
 from p2p.batches import BatchPool, PoolConfig
 from p2p.frames import Kind
@@ -130,6 +132,7 @@ class Counters:
     refused: int = 0
     batches_checked: int = 0
     synced_blocks: int = 0
+    synced_transactions: int = 0  # executed unchecked, since a quorum certified the block that came with them
     evidence: int = 0
 
 
@@ -148,13 +151,15 @@ class Replica:
     ) -> None:
         self.genesis = executor.genesis
         self.executor, self.store, self.outside, self.key = executor, store, outside, key
-        parameters = self.genesis.parameters
+        parameters = store.tip.parameters
         self.verifier = verifier or Verifier(self.genesis.chain_id)
-        self.pool = BatchPool(pool or PoolConfig(batch_txs_max=parameters.batch_txs_max))
+        self.pool = BatchPool(replace(pool or PoolConfig(), batch_txs_max=parameters.batch_txs_max))
         config = EngineConfig(self.genesis.chain_id, key, parameters)
         self.engine = Engine(config, sign, store.tip, store.latest_checkpoint())
         self.sync: BlockSync[CertifiedBlock] = BlockSync(eager=self.engine.me is None)
+        self.reports = Reports(self.genesis.chain_id, key, sign, self.genesis.parameters.validity_heights_max)
         self.counters = Counters()
+        self.refused_time: tuple[int, int] | None = None  # when a proposal last was, and how far our clock was ahead
         self.on_view: Callable[[int, bool], None] | None = None  # told when the view changes, for the log
         self.peers: dict[bytes, None] = {}
         self.peer_status: dict[bytes, Status] = {}
@@ -456,16 +461,26 @@ class Replica:
             if isinstance(request.peer, bytes):
                 self.outside.send(request.peer, Kind.BLOCK_REQUEST, encode((request.first, request.last)))
 
+    def _report(self) -> None:
+        """Bring what the engine found to the chain."""
+        try:
+            for tx in self.reports.due(self.store, self.store.tip.height):
+                self.submit(tx)
+        except Reject:
+            return  # no room now; the next tick tries again
+
     def _tick(self, now_ms: int) -> None:
         self._take_blocks()
         self._ask_for_blocks(now_ms)
         self._retry()  # what the pool gave up seeking, or took without being asked, is looked at again
         self._fetch(now_ms)
+        self._report()
         self._allowance.forget_refilled(now_ms)
         decided = {digest for deliver in self._undelivered for digest in deliver.proposal.batches}
         leader = self.engine.validators.keys[self.engine.leader]
         for batch in self.pool.to_spread_again(now_ms, SPREAD_AGAIN_MS):
-            if self.engine.is_discontent:  # others must see that there is work, or they will not leave the view
+            # Others must see that there is work, or they will not leave the view; who does not vote knows no view.
+            if self.engine.is_discontent or self.engine.me is None:
                 self._spread(batch)
             elif leader in self.peers:
                 self.outside.send(leader, Kind.BATCH, batch.wire)
@@ -533,7 +548,8 @@ class Replica:
                 self.outside.set_timer(timer.value, None)
             case Validate(proposal, check_time):
                 drift_ms = abs(proposal.time_ms - self.outside.wall_ms())
-                if check_time and drift_ms > self.genesis.parameters.clock_drift_ms_max:
+                if check_time and drift_ms > self.store.tip.parameters.clock_drift_ms_max:
+                    self.refused_time = self.outside.wall_ms(), self.outside.wall_ms() - proposal.time_ms
                     self._inbox.append(Validated(proposal.height, proposal.digest, False))
                 else:
                     self._validating[proposal.height] = proposal
@@ -543,9 +559,10 @@ class Replica:
                 self._execute_ready()
             case Stable(certificate):
                 self._on_stable(certificate)
-            case Evidence():
+            case Evidence(proof):
                 self.counters.evidence += 1
                 self.outside.evidence(effect)
+                self.reports.note(proof)
             case Diverged(height, own, certified):
                 self.outside.diverged(height, own, certified)
 
@@ -575,7 +592,7 @@ class Replica:
             # Known before the rest is fetched: a leader's oversized proposals must not fill our memory.
             if size_bytes > BLOCK_BATCH_BYTES_MAX:
                 break
-        txs_max = max(self.genesis.parameters.block_txs_max, BATCH_TXS_MAX)  # one batch alone is always proposed
+        txs_max = max(self.store.tip.parameters.block_txs_max, BATCH_TXS_MAX)  # one batch alone is always proposed
         txs = sum(len(batch.wires) for batch in batches)
         fits = size_bytes <= BLOCK_BATCH_BYTES_MAX and txs <= txs_max
         if missing and fits:
@@ -595,6 +612,15 @@ class Replica:
         self._validating.pop(proposal.height, None)
         self._inbox.append(Validated(proposal.height, proposal.digest, fits))
 
+    def lacking(self) -> tuple[int, int]:
+        """How many batches are not held of decided blocks, and of proposals."""
+        decided = (digest for deliver in self._undelivered for digest in deliver.proposal.batches)
+        proposed = (digest for proposal in self._validating.values() for digest in proposal.batches)
+        return (
+            sum(self._batch(digest) is None for digest in decided),
+            sum(self._batch(digest) is None for digest in proposed),
+        )
+
     def _execute_ready(self) -> None:
         while self._undelivered:
             proposal, certificate = self._undelivered[0].proposal, self._undelivered[0].certificate
@@ -611,8 +637,13 @@ class Replica:
         result = self.executor.execute(self.store, tip, proposal, batches)
         block = CertifiedBlock(proposal, certificate, batches)
         state_root = self.store.commit(block, result)
+        for batch in batches:
+            if batch.digest in self._synced and self.pool.get(batch.digest) is None:
+                self.counters.synced_transactions += len(batch.wires)
         self.executor.accept(result.transactions, proposal.height)
-        self.pool.ordered(batches, self.outside.now_ms())
+        now_ms = self.outside.now_ms()
+        self.pool.ordered(batches, now_ms)
+        self._cut(now_ms)
         self._validating.pop(proposal.height, None)
         for digest in proposal.batches:
             self._synced.pop(digest, None)
@@ -620,7 +651,9 @@ class Replica:
         self.counters.transactions += len(result.receipts)
         self.counters.refused += sum(not receipt.ok for receipt in result.receipts)
         self.outside.applied(block, result, state_root)
-        changed = result.tip.validators if result.tip.validators != tip.validators else None
+        ended = result.tip.validators != tip.validators  # the epoch
+        if ended:
+            self.pool.config = replace(self.pool.config, batch_txs_max=result.tip.parameters.batch_txs_max)
         self._inbox.append(
             Applied(
                 proposal.height,
@@ -628,21 +661,31 @@ class Replica:
                 result.tip.results_hash,
                 state_root,
                 result.tip.epoch_end,
-                changed,
+                result.tip.validators if ended else None,
+                result.tip.parameters if ended else None,
             )
         )
 
     def _on_stable(self, certificate: CheckpointCertificate) -> None:
         self.store.put_checkpoint(certificate)
-        lasting = certificate.height + self.genesis.parameters.log_window
+        lasting = certificate.height + self.store.tip.parameters.log_window
         records = self.engine.lasting_records()
         if records:
             self.outside.append(RecordKind.VOTES, lasting, join_records(records))
         for digest in [known for known, height in self._logged.items() if height <= certificate.height]:
             del self._logged[digest]
-        for digest in self.pool.drop_expired(certificate.height):
+        for digest in self.pool.drop_expired(certificate.height, self._in_flight()):
             self.engine.forget_batch(digest)
         self.outside.stable(certificate.height)
+
+    def _in_flight(self) -> set[bytes]:
+        """Batches that are proposed, locked or decided, and not executed. Those who vouched for one go on holding it, though
+        all in it has expired: a block that orders it can be executed by nobody who finds it nowhere."""
+        proposals = [deliver.proposal for deliver in self._undelivered]
+        proposals.extend(self._validating.values())
+        for slot in self.engine.slots.values():
+            proposals.extend(slot.proposals())
+        return {digest for proposal in proposals for digest in proposal.batches}
 
 
 def _frame(message: object) -> tuple[Kind, bytes]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 QUIET_MS = 10_000  # without anything waiting, silence is not a fault
+DISK_MS = 5_000  # a write takes milliseconds; some devices pause for a second
+CHANGING_S = 30  # the cap of patience by default: longer than one view change takes
+BEHIND_HEIGHTS = 16  # two windows; more than ordinary jitter between nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,14 @@ class Facts:
     waiting: bool
     last_progress_ms: int
     stopped: str | None
+    behind: Sequence[tuple[str, int]] = ()  # reachable validators that catch up, with their heights
+    suspecting: bool = False  # this node wants to leave the view
+    decided: int = 0  # the last height in order that is decided, executed or not
+    lacking_decided: int = 0  # batches of decided blocks that this node does not have
+    lacking_proposed: int = 0  # and of proposals
+    clock_ahead_ms: int | None = None  # of the last proposer's, where its proposal was refused for its time
+    disk_busy_since_ms: int | None = None  # a write that has not come back
+    epoch_end: int | None = None  # the last height of this set or these parameters, where a change is decided
 
 
 def explain(facts: Facts) -> dict[str, Any]:
@@ -56,27 +67,76 @@ def explain(facts: Facts) -> dict[str, Any]:
 
 def _sentence(facts: Facts) -> tuple[bool, str]:
     reachable = facts.n - len(facts.missing)
-    idle_s = max(0, facts.now_ms - facts.last_progress_ms) // 1_000
+    idle_ms = max(0, facts.now_ms - facts.last_progress_ms)
+    idle_s = idle_ms // 1_000
+    stalled = idle_ms > QUIET_MS and (facts.waiting or facts.decided > facts.height)
     if facts.stopped is not None:
         return True, f"This node has stopped signing: {facts.stopped}"
+    if facts.disk_busy_since_ms is not None and facts.now_ms - facts.disk_busy_since_ms > DISK_MS:
+        return stalled, (
+            f"This node's disk has not finished a write for {(facts.now_ms - facts.disk_busy_since_ms) // 1_000} s; "
+            f"nothing is signed before it does. Look at the device and at what else writes to it.{_absent(facts)}"
+        )
     if reachable < facts.quorum:
         return True, (
             f"The chain is halted at height {facts.height}: {reachable} of {facts.n} validators are reachable from "
             f"here and {facts.quorum} are needed; missing: {_names(facts)}; start them, or restore the network to them."
         )
-    if facts.target_height > facts.height + 16:
+    if facts.target_height > facts.height + BEHIND_HEIGHTS:
         return False, f"This node is catching up: it is at height {facts.height}, its peers at {facts.target_height}."
+    if facts.clock_ahead_ms is not None:
+        direction = "ahead of" if facts.clock_ahead_ms > 0 else "behind"
+        return stalled, (
+            f"This node refuses what {facts.leader} proposes in view {facts.view}: its clock is "
+            f"{abs(facts.clock_ahead_ms) // 1_000} s {direction} that of {facts.leader}; set both by a time "
+            f"server.{_absent(facts)}"
+        )
+    if stalled:
+        return True, f"{_stall(facts, reachable, idle_s)}{_absent(facts)}"
     if facts.changing:
-        return idle_s >= 30, (
-            f"The validators are changing the leader (view {facts.view}, {facts.leader} is next), for {idle_s} s; "
-            f"nothing to do unless it lasts.{_absent(facts)}"
+        return idle_s >= CHANGING_S, f"{_changing(facts, idle_s)}{_absent(facts)}"
+    change = "" if facts.epoch_end is None else f" A change takes effect after height {facts.epoch_end}."
+    return False, f"The chain is moving: height {facts.height}, last block {idle_s} s ago.{change}{_absent(facts)}"
+
+
+def _stall(facts: Facts, reachable: int, idle_s: int) -> str:
+    """Work waits and nothing happens, though enough validators are connected."""
+    if facts.lacking_decided:
+        return (
+            f"Block {facts.height + 1} is decided, but no validator reachable from here gives "
+            f"{facts.lacking_decided} of its batches, for {idle_s} s; start the missing ones, who have them on disk."
         )
-    if facts.waiting and facts.now_ms - facts.last_progress_ms > QUIET_MS:
-        return True, (
-            f"Nothing was committed for {idle_s} s though transactions wait; {facts.leader} leads view {facts.view}; "
-            f"look at its log.{_absent(facts)}"
+    if facts.decided > facts.height:
+        return f"Block {facts.height + 1} is decided and not executed for {idle_s} s; look at this node's log."
+    if reachable - len(facts.behind) < facts.quorum:
+        names = ", ".join(f"{name} (height {height})" for name, height in facts.behind)
+        return (
+            f"Nothing was committed for {idle_s} s: {facts.quorum} validators must be at height {facts.height} and "
+            f"{reachable - len(facts.behind)} are; {names} catching up; nothing to do unless it lasts."
         )
-    return False, f"The chain is moving: height {facts.height}, last block {idle_s} s ago.{_absent(facts)}"
+    if facts.changing:
+        return _changing(facts, idle_s)
+    if facts.lacking_proposed:
+        return (
+            f"The proposal of {facts.leader} in view {facts.view} needs {facts.lacking_proposed} batches that no "
+            f"validator reachable from here gives, for {idle_s} s; the leader is replaced once a quorum wants it."
+        )
+    if facts.suspecting:
+        return (
+            f"Nothing was committed for {idle_s} s though transactions wait; this node wants to leave view "
+            f"{facts.view} of {facts.leader}, and waits until {facts.quorum} validators do; look at their logs."
+        )
+    return (
+        f"Nothing was committed for {idle_s} s though transactions wait; {facts.leader} leads view {facts.view}; "
+        f"look at its log."
+    )
+
+
+def _changing(facts: Facts, idle_s: int) -> str:
+    return (
+        f"The validators are changing the leader (view {facts.view}, {facts.leader} is next), for {idle_s} s; "
+        f"nothing to do unless it lasts."
+    )
 
 
 def _absent(facts: Facts) -> str:

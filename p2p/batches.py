@@ -14,7 +14,7 @@ Must not know: networks, clocks (time is an argument), signatures.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -36,8 +36,9 @@ class PoolConfig:
 
     batch_txs_max: int = 500  # genesis: parameters.batch_txs_max
     batch_bytes_max: int = BATCH_SIZE_BYTES_MAX - 64
-    batch_age_ms_max: int = 8  # the longest a lone transaction waits for company
-    backlog_ms_max: int = 500  # more unexecuted work than this is refused: waiting longer helps nobody
+    batch_age_ms_max: int = 25  # the longest a transaction waits for company; not at all while none of ours is ordered
+    batch_txs_soon: int = 100  # enough for a batch of its own, however young: its fixed costs are spread by then
+    backlog_ms_max: int = 250  # more unexecuted work than this is refused: waiting longer helps nobody
     backlog_txs_min: int = 500  # accepted however slow the chain seems, so that an idle chain can start
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
     held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own
@@ -74,6 +75,7 @@ class BatchPool:
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._held_bytes: dict[Hashable, int] = {}
         self._held_count: Counter[Hashable] = Counter()
+        self._held_txs = 0
         self._ordered: OrderedDict[bytes, None] = OrderedDict()
         self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()  # the one asked for last stands last
         self._rate_txs = 0.0  # executed per millisecond, smoothed
@@ -85,7 +87,7 @@ class BatchPool:
         """Take a checked transaction; False if it is here already. Raises Reject(POOL_FULL) under overload."""
         if tx.id in self._known:
             return False
-        if len(self._known) >= self.backlog_txs_max:
+        if not self.room_txs:
             raise Reject(Code.POOL_FULL, len(self._known))
         size_bytes = len(tx.wire) + FRAMING_BYTES
         if self._open_bytes + self._held_bytes.get(None, 0) + size_bytes > self.config.held_bytes_per_peer_max:
@@ -99,12 +101,15 @@ class BatchPool:
 
     @property
     def room_txs(self) -> int:
-        """How many more local transactions would be taken now, by count."""
-        return max(0, self.backlog_txs_max - len(self._known))
+        """How many more local transactions would be taken now, by count: what the chain has room for, but never less
+        than our share of it, so that nobody else's clients can shut out ours."""
+        room = self.backlog_txs_max - self._held_txs - len(self._open)
+        others = len(self._held_count) - (None in self._held_count)
+        return max(0, room, self.backlog_txs_max // (1 + others) - len(self._known))
 
     @property
     def backlog_txs_max(self) -> int:
-        """How many local transactions may wait, from how fast the chain executes."""
+        """How many transactions may wait, whoever took them, from how fast the chain executes."""
         return max(self.config.backlog_txs_min, int(self._rate_txs * self.config.backlog_ms_max))
 
     def cut_due_ms(self) -> int | None:
@@ -112,11 +117,15 @@ class BatchPool:
         return self._open_since_ms + self.config.batch_age_ms_max if self._open else None
 
     def cut(self, now_ms: int) -> list[Batch]:
-        """The batches that are due now, each already held; spread them."""
+        """The batches that are due now, each already held; spread them. Natural batching: at once when none of ours is
+        on its way into a block, so that they grow as the chain gets slower.
+        """
         batches = []
         while self._open:
-            full = len(self._open) >= self.config.batch_txs_max or self._open_bytes >= self.config.batch_bytes_max
-            if not full and now_ms - self._open_since_ms < self.config.batch_age_ms_max:
+            enough = len(self._open) >= min(self.config.batch_txs_soon, self.config.batch_txs_max)
+            enough = enough or self._open_bytes >= self.config.batch_bytes_max
+            old = now_ms - self._open_since_ms >= self.config.batch_age_ms_max
+            if not enough and not old and self._held_count[None]:
                 break
             batches.append(self._cut_one(now_ms))
         return batches
@@ -162,10 +171,12 @@ class BatchPool:
         self._held[batch.digest] = _Held(batch, origin, now_ms, size_bytes, now_ms)
         self._held_bytes[origin] = self._held_bytes.get(origin, 0) + size_bytes
         self._held_count[origin] += 1
+        self._held_txs += len(batch.wires)
 
     def _release(self, digest: bytes) -> None:
         held = self._held.pop(digest, None)
         if held is not None:
+            self._held_txs -= len(held.batch.wires)
             left_bytes = self._held_bytes.pop(held.origin) - held.size_bytes
             left_count = self._held_count.pop(held.origin) - 1
             if left_bytes:  # no entries for peers that have nothing here
@@ -203,12 +214,12 @@ class BatchPool:
             self._rate_txs += (txs / elapsed_ms - self._rate_txs) * weight
         self._rated_at_ms = now_ms
 
-    def drop_expired(self, height: int) -> list[bytes]:
-        """Forget batches in which nothing can be executed any more; returns their digests."""
+    def drop_expired(self, height: int, keep: Collection[bytes] = ()) -> list[bytes]:
+        """Forget batches in which nothing can be executed any more, but none of `keep`; returns their digests."""
         gone = [
             digest
             for digest, held in self._held.items()
-            if all(tx.valid_until < height for tx in held.batch.transactions)
+            if digest not in keep and all(tx.valid_until < height for tx in held.batch.transactions)
         ]
         for digest in gone:
             self._known.difference_update(self._held[digest].batch.tx_ids)

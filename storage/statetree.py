@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from itertools import groupby
 from typing import Final
@@ -61,6 +62,31 @@ class TreeChange:
     levels: tuple[bytearray, ...]
 
 
+@cache
+def _empty_levels() -> tuple[bytearray, ...]:
+    """All levels of a tree without entries; copied, never changed."""
+    digest = _EMPTY_BUCKET
+    levels: list[bytearray] = []
+    for depth in range(LEVELS):
+        levels.append(bytearray(digest * (BUCKETS // FANOUT**depth)))
+        digest = parent_hash(digest * FANOUT)
+    return tuple(levels)
+
+
+def _with_leaves(before: tuple[bytearray, ...], leaves: dict[int, bytes]) -> tuple[bytearray, ...]:
+    """A copy of all levels with other leaves, and everything above them computed anew."""
+    levels = tuple(map(bytearray, before))
+    above = leaves
+    for depth, level in enumerate(levels):
+        for index, digest in above.items():
+            at = index * DIGEST_SIZE_BYTES
+            level[at : at + DIGEST_SIZE_BYTES] = digest
+        if depth + 1 < LEVELS:
+            rows = {index // FANOUT: index // FANOUT * _ROW_SIZE_BYTES for index in above}
+            above = {row: parent_hash(level[at : at + _ROW_SIZE_BYTES]) for row, at in rows.items()}
+    return levels
+
+
 class StateTree:
     """The digests of all levels, and a cache of bucket contents as of the root.
 
@@ -72,16 +98,8 @@ class StateTree:
         self._read_bucket = read_bucket
         self._buckets: dict[int, bytes] = {}
         self._buckets_size_bytes = 0
-        lowest = bytearray(_EMPTY_BUCKET * BUCKETS)
-        for bucket, digest in leaves:
-            _put_digest(lowest, bucket, digest)
-        levels = [lowest]
-        for _ in range(LEVELS - 1):
-            below = levels[-1]
-            rows = range(0, len(below), _ROW_SIZE_BYTES)
-            levels.append(bytearray(b"".join(parent_hash(below[at : at + _ROW_SIZE_BYTES]) for at in rows)))
-        self._levels = tuple(levels)
-        self.root = root_hash(parent_hash(levels[-1]))
+        self._levels = _with_leaves(_empty_levels(), dict(leaves))
+        self.root = root_hash(parent_hash(self._levels[-1]))
 
     def stage(self, changes: Iterable[tuple[bytes, bytes | None]]) -> TreeChange:
         """The tree after `changes`: (key hash, value hash), None deleting. Their order does not matter."""
@@ -93,15 +111,7 @@ class StateTree:
                 entries = self._entries_at_hand(bucket)
             buckets[bucket] = _changed(entries, key_hash, value_hash)
         leaves = {bucket: bucket_hash(entries) for bucket, entries in buckets.items()}
-        levels = tuple(map(bytearray, self._levels))
-        above: dict[int, bytes] = leaves
-        for depth, level in enumerate(levels):
-            for index, digest in above.items():
-                at = index * DIGEST_SIZE_BYTES
-                level[at : at + DIGEST_SIZE_BYTES] = digest
-            if depth + 1 < LEVELS:
-                rows = {index // FANOUT: index // FANOUT * _ROW_SIZE_BYTES for index in above}
-                above = {row: parent_hash(level[at : at + _ROW_SIZE_BYTES]) for row, at in rows.items()}
+        levels = _with_leaves(self._levels, leaves)
         return TreeChange(root_hash(parent_hash(levels[-1])), leaves, buckets, levels)
 
     def adopt(self, change: TreeChange) -> None:
@@ -144,10 +154,6 @@ class StateTree:
         return StateProof(entries, b"".join(siblings))
 
 
-def _put_digest(level: bytearray, index: int, digest: bytes) -> None:
-    level[index * DIGEST_SIZE_BYTES : (index + 1) * DIGEST_SIZE_BYTES] = digest
-
-
 def _digest_at(level: bytearray, index: int) -> bytes:
     return bytes(level[index * DIGEST_SIZE_BYTES : (index + 1) * DIGEST_SIZE_BYTES])
 
@@ -178,10 +184,11 @@ class ValueCache:
         self._old: Changes = {}
         self._size_bytes = 0
 
-    def get_old(self, key: bytes) -> Change:
-        """The entry, moved to the young generation; KeyError if in neither."""
-        entry = self._old[key]
-        self.put(key, entry)
+    def get_old(self, key: bytes) -> Change | None:
+        """The entry, moved to the young generation; None if not here."""
+        entry = self._old.get(key)
+        if entry is not None:
+            self.put(key, entry)
         return entry
 
     def put(self, key: bytes, entry: Change) -> None:
@@ -249,13 +256,12 @@ class StateStore:
         return self._entry(key)[0] if entry is None else entry[0]
 
     def _entry(self, key: bytes) -> Change:
-        try:
-            return self._cache.get_old(key)
-        except KeyError:
+        entry = self._cache.get_old(key)
+        if entry is None:
             data = self._kv.get(schema.state_entry(key, sha256(key).digest()))
             entry = (None, None) if data is None else (decode_record(data, key), data)
             self._cache.put(key, entry)
-            return entry
+        return entry
 
     def _encoded(self, key: bytes) -> tuple[bytes, bytes | None]:
         """(key hash, encoded value) of what has not changed since the root."""

@@ -135,7 +135,7 @@ CASES: list[Case] = [
     ("unknown grant", Code.UNKNOWN_GRANT, lambda s: s(PATIENT, Revoke(OTHER))),
     ("claim over the limit", Code.LIMIT_EXCEEDED, lambda s: s("hospital", claim(1_001))),
     ("vote by a stranger", Code.NOT_A_VALIDATOR, lambda s: s(STRANGER, Vote(OTHER, True))),
-    ("stranger adds keys", Code.NOT_A_MEMBER, lambda s: s(STRANGER, AddKeys((STRANGER.public,)))),
+    ("stranger adds keys", Code.NOT_A_MEMBER, lambda s: s(STRANGER, AddKeys((STRANGER.public,), (b"",)))),
 ]  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from ledger.block import CertifiedBlock, decode_certified
 from ledger.codec import decode, encode
 from ledger.crypto import KeyPair, check_public_key, verify, verify_joined
 from ledger.errors import CodecError, SignatureRefused
-from ledger.genesis import Genesis
+from ledger.genesis import Genesis, Parameters
+from ledger.modules.parties import check_possession, join_statement
 from ledger.stateproof import ReceiptProof, TransactionProof
 from ledger.transaction import Batch, Transaction
 from ledger.validators import ValidatorSet
@@ -119,6 +120,19 @@ def test_message_vectors_decode_and_verify() -> None:
         assert encode_message(message) == data
         if name not in ("status", "prepared"):
             assert verifier.message(message, validators) is not None  # type: ignore[arg-type]
+
+
+def test_agreements_to_join_are_valid_for_their_chain_and_name_only() -> None:
+    """Trap 41."""
+    vectors = load("members")
+    chain_id = bytes.fromhex(vectors["chain_id"])
+    for one in vectors["joining"]:
+        key, proof = bytes.fromhex(one["key"]), bytes.fromhex(one["proof"])
+        assert join_statement(chain_id, one["name"]).hex() == one["statement"]
+        check_possession(chain_id, one["name"], key, proof)
+        for other in (join_statement(chain_id, "other"), join_statement(bytes(33), one["name"])):
+            assert not verify(key, other, proof)
+    assert Parameters.from_value(raw(vectors["parameters"])).window == 8
 
 
 def test_genesis_and_frame_vectors_are_read_back() -> None:

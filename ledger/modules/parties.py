@@ -11,14 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ledger.codec import Value
-from ledger.crypto import PUBLIC_KEY_SIZE_BYTES, check_public_key
+from ledger.codec import Value, encode
+from ledger.crypto import PUBLIC_KEY_SIZE_BYTES, check_public_key, verify
 from ledger.errors import Code, FieldReject, Reject, SignatureRefused
 from ledger.fields import Text, is_printable
 from ledger.rules import Context
 
 INSTITUTION_ID_LENGTH_MAX = 32
 KEY_TEXT_LENGTH = 2 * PUBLIC_KEY_SIZE_BYTES
+VALIDATORS = ""  # in place of an institution's id, which is never empty: a key that is to vote
 KEYS_REMEMBERED_MAX = 16_384  # about 4 MB; the check of a key costs more than that of a signature
 
 _HEX = frozenset("0123456789abcdef")
@@ -70,3 +71,14 @@ def _is_sound(key: bytes) -> bool:
     except SignatureRefused:
         return False
     return True
+
+
+def join_statement(chain_id: bytes, name: str) -> bytes:
+    """What a key's holder signs to let the institution `name` enter the key as its own, or to become a validator."""
+    return encode(("medchain/join/1", chain_id, name))
+
+
+def check_possession(chain_id: bytes, name: str, key: bytes, proof: bytes) -> None:
+    """Reject a key whose holder did not agree to join: a patient's must not become an institution's."""
+    if not verify(key, join_statement(chain_id, name), proof):
+        raise Reject(Code.KEY_NOT_PROVEN, key)

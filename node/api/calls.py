@@ -263,6 +263,14 @@ def proposals(after: str | None, limit: int) -> Call[list[Json]]:
     return _list("/v1/proposals", after=after, limit=limit)
 
 
+def parameters() -> Call[Json]:
+    return _get("/v1/parameters")
+
+
+def evidence(after: str | None, limit: int) -> Call[Json]:
+    return _get("/v1/evidence", after=after, limit=limit)
+
+
 def state(key: bytes, prove: bool) -> Call[Json]:
     return _get("/v1/state", key=key.hex(), prove=prove)
 

@@ -5,14 +5,17 @@ Must not know: HTTP beyond Request and Answer; rule modules other than `members`
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ledger.codec import Value, decode, encode
 from ledger.errors import Code, CodecError
+from ledger.evidence import Evidence
 from ledger.modules import members
 from ledger.rules import Member, member_by_id, member_by_key
 from ledger.state import state_key
-from node.api.exchange import Answer, Api, Request
+from node.api import events
+from node.api.exchange import Answer, Api, Request, Stream
 from node.api.problems import Problem, bad_request, not_found
 from node.api.views import (
     block_json,
@@ -58,7 +61,9 @@ async def receipt(api: Api, request: Request) -> Answer:
     return Answer.json(document)
 
 
-async def blocks(api: Api, request: Request) -> Answer:
+async def blocks(api: Api, request: Request) -> Answer | Stream:
+    if events.STREAM in request.headers.get("Accept", ""):
+        return events.headers(api, request)
     store, limit = api.service.store, request.query["limit"]
     tip = store.tip.height
     first = request.query["from"] if request.query["from"] is not None else tip - limit + 1
@@ -171,10 +176,57 @@ def _change_json(change: tuple[Value, ...]) -> dict[str, Any]:
     names = {
         "institution": ("id", "name", "roles", "key", "prefixes", "glns", "active"),
         "validators": ("add", "remove"),
+        "parameters": ("changes",),
     }
     kind = str(change[0])
     return {"kind": kind} | {
         name: value_to_json(value) for name, value in zip(names.get(kind, ()), change[1:], strict=False)
+    }
+
+
+async def parameters(api: Api, request: Request) -> Answer:
+    store = api.service.store
+    pending, following = members.next_validators(store), members.next_parameters(store)
+    changed = None
+    if pending is not None and following is not None:
+        changed = {"epoch": pending.epoch, "first_height": pending.first_height, "values": asdict(following)}
+    epoch = members.validators_in_force(store).epoch
+    return Answer.json({"epoch": epoch, "values": asdict(members.parameters_in_force(store)), "next": changed})
+
+
+async def evidence(api: Api, request: Request) -> Answer:
+    store, limit = api.service.store, request.query["limit"]
+    found = store.lookup("governance", b"evidence", after=request.query["after"], limit=limit)
+    items = [_evidence_json(api, place[:2], place[2]) for place in found]
+    last = found[-1][:2] if len(found) == limit else None
+    return Answer.json(page_json([item for item in items if item is not None], last))
+
+
+def _evidence_json(api: Api, place: tuple[int, int], tx_id: bytes) -> dict[str, Any] | None:
+    """What was reported there. The convicted is named by what its key is known as today."""
+    store = api.service.store
+    placed, header = store.transaction(tx_id), store.header(place[0])
+    if placed is None or header is None:
+        return None
+    proof = Evidence.decode(placed[2].fields[0])  # type: ignore[arg-type]  # it was accepted, so it is one
+    validators = store.validator_set(proof.epoch)
+    if validators is None:
+        return None
+    key = validators.keys[proof.member]
+    known, convicted = member_by_key(store, key), members.conviction(store, proof.epoch, key)
+    return {
+        "id": tx_id.hex(),
+        "height": place[0],
+        "position": place[1],
+        "time_ms": header.time_ms,
+        "epoch": proof.epoch,
+        "key": key.hex(),
+        "member": known.id if known is not None else None,
+        "offence": proof.offence.name.lower(),
+        "place": list(proof.place),
+        "loses_vote": convicted is not None and convicted.loses_vote,
+        "reporter": placed[2].sender.hex(),
+        "evidence": proof.wire.hex(),
     }
 
 

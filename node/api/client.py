@@ -176,6 +176,12 @@ class Client:
     async def proposals(self, *, after: str | None = None, limit: int = 100) -> list[Json]:
         return await self.send(calls.proposals(after, limit))
 
+    async def parameters(self) -> Json:
+        return await self.send(calls.parameters())
+
+    async def evidence(self, *, after: str | None = None, limit: int = 100) -> Json:
+        return await self.send(calls.evidence(after, limit))
+
     async def state(self, key: bytes, *, prove: bool = False) -> Json:
         return await self.send(calls.state(key, prove))
 
@@ -371,6 +377,12 @@ class SyncClient:
 
     def proposals(self, *, after: str | None = None, limit: int = 100) -> list[Json]:
         return self.send(calls.proposals(after, limit))
+
+    def parameters(self) -> Json:
+        return self.send(calls.parameters())
+
+    def evidence(self, *, after: str | None = None, limit: int = 100) -> Json:
+        return self.send(calls.evidence(after, limit))
 
     def state(self, key: bytes, *, prove: bool = False) -> Json:
         return self.send(calls.state(key, prove))

@@ -1,4 +1,5 @@
-"""Events: ordered transactions with what became of them, read from the store by cursor, as a page or as a stream.
+"""Events: ordered transactions with what became of them, read from the store by cursor, as a page or as a stream; and
+the stream of headers, for those who only want to know how far the chain is.
 
 A stream holds a cursor and nothing else: what a slow reader has not read stays on disk.
 
@@ -12,12 +13,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ledger.errors import FieldReject
-from node.api.exchange import POSITION_MAX, Answer, Api, Cursor, Place, Request, Stream, cursor
+from ledger.fields import Integer
+from node.api.exchange import POSITION_MAX, Answer, Api, Cursor, Place, Request, Stream, Typed, cursor
 from node.api.problems import bad_request, json_bytes
-from node.api.views import event_json
+from node.api.views import event_json, header_json
 
 START: Place = (0, 0)
-STREAM_PAGE = 50  # events between two turns of the event loop
+STREAM_PAGE = 50  # events or headers between two turns of the event loop
+STREAM = "text/event-stream"
+RETRY = b"retry: 2000\n\n"  # how long a browser waits before it comes back
+KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_MS = 15_000  # proxies and browsers give up on silent streams after half a minute or more
 
 
@@ -26,7 +31,7 @@ async def events(api: Api, request: Request) -> Answer | Stream:
     accepts = request.headers.get("Accept", "")
     resumed = request.headers.get("Last-Event-ID")
     after: Place | None = request.query["after"]
-    if "text/event-stream" in accepts:
+    if STREAM in accepts:
         if resumed is not None:
             after = _resume(resumed)
         return Stream(lambda write: _stream(api, _place(api, after), write))
@@ -57,7 +62,7 @@ def _place(api: Api, after: Place | None) -> Place:
 
 async def _stream(api: Api, place: Place, write: Callable[[bytes], Awaitable[None]]) -> None:
     store = api.service.store
-    await write(b"retry: 2000\n\n")  # how long a browser waits before it comes back
+    await write(RETRY)
     while True:
         height = store.tip.height
         page = store.events(place, STREAM_PAGE)
@@ -71,4 +76,32 @@ async def _stream(api: Api, place: Place, write: Callable[[bytes], Awaitable[Non
             await write(b"".join(parts))
             await asyncio.sleep(0)
         elif not await api.service.wait_for_height(height + 1, KEEP_ALIVE_MS):
-            await write(b": keep-alive\n\n")
+            await write(KEEP_ALIVE)
+
+
+def headers(api: Api, request: Request) -> Stream:
+    """Headers from a height on, or of what is still to come: one event a block, written as soon as it is applied."""
+    first: int | None = request.query["from"]
+    resumed = request.headers.get("Last-Event-ID")
+    if resumed is not None:
+        try:
+            first = Typed(Integer()).parse(resumed[:64], "Last-Event-ID") + 1
+        except FieldReject:
+            raise bad_request("Last-Event-ID", "a height") from None
+    following = api.service.store.tip.height + 1 if first is None else max(1, first)
+    return Stream(lambda write: _header_stream(api, following, write))
+
+
+async def _header_stream(api: Api, following: int, write: Callable[[bytes], Awaitable[None]]) -> None:
+    store = api.service.store
+    await write(RETRY)
+    while True:
+        page = range(following, min(store.tip.height, following + STREAM_PAGE - 1) + 1)
+        if page:
+            following = page[-1] + 1
+            found = [header for header in map(store.header, page) if header is not None]
+            items = [(header.height, json_bytes(header_json(store.chain_id, header))) for header in found]
+            await write(b"".join([b"id: %d\nevent: block\ndata: %s\n\n" % item for item in items]))
+            await asyncio.sleep(0)
+        elif not await api.service.wait_for_height(following, KEEP_ALIVE_MS):
+            await write(KEEP_ALIVE)

@@ -263,10 +263,12 @@ class RouteTable:
 
 def read_query(route: Route, raw: str) -> dict[str, Any]:
     """The query's parameters, checked: unknown, repeated, missing and ill-typed ones are named."""
+    if not raw:
+        return _checked(route.query, {})
     if len(raw) > QUERY_LENGTH_MAX:
         raise bad_request("query", f"at most {QUERY_LENGTH_MAX} characters")
     given: dict[str, str] = {}
-    pairs = raw.split("&") if raw else []
+    pairs = raw.split("&")
     if len(pairs) > PARAMETERS_MAX:
         raise bad_request("query", f"at most {PARAMETERS_MAX} parameters")
     for pair in pairs:

@@ -92,6 +92,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "Validators": _object(
         {"epoch": _INT, "first_height": _INT, "n": _INT, "f": _INT, "quorum": _INT, "validators": {"type": "array"}}
     ),
+    "Parameters": _object({"epoch": _INT, "values": _ANY, "next": _ANY | {"type": ["object", "null"]}}),
     "Member": _MEMBER,
     "Members": _list(_MEMBER),
     "Page": _list(_ANY, next={"type": ["string", "null"]}),
@@ -236,8 +237,8 @@ fields, is served as OpenAPI 3.1 at `/v1/openapi.json`; `/` is a plain status pa
   fields. 429 and 503 carry `Retry-After`.
 - Sending the same transaction again does no harm: its id is the idempotency key.
 - Histories are pages: ask on with `after` set to `next` while it is not null. Events are never at their end: their
-  `next` is where to ask again later. `Accept: text/event-stream` turns `/v1/events` into a stream, resumed by
-  `Last-Event-ID`.
+  `next` is where to ask again later. `Accept: text/event-stream` turns `/v1/events` and `/v1/blocks` into streams,
+  resumed by `Last-Event-ID`: what waits for blocks need not poll.
 - A JSON transaction has `operation`, `version`, `fields`, `nonce`, `valid_until`, `sender` and `signature`; it is
   signed as docs/wire-format.md says, so most clients sign the msgpack body and send that.
 - Limits: a body of `limits.body_size_bytes_max`, JSON bodies of 512 KiB, 2,000 transactions a request, and

@@ -75,12 +75,15 @@ ROUTES: Final[tuple[Route, ...]] = (
         codes=(Code.TOO_MANY_WAITERS, Code.PRUNED),
     ),
     Route(
-        "GET", "/v1/blocks", chain_reads.blocks, "Headers, oldest first; without `from` the newest.",
+        "GET", "/v1/blocks", chain_reads.blocks,
+        "Headers, oldest first; without `from` the newest. With `Accept: text/event-stream` a stream from there, or of "
+        "what is still to come: one event a block, when it is applied (resumed by Last-Event-ID).",
         "chain", "Blocks",
         query=(
             Parameter("from", Typed(Integer()), "first height"),
             Parameter("limit", Typed(Integer(1, BLOCKS_MAX)), "headers at most", default=20),
         ),
+        codes=(Code.TOO_MANY_WAITERS,),
     ),
     Route(
         "GET", "/v1/blocks/{height}", chain_reads.block, "A block with its certificate and outcomes.",
@@ -109,6 +112,14 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/v1/proposals", chain_reads.proposals, "Governance proposals.", "members", "Page",
         query=(_AFTER, _LIMIT),
+    ),
+    Route(
+        "GET", "/v1/parameters", chain_reads.parameters, "What all nodes share, in force and to come.", "members",
+        "Parameters",
+    ),
+    Route(
+        "GET", "/v1/evidence", chain_reads.evidence, "Validators that were shown to have contradicted themselves.",
+        "members", "Page", query=(_AFTER, _LIMIT),
     ),
     Route(
         "GET", "/v1/records/{commitment}", business_reads.record, "A record's metadata.", "records", "Record",

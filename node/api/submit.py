@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ledger.codec import encode
+from ledger.codec import Value, encode
 from ledger.crypto import PUBLIC_KEY_SIZE_BYTES, SIGNATURE_SIZE_BYTES
 from ledger.errors import Code, FieldReject, Reject
 from ledger.fields import Blob, FieldType, Integer, Text
@@ -34,7 +35,8 @@ from node.service import Outcome
 TXS_PER_REQUEST_MAX = 2_000  # as many as a batch holds
 JSON_SIZE_BYTES_MAX = 512 * 1024  # about twenty milliseconds of the event loop; more goes as msgpack
 
-_ACCEPTED = '{"id":"%s","status":"accepted","code":0,"label":"MC0000","name":"ok","detail":[]}'
+_NO_ID = '{"id":null'  # what stands before the tail of an outcome without an id
+_ACCEPTED = ',"status":"accepted","code":0,"label":"MC0000","name":"ok","detail":[]}'
 
 _SIZE_MIN = {0xC4: 0, 0xC5: 2**8, 0xC6: 2**16}  # below these a shorter length would do
 
@@ -179,17 +181,17 @@ def _refused(outcome: Outcome) -> Problem:
 
 
 def _answer_many(api: Api, outcomes: Sequence[Outcome]) -> Answer:
-    """The list as JSON. What was accepted is most of it, and written without a dictionary each."""
+    """The list as JSON. Most outcomes of a post are alike but for the id: what follows it is made once for each."""
+    tails: dict[tuple[int, tuple[Value, ...]], str] = {(0, ()): _ACCEPTED}
     parts: list[str] = []
-    headers: dict[str, str] = {}
     for outcome in outcomes:
-        if outcome.code == 0 and outcome.tx_id is not None:
-            parts.append(_ACCEPTED % outcome.tx_id.hex())
-        else:
-            parts.append(json_bytes(_outcome(api, outcome)).decode())
-            if outcome.code == Code.POOL_FULL:
-                headers = {"Retry-After": str(RETRY_AFTER_S)}
-    return Answer(f"[{','.join(parts)}]".encode(), headers=headers)
+        kind = outcome.code, outcome.detail
+        tail = tails.get(kind)
+        if tail is None:
+            tail = tails[kind] = json_bytes(_outcome(api, replace(outcome, tx_id=None))).decode().removeprefix(_NO_ID)
+        parts.append(_NO_ID + tail if outcome.tx_id is None else f'{{"id":"{outcome.tx_id.hex()}"{tail}')
+    refused = any(code == Code.POOL_FULL for code, _ in tails)
+    return Answer(f"[{','.join(parts)}]".encode(), headers={"Retry-After": str(RETRY_AFTER_S)} if refused else {})
 
 
 def _outcome(api: Api, outcome: Outcome) -> dict[str, Any]:

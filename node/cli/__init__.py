@@ -30,6 +30,7 @@ _COMMANDS = {
     "demo": ("start", "demo"),
     "errors": ("help", "errors"),
     "events": ("chain", "events"),
+    "evidence": ("members", "evidence"),
     "init": ("start", "init"),
     "key": ("keys", "key"),
     "member": ("members", "member"),

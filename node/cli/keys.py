@@ -1,4 +1,4 @@
-"""`key`: make and show key files."""
+"""`key`: make and show key files, and prove that one holds a key."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from node.cli.common import json_option, show
+from ledger.errors import Code
+from node.cli.common import Failure, api_option, connect, json_option, option, show
 
 
 @click.group()
 def key() -> None:
-    """Keys: gen, show."""
+    """Keys: gen, show, prove."""
 
 
 @key.command()
@@ -44,3 +45,42 @@ def show_key(reference: str, as_json: bool) -> None:
     from node import keys
 
     show({"key": reference, "public": keys.resolve(reference).public.hex()}, as_json)
+
+
+@key.command()
+@click.argument("reference", metavar="FILE|dev:NAME")
+@option("--institution", "member_id", metavar="ID", help="The institution that the key is to sign for.")
+@option("--validator", is_flag=True, help="The key is to vote, as a validator's node key.")
+@option(
+    "--genesis", "genesis_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="The chain's genesis; without it the node is asked which chain it is on.",
+)  # fmt: skip
+@api_option
+@json_option
+def prove(
+    reference: str, member_id: str | None, validator: bool, genesis_path: Path | None, api_url: str, as_json: bool
+) -> None:
+    """Sign that a key's holder agrees to join a chain, and print KEY:PROOF.
+
+    Who joins runs this and hands the line to a member, who proposes it; the key file stays where it is.
+
+    \b
+    Example:
+        medchain key prove node.key --validator --genesis genesis.json
+    """
+    from ledger.genesis import Genesis
+    from ledger.modules.parties import VALIDATORS, join_statement
+    from node import keys
+
+    if validator == (member_id is not None):
+        raise Failure(Code.BAD_REQUEST, "give either --institution ID or --validator")
+    if genesis_path is not None:
+        chain_id = Genesis.from_json(genesis_path.read_bytes()).chain_id
+    else:
+        chain_id = bytes.fromhex(connect(api_url).status()["chain"])
+    pair = keys.resolve(reference)
+    joining = f"{pair.public.hex()}:{pair.sign(join_statement(chain_id, member_id or VALIDATORS)).hex()}"
+    if as_json:
+        show({"key": pair.public.hex(), "chain": chain_id.hex(), "joining": joining}, as_json)
+    else:
+        click.echo(joining)

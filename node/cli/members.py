@@ -1,4 +1,4 @@
-"""`member`: institutions, validators, and the votes that change them."""
+"""`member` and `evidence`: institutions, validators, parameters, the votes that change them, and convictions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ from typing import Any
 import click
 
 from ledger.errors import Code
-from node.cli.common import Failure, api_option, connect, json_option, option, send, send_options, show_page
+from node.cli.common import (
+    Failure,
+    api_option,
+    connect,
+    json_option,
+    option,
+    send,
+    send_options,
+    show,
+    show_page,
+    show_table,
+)
 
 MEMBER_HEADINGS = ("id", "name", "roles", "prefixes", "glns", "active")
+EVIDENCE_HEADINGS = ("height", "epoch", "member", "key", "offence", "place", "loses_vote", "id")
 
 
 @click.group()
 def member() -> None:
-    """Members and governance: list, propose, vote."""
+    """Members and governance: list, propose, vote, keys, parameters."""
 
 
 @member.command(name="list")
@@ -41,7 +53,7 @@ def propose() -> None:
 
 
 @propose.command()
-@option("--add", multiple=True, metavar="KEY", help="A validator's public key to add.")
+@option("--add", multiple=True, metavar="KEY:PROOF", help="A key to add, as `medchain key prove` prints it.")
 @option("--remove", multiple=True, metavar="KEY", help="A validator's public key to remove.")
 @send_options
 def validators(add: Sequence[str], remove: Sequence[str], **options: Any) -> int:
@@ -51,18 +63,41 @@ def validators(add: Sequence[str], remove: Sequence[str], **options: Any) -> int
 
     \b
     Example:
-        medchain member propose validators --add 01ab... --key cluster/hospital/node.key
+        medchain member propose validators --add 01ab...:01cd... --key cluster/hospital/node.key
     """
     if not add and not remove:
         raise Failure(Code.BAD_REQUEST, "nothing to propose: give --add or --remove")
-    return send("members.propose_validators", {"add": list(add), "remove": list(remove)}, **options)
+    keys, proofs = _joining(add)
+    return send("members.propose_validators", {"add": keys, "remove": list(remove), "proofs": proofs}, **options)
+
+
+@propose.command(name="parameters")
+@option("--set", "settings", multiple=True, required=True, metavar="NAME=NUMBER", help="A parameter's new value.")
+@send_options
+def propose_parameters(settings: Sequence[str], **options: Any) -> int:
+    """Propose other values for what all nodes share, in force from the next epoch on.
+
+    \b
+    Example:
+        medchain member propose parameters --set view_timeout_ms=2000 --key cluster/hospital/node.key
+    """
+    changes = []
+    for setting in settings:
+        name, _, number = setting.partition("=")
+        if not number.isdecimal():
+            raise Failure(Code.BAD_REQUEST, f"{setting}: a parameter is set as NAME=NUMBER")
+        changes.append([name, int(number)])
+    return send("members.propose_parameters", {"changes": changes}, **options)
 
 
 @propose.command()
 @click.argument("member_id")
 @option("--name", required=True, help="The institution's name.")
 @option("--role", "roles", multiple=True, required=True, help="hospital, manufacturer, distributor, ...")
-@option("--public-key", required=True, metavar="KEY", help="The first key that signs for it.")
+@option(
+    "--public-key", required=True, metavar="KEY:PROOF",
+    help="A key that signs for it, as `medchain key prove` prints it; one of its own needs no proof.",
+)  # fmt: skip
 @option("--prefix", "prefixes", multiple=True, help="A GS1 company prefix.")
 @option("--gln", "glns", multiple=True, help="A global location number.")
 @option("--suspend", is_flag=True, help="Propose to suspend it.")
@@ -81,19 +116,27 @@ def institution(
 
     \b
     Example:
-        medchain member propose institution clinic --name Clinic --role hospital --public-key 01ab...
+        medchain member propose institution clinic --name Clinic --role hospital --public-key 01ab...:01cd...
             --key cluster/hospital/node.key
     """
+    (key,), (proof,) = _joining([public_key])
     document = {
         "id": member_id,
         "name": name,
         "roles": list(roles),
-        "key": public_key,
+        "key": key,
         "prefixes": list(prefixes),
         "glns": list(glns),
         "active": not suspend,
+        "proof": proof,
     }
     return send("members.propose_institution", document, **options)
+
+
+def _joining(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Keys and their proofs, from what `medchain key prove` prints."""
+    parts = [text.strip().partition(":") for text in texts]
+    return [key for key, _, _ in parts], [proof for _, _, proof in parts]
 
 
 @member.command()
@@ -108,3 +151,70 @@ def vote(proposal: str, refuse: bool, **options: Any) -> int:
         medchain member vote 01ab... --key cluster/maker/node.key
     """
     return send("members.vote", {"proposal": proposal, "approve": not refuse}, **options)
+
+
+@member.command(name="add-keys")
+@click.argument("joining", nargs=-1, required=True, metavar="KEY:PROOF...")
+@send_options
+def add_keys(joining: Sequence[str], **options: Any) -> int:
+    """Let further keys sign for the institution that signs this, each as `medchain key prove` prints it.
+
+    \b
+    Example:
+        medchain member add-keys 01ab...:01cd... --key dev:hospital
+    """
+    keys, proofs = _joining(joining)
+    return send("members.add_keys", {"keys": keys, "proofs": proofs}, **options)
+
+
+@member.command(name="remove-keys")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@send_options
+def remove_keys(keys: Sequence[str], **options: Any) -> int:
+    """Let keys sign no longer for the institution that signs this; not the one that signs.
+
+    \b
+    Example:
+        medchain member remove-keys 01ab... --key dev:hospital
+    """
+    return send("members.remove_keys", {"keys": list(keys)}, **options)
+
+
+@member.command()
+@api_option
+@json_option
+def parameters(api_url: str, as_json: bool) -> None:
+    """Show what all nodes share, in force and to come.
+
+    \b
+    Example:
+        medchain member parameters
+    """
+    answer = connect(api_url).parameters()
+    if as_json:
+        show(answer, as_json)
+        return
+    following = (answer["next"] or {}).get("values", {})
+    rows = [[name, value, following.get(name)] for name, value in answer["values"].items()]
+    headings = ["parameter", "value", f"from height {answer['next']['first_height']}"] if following else []
+    show_table(headings or ["parameter", "value"], rows if following else [row[:2] for row in rows])
+
+
+@click.group()
+def evidence() -> None:
+    """Validators that contradicted themselves."""
+
+
+@evidence.command(name="list")
+@option("--after", default=None, metavar="CURSOR", help="Only what came after this cursor.")
+@option("--limit", default=100, type=click.IntRange(1, 500), help="At most so many.")
+@api_option
+@json_option
+def list_evidence(after: str | None, limit: int, api_url: str, as_json: bool) -> None:
+    """List who was shown to have signed two contradicting statements, and whether it loses its vote.
+
+    \b
+    Example:
+        medchain evidence list
+    """
+    show_page(connect(api_url).evidence(after=after, limit=limit), EVIDENCE_HEADINGS, as_json)

@@ -83,7 +83,7 @@ def test_every_transaction_of_a_run_is_accepted_in_order(mix: str) -> None:
     executor = Executor(genesis, Registry((members.MODULE, records.MODULE, drugs.MODULE, payments.MODULE)))
     state = _State()
     changes, tip = executor.begin()
-    state.values.update(changes)
+    state.values.update((key, value) for key, (value, _) in changes.items())
     set_up = [
         Transaction.create(
             world.keys[call.signer],

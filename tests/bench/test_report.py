@@ -13,19 +13,20 @@ from bench.report import Config, Costs, Results, document, passes, text
 CONFIG = Config(
     machine="a machine", cores=2, python="3.11.7", commit="abc", nodes=4, faults="none", rate=2_000.0, schedule="fixed",
     mix="standard", shares={"ship": 0.5, "grant": 0.5}, senders=1_000, tx_size_bytes=251.4, warmup_s=5.0,
-    duration_s=20.0, clients=2, seed=1, post_interval_ms=10.0, poll_interval_ms=10.0, view_timeout_ms=1_000,
+    duration_s=20.0, clients=2, seed=1, post_interval_ms=20.0, view_timeout_ms=1_000,
 )  # fmt: skip
 GOOD = Results(
     tally=Tally(40_000, 39_990, {}, {2104: 10}, {"ship": 20_000, "grant": 20_000}),
     committed_per_s=1_999.5,
     latencies=Latencies(40_000, 0, 90.0, 180.0, 240.0, 400.0),
-    costs=Costs(120.0, 60.0, 60.0, 0.5, 900.0, 700.0, 1_500.0, 40.0, 80.0, 25.0, 0),
+    costs=Costs(0.8, 0.3, 120.0, 60.0, 60.0, 0.5, 900.0, 700.0, 1_500.0, 40.0, 80.0, 25.0, 0),
     limit_before=7_500.0,
     limit_after=7_400.0,
     generator_lag_p99_ms=2.0,
     generator_share=0.04,
     observer_share=0.01,
     failed_posts=0,
+    synced_txs=0,
     checks=(Check("money is conserved", True, "1 held"),),
 )
 
@@ -37,6 +38,7 @@ def test_a_good_run_leaves_no_doubt_and_passes() -> None:
     written = text(CONFIG, GOOD)
     for part in ("CONFIG", "RESULTS", "2000 tx/s (39990 of 40000", "p95 180 ms", "seen at 2 nodes", "MC2104", "view 0"):
         assert part in written
+    assert "80% of the machine: signatures 40%, the rest 40%; an fsync under way 30% of the time" in written
     assert "DOUBT" not in written
 
 
@@ -48,6 +50,7 @@ def test_each_reason_to_doubt_is_said() -> None:
         "were refused": replace(GOOD, tally=Tally(100, 90, {3001: 10}, {}, {"ship": 100})),
         "never seen final": replace(GOOD, latencies=Latencies(10, 1, 1.0, 2.0, 3.0, math.inf)),
         "posts failed": replace(GOOD, failed_posts=1),
+        "fell behind": replace(GOOD, synced_txs=1),
     }
     for words, results in cases.items():
         assert [doubt for doubt in results.doubts() if words in doubt], words

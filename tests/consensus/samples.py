@@ -19,6 +19,7 @@ from consensus.messages import (
     Vote,
     signed,
 )
+from consensus.newview import compose
 from ledger.block import Certificate, CheckpointCertificate, Phase, Proposal
 from ledger.crypto import KeyPair, hash_bytes
 from ledger.validators import ValidatorSet
@@ -92,7 +93,7 @@ def new_view(view: int = 6, changes: tuple[ViewChange, ...] | None = None) -> Ne
         stable = checkpoint(110)
         locks = (prepared(111, 4), prepared(113, 5, "b"))
         changes = (view_change(0, view, stable, locks), view_change(1, view), view_change(3, view, stable))
-    made: NewView = sign(NewView(EPOCH, view, changes, FOUR.leader(view)))
+    made: NewView = sign(compose(changes, BASE, FOUR.leader(view)))
     return made
 
 
@@ -148,6 +149,20 @@ LOCKS = st.builds(
 VIEW_CHANGES = st.builds(
     ViewChange, HEIGHTS, HEIGHTS, st.none() | CHECKPOINTS, st.lists(LOCKS, max_size=3).map(tuple), MEMBERS, SIGNATURES
 )
+
+
+def _new_view_of(
+    epoch: int,
+    view: int,
+    changes: list[ViewChange],
+    stable: CheckpointCertificate | None,
+    member: int,
+    signature: bytes,
+) -> NewView:
+    claims = tuple(replace(change.claim, epoch=epoch, view=view) for change in changes)
+    return NewView(epoch, view, claims, stable, changes[0].prepared if changes else (), member, signature)
+
+
 RECORDS = st.one_of(
     VOTES,
     PRE_PREPARES,
@@ -155,7 +170,9 @@ RECORDS = st.one_of(
     st.builds(Suspect, HEIGHTS, HEIGHTS, MEMBERS, SIGNATURES),
     st.builds(TimeoutCertificate, HEIGHTS, HEIGHTS, SIGNATURE_LISTS),
     VIEW_CHANGES,
-    st.builds(NewView, HEIGHTS, HEIGHTS, st.lists(VIEW_CHANGES, max_size=2).map(tuple), MEMBERS, SIGNATURES),
+    st.builds(
+        _new_view_of, HEIGHTS, HEIGHTS, st.lists(VIEW_CHANGES, max_size=2), st.none() | CHECKPOINTS, MEMBERS, SIGNATURES
+    ),
     st.builds(Status, HEIGHTS, HEIGHTS, st.booleans(), HEIGHTS, HEIGHTS),
     LOCKS,
 )

@@ -40,7 +40,7 @@ def test_a_leader_that_leaves_others_batches_out_is_replaced(
     """Trap 18. Blocks alone are no progress for who waits, and each of them uses up a height of his validity."""
     cluster = Cluster(5)
     leader = next(node for node in cluster.nodes if node.replica.engine.is_leader)
-    monkeypatch.setattr(leader.replica.engine, "_next_proposal", scheme(cluster, leader))
+    monkeypatch.setattr(leader.replica.engine.ordering, "next_proposal", scheme(cluster, leader))
     victim = cluster.nodes[(leader.index + 1) % 4]
     fields = payments.Transfer(CURRENCY, f"h{leader.index}", 1, "").to_fields()
     tx = Transaction.create(

@@ -13,22 +13,26 @@ from hypothesis import strategies as st
 
 from consensus.messages import (
     MESSAGE_DEPTH_MAX,
-    MESSAGE_ITEMS_MAX,
     MESSAGE_SIZE_BYTES_MAX,
     PREPARED_MAX,
     Kind,
-    NewView,
     Prepared,
     Record,
+    ViewChange,
     decode_message,
     decode_record,
     encode_message,
 )
-from ledger.block import Phase
+from consensus.newview import compose
+from ledger.block import BLOCK_BATCHES_MAX, Certificate, CheckpointCertificate, Phase, Proposal
 from ledger.codec import Value, decode, encode
 from ledger.crypto import hash_bytes
 from ledger.errors import Code, CodecError
-from ledger.validators import VALIDATORS_MAX
+from ledger.genesis import LOG_WINDOW_MAX
+from ledger.validators import VALIDATORS_MAX, quorum
+from p2p.frames import KINDS
+from p2p.frames import Kind as FrameKind
+from p2p.queues import OutQueue
 from tests.consensus.samples import (
     CHAIN,
     DIGEST,
@@ -236,19 +240,42 @@ def test_a_message_of_very_many_items_is_refused_before_memory_is_taken() -> Non
         tracemalloc.stop()
 
 
-def test_the_new_view_of_sixteen_members_and_a_full_log_fits() -> None:
-    """Trap 37. Sixteen members have a quorum of eleven; each shows a lock at every height of the log window."""
-    lock = replace(prepared(111, 4), certificate=replace(prepared(111, 4).certificate, signatures=eleven()))
-    change = replace(view_change(0), prepared=(lock,) * 64, stable=replace(checkpoint(110), signatures=eleven()))
-    message = NewView(2, 6, (change,) * 11, 6, bytes(65))
-    data = encode_message(message)
-    assert len(data) < MESSAGE_SIZE_BYTES_MAX // 4
-    assert decode_message(data) == message
-    assert MESSAGE_ITEMS_MAX > 11 * 64 * (3 * 11 + 16)
+MOST = 2**63 - 1
+QUORUM_MAX = quorum(VALIDATORS_MAX)
 
 
-def eleven() -> tuple[tuple[int, bytes], ...]:
-    return tuple((member, bytes(65)) for member in range(11))
+def largest_lock(height: int) -> Prepared:
+    """A full proposal, every integer in its longest form, and a quorum of the largest set."""
+    chosen = Proposal(height, MOST, tuple(hash_bytes(b"%d" % number) for number in range(BLOCK_BATCHES_MAX)), True)
+    signatures = tuple((member, b"\x01" + bytes(64)) for member in range(VALIDATORS_MAX - QUORUM_MAX, VALIDATORS_MAX))
+    return Prepared(chosen, Certificate(MOST, MOST - 1, height, Phase.PREPARE, chosen.digest, signatures))
+
+
+def test_the_largest_view_change_and_the_largest_new_view_fit_a_frame() -> None:
+    """Trap 37. Every height of the longest log locked, all members as many as there may be, all claims different."""
+    base = MOST - LOG_WINDOW_MAX - 1
+    locks = tuple(largest_lock(height) for height in range(base + 1, base + 1 + LOG_WINDOW_MAX))
+    signatures = locks[0].certificate.signatures
+    stable = CheckpointCertificate(MOST, base, DIGEST, DIGEST, DIGEST, signatures)
+    members = range(VALIDATORS_MAX - QUORUM_MAX, VALIDATORS_MAX)
+    changes = tuple(ViewChange(MOST, MOST, stable, locks, member, b"\x01" + bytes(64)) for member in members)
+    message = replace(compose(changes, base - 1, VALIDATORS_MAX - 1), signature=b"\x01" + bytes(64))
+    assert len(message.claims) == QUORUM_MAX
+    assert len(message.prepared) == LOG_WINDOW_MAX
+    for largest in (changes[0], message):
+        data = encode_message(largest)
+        assert len(data) <= MESSAGE_SIZE_BYTES_MAX == KINDS[FrameKind.VOTE].size_bytes_max
+        assert OutQueue().put(FrameKind.VOTE, data)
+        assert decode_message(data) == largest
+    # docs/protocol.md, section 9.
+    assert len(encode_message(message)) <= size_bytes_max(VALIDATORS_MAX, LOG_WINDOW_MAX)
+    assert size_bytes_max(VALIDATORS_MAX, LOG_WINDOW_MAX) <= MESSAGE_SIZE_BYTES_MAX
+    assert size_bytes_max(64, 64) <= MESSAGE_SIZE_BYTES_MAX // 5
+
+
+def size_bytes_max(n: int, log_window: int) -> int:
+    """The formula of docs/protocol.md, section 9."""
+    return (60 * log_window + 100) * quorum(n) + (69 * quorum(n) + 2_400) * (log_window + 1)
 
 
 def test_the_number_of_locks_and_view_changes_is_bounded() -> None:
@@ -258,10 +285,16 @@ def test_the_number_of_locks_and_view_changes_is_bounded() -> None:
     assert decode_message(encode_message(change)) == change
     with pytest.raises(CodecError):
         decode_message(encode_message(replace(change, prepared=(lock,) * (PREPARED_MAX + 1))))
-    few = replace(MESSAGES["new-view"], view_changes=(view_change(0),) * VALIDATORS_MAX)
-    assert decode_message(encode_message(few)) == few
-    with pytest.raises(CodecError):
-        decode_message(encode_message(replace(few, view_changes=(view_change(0),) * (VALIDATORS_MAX + 1))))
+    new = replace(MESSAGES["new-view"], claims=MESSAGES["new-view"].claims[:1] * VALIDATORS_MAX)
+    assert decode_message(encode_message(new)) == new
+    claim = replace(new.claims[0], locks=((111, 4, DIGEST),) * (PREPARED_MAX + 1))
+    for many in (
+        replace(new, claims=new.claims[:1] * (VALIDATORS_MAX + 1)),
+        replace(new, claims=(claim,)),
+        replace(new, prepared=(lock,) * (PREPARED_MAX + 1)),
+    ):
+        with pytest.raises(CodecError):
+            decode_message(encode_message(many))
 
 
 def test_a_proposal_and_the_vote_beside_it_cannot_differ() -> None:
@@ -290,7 +323,9 @@ def test_no_two_statements_are_alike() -> None:
         inner = MESSAGES[name]
         statements += [inner.statement(CHAIN), inner.statement(OTHER_CHAIN)]
         changes = {"epoch": 9, "view": 9, "height": 9, "digest": CHAIN, "state_root": CHAIN, "block_hash": CHAIN}
-        changes |= {"results_hash": CHAIN, "prepared": (), "stable": None, "view_changes": ()}
+        changes |= {"results_hash": CHAIN, "claims": ()}
+        if name == "view-change":
+            changes |= {"prepared": (), "stable": None}
         for field, other in changes.items():
             if field in getattr(inner, "__dataclass_fields__", {}):
                 statements.append(replace(inner, **{field: other}).statement(CHAIN))
@@ -302,20 +337,30 @@ def test_suspicions_are_the_signatures_of_a_timeout_certificate() -> None:
     assert suspect.statement(CHAIN) == timeout.statement(CHAIN)
 
 
-def test_a_view_changes_content_hash_covers_everything_it_shows() -> None:
+def test_a_view_changes_content_hash_covers_everything_it_claims() -> None:
     """Trap 8. The new leader signs these hashes, so it cannot alter what it was given."""
     plain = MESSAGES["view-change"]
     lock = plain.prepared[0]
     others = [
         replace(plain, stable=None),
         replace(plain, stable=checkpoint(111)),
-        replace(plain, stable=checkpoint(110, (0, 1, 3))),
         replace(plain, prepared=()),
         replace(plain, prepared=(lock, prepared(112, 4))),
+        replace(plain, prepared=(prepared(112, 4),)),
         replace(plain, prepared=(prepared(111, 5),)),
         replace(plain, prepared=(prepared(111, 4, "b"),)),
-        replace(plain, prepared=(prepared(111, 4, "a", (0, 1, 3)),)),
     ]
     assert len({one.content_hash for one in (plain, *others)}) == len(others) + 1
-    stable = plain.stable.to_value()
-    assert plain.content_hash == hash_bytes(encode((stable, (lock.to_value(),))))
+    assert plain.content_hash == hash_bytes(encode((plain.stable.height, ((111, 4, lock.proposal.digest),))))
+
+
+def test_which_votes_prove_a_claim_changes_nothing_that_is_signed() -> None:
+    """Trap 43. Certificates are sets: a view change shown with other signatures is the same view change."""
+    plain = MESSAGES["view-change"]
+    for other in (
+        replace(plain, stable=checkpoint(110, (0, 1, 3))),
+        replace(plain, prepared=(prepared(111, 4, "a", (0, 1, 3)),)),
+    ):
+        assert other.content_hash == plain.content_hash
+    new = MESSAGES["new-view"]
+    assert replace(new, stable=checkpoint(110, (0, 1, 3))).statement(CHAIN) == new.statement(CHAIN)

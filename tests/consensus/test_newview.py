@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import combinations
 from random import Random
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.messages import Prepared, ViewChange
-from consensus.newview import Choice, choose
+from consensus.newview import Choice, choose, compose
 from ledger.block import Certificate, CheckpointCertificate, Phase, Proposal
 from ledger.crypto import hash_bytes
 from ledger.validators import faulty_max, quorum
@@ -36,23 +37,30 @@ def change(member: int, *locks: Prepared, stable: int = 0, view: int = 9) -> Vie
     return ViewChange(0, view, stable_at(stable) if stable else None, locks, member)
 
 
+def chosen_of(changes: Iterable[ViewChange], epoch_base: int) -> Choice:
+    """What everyone recomputes from the message a leader makes of these."""
+    choice = choose(compose(tuple(changes), epoch_base, 0), epoch_base)
+    assert choice is not None
+    return choice
+
+
 def test_nothing_prepared_gives_nothing_to_propose_again() -> None:
-    choice = choose([change(0), change(1), change(2)], 0)
+    choice = chosen_of([change(0), change(1), change(2)], 0)
     assert choice == Choice(0, None, ())
     assert choice.top == 0
-    assert choose([change(0)], 100).base == 100, "an epoch begins with its base"
+    assert chosen_of([change(0)], 100).base == 100, "an epoch begins with its base"
 
 
 def test_the_lock_of_the_highest_view_wins_whoever_shows_it() -> None:
     """Trap 6, 7, 9. Honest members may be locked on different proposals; one choice follows from all of them."""
     shown = [change(0, lock(1, 3, "old")), change(1, lock(1, 7, "new")), change(2, lock(1, 5, "middle"))]
     for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
-        assert choose([shown[index] for index in order], 0).proposals == (proposal(1, "new"),)
+        assert chosen_of([shown[index] for index in order], 0).proposals == (proposal(1, "new"),)
 
 
 def test_gaps_are_filled_with_null_and_never_skipped() -> None:
     """Trap 16. Prepared at 2 and 5 only."""
-    choice = choose([change(0, lock(2, 1)), change(1, lock(5, 1)), change(2)], 0)
+    choice = chosen_of([change(0, lock(2, 1)), change(1, lock(5, 1)), change(2)], 0)
     assert choice.proposals == (
         Proposal.null(1),
         proposal(2, "a"),
@@ -66,25 +74,61 @@ def test_gaps_are_filled_with_null_and_never_skipped() -> None:
 def test_the_base_is_the_highest_stable_checkpoint_among_all() -> None:
     """Trap 16. Locks at or below it are done with; heights between it and the lowest lock are filled."""
     shown = [change(0, lock(8, 1), lock(12, 1), stable=7), change(1, stable=10), change(2, lock(3, 2))]
-    choice = choose(shown, 0)
+    choice = chosen_of(shown, 0)
     assert choice.base == 10
     assert choice.stable == stable_at(10)
     assert choice.proposals == (Proposal.null(11), proposal(12, "a"))
-    assert choose([change(0, lock(8, 1)), change(1, stable=10)], 0) == Choice(10, stable_at(10), ())
+    assert chosen_of([change(0, lock(8, 1)), change(1, stable=10)], 0) == Choice(10, stable_at(10), ())
 
 
 def test_a_checkpoint_below_the_epochs_base_is_no_base() -> None:
     """Trap 3."""
-    choice = choose([change(0, lock(101, 1), stable=90)], 100)
+    choice = chosen_of([change(0, lock(101, 1), stable=90)], 100)
     assert (choice.base, choice.stable) == (100, None)
     assert choice.proposals == (proposal(101, "a"),)
+
+
+def test_a_new_view_shows_exactly_the_proofs_that_count() -> None:
+    """Trap 7. A lock left out, one too many, an older one, another digest, the wrong checkpoint: all refused."""
+    shown = (change(0, lock(11, 1, "old"), lock(12, 1), stable=10), change(1, lock(11, 3, "new")), change(2, stable=7))
+    message = compose(shown, 0, 0)
+    assert message.stable == stable_at(10)
+    assert message.prepared == (lock(11, 3, "new"), lock(12, 1))
+    assert choose(message, 0) is not None
+    for proofs in (
+        message.prepared[:1],
+        message.prepared[1:],
+        (),
+        (lock(11, 1, "old"), lock(12, 1)),
+        (lock(11, 3, "other"), lock(12, 1)),
+        (*message.prepared, lock(13, 1)),
+        tuple(reversed(message.prepared)),
+        (*message.prepared[:1], *message.prepared),
+    ):
+        assert choose(replace(message, prepared=proofs), 0) is None
+    for stable in (None, stable_at(7), stable_at(11)):
+        assert choose(replace(message, stable=stable), 0) is None
+    assert choose(replace(message, claims=message.claims[:2]), 0) is not None
+    assert choose(replace(message, claims=message.claims[2:]), 0) is None
+
+
+def test_a_claim_without_a_proof_can_be_in_no_new_view() -> None:
+    """Trap 7. A member may lie about its locks; no leader can show the lie's proof, so nobody follows it."""
+    honest = compose((change(0, lock(1, 3)), change(1), change(2)), 0, 0)
+    lie = replace(honest.claims[1], locks=((1, 8, HASH),))
+    assert choose(replace(honest, claims=(honest.claims[0], lie, honest.claims[2])), 0) is None
+    twin = replace(honest.claims[1], locks=((1, 3, HASH),))
+    both = choose(replace(honest, claims=(honest.claims[0], twin, honest.claims[2])), 0)
+    assert both is None or both.proposals == (proposal(1, "a"),)
+    harmless = replace(honest.claims[1], locks=((1, 2, HASH),))
+    assert choose(replace(honest, claims=(honest.claims[0], harmless, honest.claims[2])), 0) == choose(honest, 0)
 
 
 def test_what_is_proposed_again_is_the_proposal_itself() -> None:
     """Trap 6. Time and batches too: the digest that may have been committed must come out again."""
     chosen = Proposal(1, 123_456, (HASH, hash_bytes(b"x")), seal=True)
     shown = Prepared(chosen, Certificate(0, 2, 1, Phase.PREPARE, chosen.digest, ()))
-    assert choose([change(0, shown)], 0).proposals[0].digest == chosen.digest
+    assert chosen_of([change(0, shown)], 0).proposals[0].digest == chosen.digest
 
 
 class History:
@@ -117,9 +161,9 @@ class History:
         choices = []
         for members in combinations(range(self.n), self.q):
             shown = [changes[member] for member in members]
-            choice = choose(shown, 0)
+            choice = chosen_of(shown, 0)
             self.random.shuffle(shown)
-            again = choose(shown, 0)
+            again = chosen_of(shown, 0)
             assert (again.base, again.proposals) == (choice.base, choice.proposals), "the order does not matter"
             self.check(choice)
             choices.append(choice)
@@ -191,7 +235,7 @@ def wrong_lowest_view(changes: Iterable[ViewChange]) -> Choice:
 
 
 def test_the_model_finds_a_choice_that_ignores_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "choose", lambda changes, base: wrong_lowest_view(changes))
+    monkeypatch.setitem(globals(), "chosen_of", lambda changes, base: wrong_lowest_view(changes))
 
     def run(seeds: range) -> None:
         for seed in seeds:

@@ -54,12 +54,12 @@ def half(
     place = PLACES[offence] if place is None else place
     tail: tuple[Any, ...] = (*place, *content)
     name = {
-        Offence.VOTE: "vote",
-        Offence.CHECKPOINT: "checkpoint",
-        Offence.VIEW_CHANGE: "view-change",
-        Offence.NEW_VIEW: "new-view",
+        Offence.VOTE: "vote/1",
+        Offence.CHECKPOINT: "checkpoint/1",
+        Offence.VIEW_CHANGE: "view-change/2",
+        Offence.NEW_VIEW: "new-view/2",
     }[offence]
-    return Half(content, PAIRS[member].sign(encode((f"medchain/{name}/1", chain_id, epoch, *tail))))
+    return Half(content, PAIRS[member].sign(encode((f"medchain/{name}", chain_id, epoch, *tail))))
 
 
 def evidence(offence: Offence, **of_second: Any) -> Evidence:
@@ -79,8 +79,8 @@ def convicts(wire: bytes, validators: ValidatorSet = FOUR, chain_id: bytes = CHA
 def test_the_statements_are_those_of_votes_checkpoints_and_view_changes() -> None:
     assert vote_statement(CHAIN, 3, 1, 12, Phase.COMMIT, A) == encode(("medchain/vote/1", CHAIN, 3, 1, 12, 2, A))
     assert checkpoint_statement(CHAIN, 3, 20, A, B, C) == encode(("medchain/checkpoint/1", CHAIN, 3, 20, A, B, C))
-    assert view_change_statement(CHAIN, 3, 7, A) == encode(("medchain/view-change/1", CHAIN, 3, 7, A))
-    assert new_view_statement(CHAIN, 3, 7, A) == encode(("medchain/new-view/1", CHAIN, 3, 7, A))
+    assert view_change_statement(CHAIN, 3, 7, A) == encode(("medchain/view-change/2", CHAIN, 3, 7, A))
+    assert new_view_statement(CHAIN, 3, 7, A) == encode(("medchain/new-view/2", CHAIN, 3, 7, A))
 
 
 @pytest.mark.parametrize("offence", Offence)

@@ -25,6 +25,7 @@ from ledger.fields import Integer, Operation, Text
 from ledger.genesis import Parameters, development_key
 from ledger.merkle import EMPTY_ROOT
 from ledger.modules.members import ProposeValidators, Vote
+from ledger.modules.parties import VALIDATORS, join_statement
 from ledger.rules import INDEXES_PER_TX_MAX, WRITES_PER_TX_MAX, Context, Registry, Rule, RuleModule
 from ledger.transaction import Batch, Transaction
 from tests.ledger.chain import Chain, key_pair
@@ -308,7 +309,8 @@ def test_development_keys_are_refused_on_other_chains() -> None:
 def test_a_validator_change_ends_the_epoch_with_a_checkpoint_at_the_stated_height(chain: Chain) -> None:
     """Trap 3."""
     new = key_pair("fifth validator")
-    proposal = chain.send(chain.validators[0], ProposeValidators((new.public,), ()))
+    agreed = new.sign(join_statement(chain.genesis.chain_id, VALIDATORS))
+    proposal = chain.send(chain.validators[0], ProposeValidators((new.public,), (), (agreed,)))
     chain.block(*((pair, Vote(proposal.tx_id, True)) for pair in chain.validators[1:3]))
     enacted, end = chain.height, chain.tip.epoch_end
     assert end is not None

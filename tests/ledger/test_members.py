@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -9,12 +10,13 @@ import pytest
 
 from ledger.block import RECEIPT_SIZE_BYTES_MAX
 from ledger.codec import encode
-from ledger.crypto import hash_bytes
+from ledger.crypto import KeyPair, hash_bytes
 from ledger.errors import Code, ConfigError, Reject
 from ledger.fields import Integer, Operation
 from ledger.genesis import Parameters
 from ledger.modules import records
 from ledger.modules.members import (
+    KEYS_PER_CALL_MAX,
     AddKeys,
     ProposeInstitution,
     ProposeValidators,
@@ -23,13 +25,13 @@ from ledger.modules.members import (
     next_validators,
     validators_in_force,
 )
+from ledger.modules.parties import VALIDATORS, join_statement
 from ledger.modules.records import Register
 from ledger.rules import Context, Rule, RuleModule, member_by_id, member_by_key
 from tests.ledger.chain import Chain, institution, key_pair
 
 CLINIC, OTHER, CLERK, NEW = key_pair("clinic"), key_pair("other"), key_pair("clerk"), key_pair("new")
 UNKNOWN = hash_bytes(b"unknown")
-ADMIT = ProposeInstitution("new", "New", ("pharmacy",), NEW.public, (), (), True)
 # Short epochs: a change takes effect at the end of the third block after the one that enacts it.
 QUICK = Parameters(window=1, checkpoint_interval=1, log_window=3)
 
@@ -44,6 +46,24 @@ def new_chain(count: int = 4, **more: Any) -> Chain:
 @pytest.fixture
 def chain() -> Chain:
     return new_chain(parameters=QUICK)
+
+
+def proof(chain: Chain, pair: KeyPair, name: str) -> bytes:
+    """The holder's agreement to join `name`."""
+    return pair.sign(join_statement(chain.genesis.chain_id, name))
+
+
+def add_keys(chain: Chain, name: str, *pairs: KeyPair) -> AddKeys:
+    return AddKeys(tuple(pair.public for pair in pairs), tuple(proof(chain, pair, name) for pair in pairs))
+
+
+def admit(chain: Chain, pair: KeyPair = NEW) -> ProposeInstitution:
+    return ProposeInstitution("new", "New", ("pharmacy",), pair.public, (), (), True, proof(chain, pair, "new"))
+
+
+def change_set(chain: Chain, add: Sequence[KeyPair] = (), remove: Sequence[KeyPair] = ()) -> ProposeValidators:
+    proofs = tuple(proof(chain, pair, VALIDATORS) for pair in add)
+    return ProposeValidators(tuple(pair.public for pair in add), tuple(pair.public for pair in remove), proofs)
 
 
 def propose(chain: Chain, operation: Operation, by: int = 0) -> bytes:
@@ -63,12 +83,12 @@ def is_open(chain: Chain, proposal: bytes) -> bool:
 
 def swap(chain: Chain, count: int) -> ProposeValidators:
     """Replace the last `count` validators by newcomers."""
-    newcomers = tuple(key_pair(f"newcomer {index}").public for index in range(count))
-    return ProposeValidators(newcomers, tuple(pair.public for pair in chain.validators[4 - count : 4]))
+    newcomers = [key_pair(f"newcomer {index}") for index in range(count)]
+    return change_set(chain, newcomers, chain.validators[4 - count : 4])
 
 
 def test_a_quorum_admits_an_institution(chain: Chain) -> None:
-    proposal = propose(chain, ADMIT)
+    proposal = propose(chain, admit(chain))
     assert approve(chain, proposal, 1) == [Code.OK]
     assert member_by_id(chain, "new") is None
     assert approve(chain, proposal, 2) == [Code.OK]
@@ -83,7 +103,7 @@ def test_a_quorum_admits_an_institution(chain: Chain) -> None:
 def test_a_proposal_passes_at_the_quorum_and_not_before(count: int, quorum: int) -> None:
     """Trap 1. The proposer's own approval counts once."""
     chain = new_chain(count)
-    proposal = propose(chain, ADMIT)
+    proposal = propose(chain, admit(chain))
     approve(chain, proposal, *range(1, quorum - 1))
     assert is_open(chain, proposal)
     approve(chain, proposal, quorum - 1)
@@ -93,22 +113,22 @@ def test_a_proposal_passes_at_the_quorum_and_not_before(count: int, quorum: int)
 
 def test_a_single_validator_decides_alone() -> None:
     chain = new_chain(1)
-    assert not is_open(chain, propose(chain, ADMIT))
+    assert not is_open(chain, propose(chain, admit(chain)))
     assert member_by_id(chain, "new") is not None
 
 
 def test_votes_count_once_and_only_of_validators(chain: Chain) -> None:
     """Trap 2."""
-    proposal = propose(chain, ADMIT)
+    proposal = propose(chain, admit(chain))
     assert approve(chain, proposal, 0, 1, 1) == [Code.ALREADY_VOTED, Code.OK, Code.ALREADY_VOTED]
     assert chain.send(CLINIC, Vote(proposal, True)).code == Code.NOT_A_VALIDATOR
-    assert chain.send(CLINIC, ADMIT).code == Code.NOT_A_VALIDATOR
+    assert chain.send(CLINIC, admit(chain)).code == Code.NOT_A_VALIDATOR
     assert chain.send(CLINIC, swap(chain, 1)).code == Code.NOT_A_VALIDATOR
     assert member_by_id(chain, "new") is None
 
 
 def test_a_refusal_decides_nothing_and_may_become_an_approval(chain: Chain) -> None:
-    proposal = propose(chain, ADMIT)
+    proposal = propose(chain, admit(chain))
     assert chain.send(chain.validators[3], Vote(proposal, False)).ok
     assert is_open(chain, proposal)
     assert approve(chain, proposal, 1, 3) == [Code.OK, Code.OK]
@@ -116,14 +136,14 @@ def test_a_refusal_decides_nothing_and_may_become_an_approval(chain: Chain) -> N
 
 
 def test_the_proposer_may_withdraw(chain: Chain) -> None:
-    proposal = propose(chain, ADMIT)
+    proposal = propose(chain, admit(chain))
     assert chain.send(chain.validators[0], Vote(proposal, False)).ok
     assert approve(chain, proposal, 1, 2) == [Code.PROPOSAL_CLOSED] * 2
     assert member_by_id(chain, "new") is None
 
 
 def test_a_proposal_is_enacted_once(chain: Chain) -> None:
-    proposal = propose(chain, ADMIT)
+    proposal = propose(chain, admit(chain))
     assert approve(chain, proposal, 1, 2, 3) == [Code.OK, Code.OK, Code.PROPOSAL_CLOSED]
     assert approve(chain, UNKNOWN, 1) == [Code.UNKNOWN_PROPOSAL]
 
@@ -152,19 +172,19 @@ def test_a_validator_change_takes_effect_at_the_stated_height_and_not_before(cha
 def test_a_removed_validator_counts_no_more(chain: Chain) -> None:
     """Traps 2 and 3. Its earlier approval is not counted either."""
     removed = chain.validators[3]
-    admit = propose(chain, ADMIT, by=3)
+    admission = propose(chain, admit(chain), by=3)
     change = propose(chain, swap(chain, 1))
     assert approve(chain, change, 1, 2) == [Code.OK, Code.OK]
     chain.advance(QUICK.log_window)
-    assert chain.send(removed, Vote(admit, True)).code == Code.NOT_A_VALIDATOR
-    assert approve(chain, admit, 0, 1) == [Code.OK, Code.OK]
-    assert is_open(chain, admit)
-    assert chain.send(key_pair("newcomer 0"), Vote(admit, True)).ok
-    assert not is_open(chain, admit)
+    assert chain.send(removed, Vote(admission, True)).code == Code.NOT_A_VALIDATOR
+    assert approve(chain, admission, 0, 1) == [Code.OK, Code.OK]
+    assert is_open(chain, admission)
+    assert chain.send(key_pair("newcomer 0"), Vote(admission, True)).ok
+    assert not is_open(chain, admission)
 
 
 def test_one_change_of_validators_is_pending_at_a_time(chain: Chain) -> None:
-    first, second = propose(chain, swap(chain, 1)), propose(chain, ProposeValidators((NEW.public,), ()))
+    first, second = propose(chain, swap(chain, 1)), propose(chain, change_set(chain, [NEW]))
     approve(chain, first, 1, 2)
     assert approve(chain, second, 1, 2) == [Code.OK, Code.CHANGE_PENDING]
     assert is_open(chain, second)
@@ -184,7 +204,7 @@ def test_a_change_that_no_longer_fits_is_refused_at_its_last_vote(chain: Chain) 
 
 def test_fewer_than_four_validators_are_refused(chain: Chain) -> None:
     """Trap 4."""
-    receipt = chain.send(chain.validators[0], ProposeValidators((), (chain.validators[3].public,)))
+    receipt = chain.send(chain.validators[0], change_set(chain, (), chain.validators[3:]))
     assert (receipt.code, receipt.detail) == (Code.TOO_FEW_VALIDATORS, (3,))
 
 
@@ -196,29 +216,28 @@ def test_a_change_that_keeps_less_than_a_quorum_is_refused(chain: Chain, count: 
 
 
 def test_a_change_names_present_and_absent_keys_rightly(chain: Chain) -> None:
-    present = chain.validators[1].public
     receipts = chain.block(
-        (chain.validators[0], ProposeValidators((present,), ())),
-        (chain.validators[0], ProposeValidators((), (NEW.public,))),
-        (chain.validators[0], ProposeValidators((NEW.public, NEW.public), ())),
+        (chain.validators[0], change_set(chain, [chain.validators[1]])),
+        (chain.validators[0], change_set(chain, (), [NEW])),
+        (chain.validators[0], change_set(chain, [NEW, NEW])),
     )
     assert [receipt.code for receipt in receipts] == [Code.KEY_TAKEN, Code.UNKNOWN_KEY, Code.BAD_FIELD]
 
 
 def test_one_validator_may_grow_to_four() -> None:
     chain = new_chain(1, parameters=QUICK)
-    newcomers = tuple(key_pair(f"newcomer {index}").public for index in range(3))
-    assert chain.send(chain.validators[0], ProposeValidators(newcomers[:2], ())).code == Code.TOO_FEW_VALIDATORS
-    propose(chain, ProposeValidators(newcomers, ()))
+    newcomers = [key_pair(f"newcomer {index}") for index in range(3)]
+    assert chain.send(chain.validators[0], change_set(chain, newcomers[:2])).code == Code.TOO_FEW_VALIDATORS
+    propose(chain, change_set(chain, newcomers))
     chain.advance(QUICK.log_window)
     assert chain.tip.validators.n == 4
 
 
 def test_a_suspended_institution_may_do_nothing_until_it_is_active_again(chain: Chain) -> None:
     register = Register(UNKNOWN, CLERK.public, "Observation", 1)
-    suspend = ProposeInstitution("clinic", "clinic", ("hospital",), CLINIC.public, (), (), False)
+    suspend = ProposeInstitution("clinic", "clinic", ("hospital",), CLINIC.public, (), (), False, b"")
     approve(chain, propose(chain, suspend), 1, 2)
-    refused = chain.block((CLINIC, register), (CLINIC, AddKeys((CLERK.public,))))
+    refused = chain.block((CLINIC, register), (CLINIC, add_keys(chain, "clinic", CLERK)))
     assert {receipt.code for receipt in refused} == {Code.MEMBER_SUSPENDED}
     approve(chain, propose(chain, replace(suspend, active=True)), 1, 2)
     assert chain.send(CLINIC, register).ok
@@ -227,20 +246,22 @@ def test_a_suspended_institution_may_do_nothing_until_it_is_active_again(chain: 
 def test_an_institution_adds_and_removes_its_keys(chain: Chain) -> None:
     register = Register(UNKNOWN, CLERK.public, "Observation", 1)
     assert chain.send(CLERK, register).code == Code.NOT_A_MEMBER
-    receipts = chain.block((CLINIC, AddKeys((CLERK.public,))), (CLERK, register), (CLERK, RemoveKeys((CLINIC.public,))))
+    receipts = chain.block(
+        (CLINIC, add_keys(chain, "clinic", CLERK)), (CLERK, register), (CLERK, RemoveKeys((CLINIC.public,)))
+    )
     assert [receipt.code for receipt in receipts] == [0, 0, 0]
     assert chain.read("records", "record", UNKNOWN)[0] == "clinic"
-    assert chain.send(CLINIC, AddKeys((NEW.public,))).code == Code.NOT_A_MEMBER
+    assert chain.send(CLINIC, add_keys(chain, "clinic", NEW)).code == Code.NOT_A_MEMBER
 
 
 def test_keys_belong_to_one_institution_and_one_always_stays(chain: Chain) -> None:
     receipts = chain.block(
-        (CLINIC, AddKeys((CLERK.public, OTHER.public))),
+        (CLINIC, add_keys(chain, "clinic", CLERK, OTHER)),
         (CLINIC, RemoveKeys((OTHER.public,))),
         (CLINIC, RemoveKeys((CLINIC.public,))),
-        (CLERK, AddKeys((NEW.public,))),
-        (chain.validators[0], replace(ADMIT, key=OTHER.public)),
-        (CLINIC, AddKeys((b"\x01" + b"\x01" + bytes(31),))),
+        (CLERK, add_keys(chain, "clinic", NEW)),
+        (chain.validators[0], admit(chain, OTHER)),
+        (CLINIC, AddKeys((b"\x01" + b"\x01" + bytes(31),), (b"",))),
     )
     assert [receipt.code for receipt in receipts] == [
         Code.KEY_TAKEN,
@@ -253,8 +274,8 @@ def test_keys_belong_to_one_institution_and_one_always_stays(chain: Chain) -> No
 
 
 def test_a_key_taken_while_a_proposal_is_open_refuses_its_enactment(chain: Chain) -> None:
-    proposal = propose(chain, ADMIT)
-    chain.send(CLINIC, AddKeys((NEW.public,)))
+    proposal = propose(chain, admit(chain))
+    chain.send(CLINIC, add_keys(chain, "clinic", NEW))
     assert approve(chain, proposal, 1, 2) == [Code.OK, Code.KEY_TAKEN]
     assert member_by_id(chain, "new") is None
 
@@ -286,7 +307,7 @@ def test_genesis_that_names_an_unknown_module_is_a_configuration_error() -> None
 
 
 def test_a_transaction_is_executed_once_within_and_across_blocks(chain: Chain) -> None:
-    add = chain.transaction(CLINIC, AddKeys((CLERK.public,)))
+    add = chain.transaction(CLINIC, add_keys(chain, "clinic", CLERK))
     codes = [[receipt.code for receipt in chain.execute(block).receipts] for block in ([add, add], [add])]
     assert codes == [[Code.OK, Code.REPLAYED], [Code.REPLAYED]]
 
@@ -294,12 +315,12 @@ def test_a_transaction_is_executed_once_within_and_across_blocks(chain: Chain) -
 def test_a_refused_transaction_cannot_succeed_later_with_the_same_signature(chain: Chain) -> None:
     early = chain.transaction(CLERK, Register(UNKNOWN, CLERK.public, "Observation", 1))
     assert chain.execute([early]).receipts[0].code == Code.NOT_A_MEMBER
-    chain.send(CLINIC, AddKeys((CLERK.public,)))
+    chain.send(CLINIC, add_keys(chain, "clinic", CLERK))
     assert chain.execute([early]).receipts[0].code == Code.REPLAYED
 
 
 def test_an_expired_transaction_is_refused_and_then_forgotten(chain: Chain) -> None:
-    add = chain.transaction(CLINIC, AddKeys((CLERK.public,)), valid_until=2)
+    add = chain.transaction(CLINIC, add_keys(chain, "clinic", CLERK), valid_until=2)
     chain.execute([add])
     assert len(chain.executor.replay) == 1
     chain.advance(1)
@@ -309,14 +330,16 @@ def test_an_expired_transaction_is_refused_and_then_forgotten(chain: Chain) -> N
 
 def test_too_long_a_validity_is_refused_and_remembered_by_nobody(chain: Chain) -> None:
     """A node that restarts reads only the window's blocks: what it could not know, no node may remember."""
-    far = chain.transaction(CLINIC, AddKeys((CLERK.public,)), valid_until=chain.height + 2 + QUICK.validity_heights_max)
+    far = chain.transaction(
+        CLINIC, add_keys(chain, "clinic", CLERK), valid_until=chain.height + 2 + QUICK.validity_heights_max
+    )
     assert chain.execute([far]).receipts[0].code == Code.VALIDITY_TOO_LONG
     assert len(chain.executor.replay) == 0
     assert chain.execute([far]).receipts[0].ok
 
 
 def test_a_transaction_of_another_chain_is_refused(chain: Chain) -> None:
-    foreign = new_chain(5).transaction(CLINIC, AddKeys((CLERK.public,)))
+    foreign = new_chain(5).transaction(CLINIC, add_keys(chain, "clinic", CLERK))
     assert chain.execute([foreign]).receipts[0].code == Code.WRONG_CHAIN
 
 
@@ -334,7 +357,7 @@ def careless(op: Misbehave, ctx: Context) -> None:
         0: lambda: 1 // 0,
         1: lambda: ctx.put("table", value=0.5),  # type: ignore[arg-type]
         2: lambda: ctx.put("table", value=(1, (2**64,))),
-        3: lambda: ctx.indexes.append(("name", 5)),  # type: ignore[arg-type]
+        3: lambda: ctx.index("name", 5),  # type: ignore[arg-type]
         4: lambda: ctx.put("table", value=None),
         5: lambda: ctx.put("table", 0.5, value=1),  # type: ignore[arg-type]
     }
@@ -369,3 +392,49 @@ def test_the_name_of_an_unknown_operation_does_not_fill_the_receipt(chain: Chain
     receipt = chain.send(CLINIC, Endless(1))
     assert receipt.code == Code.UNKNOWN_OPERATION
     assert len(encode(receipt.to_value())) <= RECEIPT_SIZE_BYTES_MAX
+
+
+def test_nobody_can_claim_a_key_that_is_not_his(chain: Chain) -> None:
+    """A patient's key must not become an institution's: then no grant would protect the patient's records."""
+    patient = key_pair("patient")
+    foreign = new_chain(5)
+    for agreed in (
+        b"",
+        bytes(65),
+        proof(chain, CLINIC, "clinic"),
+        proof(chain, patient, "other"),
+        proof(chain, patient, VALIDATORS),
+        proof(foreign, patient, "clinic"),
+    ):
+        receipt = chain.send(CLINIC, AddKeys((patient.public,), (agreed,)))
+        assert (receipt.code, receipt.detail) == (Code.KEY_NOT_PROVEN, (patient.public,))
+    assert member_by_key(chain, patient.public) is None
+    assert chain.send(CLINIC, add_keys(chain, "clinic", patient)).ok
+
+
+def test_one_key_without_its_proof_spoils_the_call(chain: Chain) -> None:
+    whole = add_keys(chain, "clinic", CLERK, NEW)
+    assert chain.send(CLINIC, replace(whole, proofs=whole.proofs[::-1])).code == Code.KEY_NOT_PROVEN
+    assert chain.send(CLINIC, replace(whole, proofs=whole.proofs[:1])).code == Code.BAD_FIELD
+    assert member_by_key(chain, CLERK.public) is member_by_key(chain, NEW.public) is None
+
+
+def test_an_institutions_own_key_needs_no_proof_again(chain: Chain) -> None:
+    assert chain.send(CLINIC, AddKeys((CLINIC.public,), (b"",))).ok
+
+
+def test_proposals_prove_the_keys_they_bring(chain: Chain) -> None:
+    joins = change_set(chain, [NEW])
+    receipts = chain.block(
+        (chain.validators[0], replace(admit(chain), proof=b"")),
+        (chain.validators[0], replace(admit(chain), id="elsewhere")),
+        (chain.validators[0], replace(joins, proofs=(proof(chain, NEW, "new"),))),
+        (chain.validators[0], replace(joins, proofs=())),
+    )
+    assert [receipt.code for receipt in receipts] == [*[Code.KEY_NOT_PROVEN] * 3, Code.BAD_FIELD]
+
+
+def test_the_largest_call_that_adds_keys_fits_a_transaction(chain: Chain) -> None:
+    pairs = [key_pair(f"clerk {index}") for index in range(KEYS_PER_CALL_MAX)]
+    assert chain.send(CLINIC, add_keys(chain, "clinic", *pairs)).ok
+    assert member_by_key(chain, pairs[-1].public) is not None

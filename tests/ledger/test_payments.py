@@ -14,6 +14,7 @@ from ledger.crypto import KeyPair, hash_bytes
 from ledger.errors import Code, ConfigError
 from ledger.fields import Operation
 from ledger.modules import members, payments
+from ledger.modules.parties import join_statement
 from ledger.modules.payments import (
     AMOUNT_MAX,
     Claim,
@@ -175,13 +176,14 @@ def test_a_transfer_moves_money_and_is_indexed_for_both(chain: Chain) -> None:
 
 def test_a_members_key_spends_its_institutions_money(chain: Chain) -> None:
     clerk = key_pair("clerk")
-    chain.send(INSURER, members.AddKeys((clerk.public,)))
+    agreed = clerk.sign(join_statement(chain.genesis.chain_id, "insurer"))
+    chain.send(INSURER, members.AddKeys((clerk.public,), (agreed,)))
     assert chain.send(clerk, Transfer("CNY", STRANGER.public.hex(), 400, "")).ok
     assert (balance(chain, "insurer"), balance(chain, clerk), balance(chain, STRANGER)) == (600, 0, 400)
 
 
 def test_a_suspended_institution_cannot_spend(chain: Chain) -> None:
-    suspend = members.ProposeInstitution("insurer", "insurer", ("insurer",), INSURER.public, (), (), False)
+    suspend = members.ProposeInstitution("insurer", "insurer", ("insurer",), INSURER.public, (), (), False, b"")
     proposal = chain.send(chain.validators[0], suspend).tx_id
     chain.block(*((validator, members.Vote(proposal, True)) for validator in chain.validators[1:3]))
     receipt = chain.send(INSURER, Transfer("CNY", "clinic", 1, ""))

@@ -147,7 +147,7 @@ TABLE: list[tuple[str, Build, int, str, str | None]] = [
     ("unknown operation signed", wire(unknown_operation), 422, "MC1010", None),
     ("field out of range", wire(lambda s: s.transaction(HOSPITAL, Transfer("EUR", "maker", 0, "")).wire), 422,
      "MC1011", "amount"),
-    ("list too short", wire(lambda s: s.transaction(MAKER, AddKeys(())).wire), 422, "MC1011", "keys"),
+    ("list too short", wire(lambda s: s.transaction(MAKER, AddKeys((), ())).wire), 422, "MC1011", "keys"),
     ("not canonical", wire(lambda s: good(s).wire + b"\x00"), 400, "MC1001", None),
     ("not a transaction", wire(lambda s: b"\x01" * 120), 400, "MC1001", None),
     ("empty wire", wire(lambda s: b""), 400, "MC3005", "body"),

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from ledger.errors import Code, Reject
 from ledger.modules.payments import Transfer
-from tests.node.api_http import connect, get, request_bytes
+from node.api.events import STREAM_PAGE
+from tests.node.api_http import ask, connect, get, request_bytes
 from tests.node.api_service import HOSPITAL, FakeService, running
 
 STREAM = {"Accept": "text/event-stream"}
@@ -23,7 +25,7 @@ def fill(service: FakeService, blocks: int, each: int = 2) -> None:
 
 
 class Stream:
-    """An open event stream."""
+    """An open stream of server-sent events."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -128,4 +130,59 @@ async def test_stopping_ends_streams_at_once(tmp_path: Path) -> None:
             await server.stop()
             while await stream.reader.readline():
                 pass
+        await stream.close()
+
+
+@pytest.mark.asyncio
+async def test_headers_are_pushed_as_blocks_come(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        fill(service, 2, each=3)
+        stream = await Stream.open(server.url, "/v1/blocks?from=1")
+        page = (await get(server.url, "/v1/blocks?from=1")).json["items"]
+        assert [await stream.event() for _ in range(2)] == [("1", page[0]), ("2", page[1])]
+        service.commit()  # an empty block is one all the same
+        height, header = await stream.event()
+        assert (height, header["height"], header["tx_count"]) == ("3", 3, 0)
+        await stream.close()
+
+
+@pytest.mark.asyncio
+async def test_a_long_chain_of_headers_is_streamed_whole(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        for _ in range(2 * STREAM_PAGE + 1):
+            service.commit()
+        stream = await Stream.open(server.url, "/v1/blocks?from=0")
+        found = [(await stream.event())[0] for _ in range(2 * STREAM_PAGE + 1)]
+        assert found == [str(height) for height in range(1, 2 * STREAM_PAGE + 2)]
+        await stream.close()
+
+
+@pytest.mark.asyncio
+async def test_a_stream_of_headers_begins_with_what_comes_or_after_the_last_one_read(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        fill(service, 3)
+        latest = await Stream.open(server.url, "/v1/blocks")
+        resumed = await Stream.open(server.url, "/v1/blocks?from=1", Last_Event_ID="2")
+        assert (await resumed.event())[0] == "3"
+        fill(service, 1)
+        assert (await latest.event())[0] == "4"
+        assert (await resumed.event())[0] == "4"
+        await latest.close()
+        await resumed.close()
+        for bad_id in ("x", "-1", "1:0", ""):
+            bad = await ask(server.url, "GET", "/v1/blocks", None, STREAM | {"Last-Event-ID": bad_id or " "})
+            assert (bad.status, bad.json["errors"][0]["field"]) == (400, "Last-Event-ID"), bad_id
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("target", ["/v1/events?after=latest", "/v1/blocks"])
+async def test_a_stream_ends_when_too_many_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    async def refuse(height: int, timeout_ms: int) -> bool:
+        raise Reject(Code.TOO_MANY_WAITERS, 1)
+
+    async with running(tmp_path) as (service, server):
+        monkeypatch.setattr(service, "wait_for_height", refuse)
+        stream = await Stream.open(server.url, target)
+        async with asyncio.timeout(5):
+            assert (await stream.reader.read()).endswith(b"\r\n0\r\n\r\n")  # a whole answer, and no second one
         await stream.close()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
+from ledger.codec import encode
 from ledger.modules.payments import Transfer
 from ledger.modules.records import Grant
 from node.api import server as server_module
@@ -260,3 +263,69 @@ async def test_stopping_does_not_wait_for_those_who_wait(tmp_path: Path, monkeyp
         assert service.waiting == 0
         await closed(reader)
         writer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_body_in_many_pieces_is_the_same_body(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        tx = service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, ""))
+        reader, writer = await connect(server.url)
+        data = request_bytes("POST", "/v1/transactions", tx.wire, RAW)
+        for end in range(len(data) - len(tx.wire), len(data)):
+            writer.write(data[end : end + 1] if end > len(data) - len(tx.wire) else data[: end + 1])
+            await asyncio.sleep(0)
+        assert (await read_reply(reader)).status == 202
+        writer.write(request_bytes("POST", "/v1/transactions", b"x" * 2_100_000, RAW))
+        assert (await read_reply(reader)).json["code"] == "MC3006"
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_a_chunked_body_that_comes_at_once_has_the_same_limit(tmp_path: Path) -> None:
+    async with running(tmp_path, body_size_bytes_max=70_000) as (_, server):
+        head = request_bytes("POST", "/v1/transactions", None, RAW | {"Transfer-Encoding": "chunked"})
+        over = await raw(server.url, head + b"11171\r\n" + b"x" * 70_001 + b"\r\n0\r\n\r\n")
+        assert (over.status, over.json["code"]) == (413, "MC3006")
+
+
+@pytest.mark.asyncio
+async def test_the_head_of_an_answer_is_whole(tmp_path: Path) -> None:
+    async with running(tmp_path) as (_, server):
+        reader, writer = await connect(server.url)
+        writer.write(b"GET /v1/health HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n")
+        first = await read_reply(reader)
+        writer.write(request_bytes("GET", "/v1/health", None, {"Connection": "close"}))
+        last = await read_reply(reader)
+        assert (first.headers["connection"], last.headers["connection"]) == ("keep-alive", "close")
+        assert await closed(reader) == b""
+        writer.close()
+        assert first.headers["server"] == "medchain"
+        assert first.headers["x-content-type-options"] == "nosniff"
+        assert first.headers["cache-control"] == "no-store"
+        assert abs(parsedate_to_datetime(first.headers["date"]).timestamp() - time.time()) < 60
+        head = await ask(server.url, "HEAD", "/v1/health")
+        assert (head.status, head.headers["content-length"], head.body) == (200, str(len(last.body)), b"")
+
+
+def test_a_header_of_more_than_one_line_is_never_written() -> None:
+    with pytest.raises(ValueError, match="one line"):
+        server_module._one_line("1\r\nSet-Cookie: a=b")
+
+
+@pytest.mark.asyncio
+async def test_a_refused_post_names_every_transaction_and_says_when_to_come_back(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        txs = [service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, "")) for _ in range(3)]
+        body = encode((txs[0].wire, b"none", txs[1].wire, txs[0].wire[:-1] + b"?", txs[2].wire))
+        msgpack = {"Content-Type": "application/msgpack"}
+        taken = await ask(server.url, "POST", "/v1/transactions", body, msgpack)
+        assert "retry-after" not in taken.headers
+        assert [item["id"] for item in taken.json][::2] == [tx.id.hex() for tx in txs]
+        assert [item["status"] for item in taken.json] == ["accepted", "refused", "accepted", "refused", "accepted"]
+        assert taken.json[1]["id"] is None
+        service.pool_full = True
+        more = [service.transaction(HOSPITAL, Transfer("EUR", "maker", 1, "")) for _ in range(3)]
+        full = await ask(server.url, "POST", "/v1/transactions", encode(tuple(tx.wire for tx in more)), msgpack)
+        assert (full.status, full.headers["retry-after"]) == (200, "1")
+        alike = {"status": "refused", "code": 3001, "label": "MC3001", "name": "pool_full", "detail": [3]}
+        assert full.json == [{"id": tx.id.hex()} | alike | {"retryable": True} for tx in more]

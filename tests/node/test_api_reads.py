@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ledger.block import CheckpointCertificate
+from ledger.block import CheckpointCertificate, Phase, vote_statement
 from ledger.codec import Value, decode, encode
+from ledger.crypto import hash_bytes
+from ledger.evidence import Evidence, Half, Offence
 from ledger.gs1 import sgtin
+from ledger.modules import parties
 from ledger.modules.drug_operations import Aggregate, Commission, CommissionContainer, Disaggregate, Receive, Ship
-from ledger.modules.members import ProposeInstitution, ProposeValidators, Vote
+from ledger.modules.members import ProposeInstitution, ProposeParameters, ProposeValidators, ReportEvidence, Vote
+from ledger.modules.parties import join_statement
 from ledger.modules.payments import Claim, Confirm, Policy, Transfer
 from ledger.modules.records import Access, Grant, Register, Revoke
 from ledger.state import state_key
@@ -254,8 +259,9 @@ async def test_members_admitted_by_governance_are_listed(tmp_path: Path) -> None
         before = (await get(server.url, "/v1/members")).json["items"]
         assert [item["id"] for item in before] == ["hospital", "maker", "pharmacy", "insurer", "clinic"]
         newcomer = key_pair("newcomer")
+        joining = newcomer.sign(join_statement(GENESIS.chain_id, "lab"))
         proposed = service.send(
-            VALIDATORS[0], ProposeInstitution("lab", "Lab", ("hospital",), newcomer.public, (), (), True)
+            VALIDATORS[0], ProposeInstitution("lab", "Lab", ("hospital",), newcomer.public, (), (), True, joining)
         )
         service.send(VALIDATORS[1], Vote(proposed.id, True))
         (open_one,) = (await get(server.url, "/v1/proposals")).json["items"]
@@ -272,13 +278,59 @@ async def test_validators_in_force_and_to_come_are_shown(tmp_path: Path) -> None
     async with running(tmp_path) as (service, server):
         now = (await get(server.url, "/v1/validators")).json
         assert (now["n"], now["f"], now["quorum"], now["next"]) == (4, 1, 3, None)
-        joins = service.send(VALIDATORS[0], ProposeValidators((key_pair("fifth").public,), ()))
+        fifth = key_pair("fifth")
+        agreed = fifth.sign(join_statement(GENESIS.chain_id, parties.VALIDATORS))
+        joins = service.send(VALIDATORS[0], ProposeValidators((fifth.public,), (), (agreed,)))
         for voter in VALIDATORS[1:3]:
             service.send(voter, Vote(joins.id, True))
         later = (await get(server.url, "/v1/validators")).json
         assert (later["n"], later["next"]["n"], later["next"]["epoch"]) == (4, 5, 1)
         assert (await get(server.url, "/v1/validators?epoch=0")).json["n"] == 4
         assert (await get(server.url, "/v1/validators?epoch=7")).status == 404
+
+
+@pytest.mark.asyncio
+async def test_parameters_in_force_and_to_come_are_shown(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        known = asdict(GENESIS.parameters)
+        assert (await get(server.url, "/v1/parameters")).json == {"epoch": 0, "values": known, "next": None}
+        proposed = service.send(VALIDATORS[0], ProposeParameters((("window", 4),)))
+        (listed,) = (await get(server.url, "/v1/proposals")).json["items"]
+        assert listed["change"] == {"kind": "parameters", "changes": [["window", 4]]}
+        for voter in VALIDATORS[1:3]:
+            service.send(voter, Vote(proposed.id, True))
+        first_height = service.store.tip.height + GENESIS.parameters.log_window + 1
+        following = {"epoch": 1, "first_height": first_height, "values": known | {"window": 4}}
+        shown = (await get(server.url, "/v1/parameters")).json
+        assert (shown["values"], shown["next"]) == (known, following)
+
+
+@pytest.mark.asyncio
+async def test_convictions_are_listed(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        assert (await get(server.url, "/v1/evidence")).json == {"items": [], "next": None}
+        culprit = max(VALIDATORS, key=lambda pair: pair.public)
+        digests = [hash_bytes(letter) for letter in (b"a", b"b")]
+        statements = [vote_statement(GENESIS.chain_id, 0, 2, 5, Phase.COMMIT, digest) for digest in digests]
+        halves = [Half((digest,), culprit.sign(text)) for digest, text in zip(digests, statements, strict=True)]
+        proof = Evidence.of(Offence.VOTE, 0, 3, (2, 5, int(Phase.COMMIT)), *halves)
+        tx = service.send(HOSPITAL, ReportEvidence(proof.wire))
+        service.send(CLINIC, ReportEvidence(proof.wire))  # a copy is refused, and not listed
+        (item,) = (await get(server.url, "/v1/evidence?limit=5")).json["items"]
+        assert item == {
+            "id": tx.id.hex(),
+            "height": 1,
+            "position": 0,
+            "time_ms": START_MS + 1_000,
+            "epoch": 0,
+            "key": culprit.public.hex(),
+            "member": None,
+            "offence": "vote",
+            "place": [2, 5, int(Phase.COMMIT)],
+            "loses_vote": False,
+            "reporter": HOSPITAL.public.hex(),
+            "evidence": proof.wire.hex(),
+        }
 
 
 @pytest.mark.asyncio

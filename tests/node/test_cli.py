@@ -18,10 +18,11 @@ import click
 import pytest
 
 from ledger.codec import decode
-from ledger.crypto import verify_joined
+from ledger.crypto import verify, verify_joined
 from ledger.errors import Code, ConfigError
 from ledger.explanations import EXPLANATIONS
 from ledger.genesis import development_key
+from ledger.modules.parties import join_statement
 from ledger.transaction import Transaction
 from node import cli, config, vault
 from node.api import calls
@@ -45,11 +46,11 @@ class FakeClient:
         self.url = url
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def answer(*arguments: Any) -> Any:
+        def answer(*arguments: Any, **named: Any) -> Any:
             found = self.answers.get(name)
             if isinstance(found, Exception):
                 raise found
-            return found(*arguments) if callable(found) else found
+            return found(*arguments, **named) if callable(found) else found
 
         return answer
 
@@ -359,7 +360,35 @@ def test_members_and_proposals_are_listed(medchain: Medchain) -> None:
     assert "01abababab…abab" in medchain("member", "list", "--proposals").out
 
 
+def test_a_key_is_proven_for_the_chain_of_a_genesis_without_a_node(medchain: Medchain, tmp_path: Path) -> None:
+    home = tmp_path / "n"
+    assert medchain("init", "--home", str(home), "--json").status == 0
+    FakeClient.answers["status"] = calls.Unreachable("here", "nobody")
+    proven = medchain(
+        "key", "prove", "dev:patient", "--validator", "--genesis", str(home / "genesis.json"), "--json"
+    ).json
+    public, _, proof = proven["joining"].partition(":")
+    assert public == proven["key"] == PATIENT.public.hex()
+    assert verify(PATIENT.public, join_statement(bytes.fromhex(proven["chain"]), ""), bytes.fromhex(proof))
+
+
+def test_parameters_and_convictions_are_listed(medchain: Medchain) -> None:
+    FakeClient.answers["parameters"] = {"epoch": 0, "values": {"window": 8}, "next": None}
+    assert "8" in medchain("member", "parameters").out
+    pending = {"epoch": 1, "first_height": 77, "values": {"window": 4}}
+    FakeClient.answers["parameters"] = {"epoch": 0, "values": {"window": 8}, "next": pending}
+    assert "from height 77" in medchain("member", "parameters").out
+    assert medchain("member", "parameters", "--json").json["next"] == pending
+    convicted = {"height": 5, "member": "maker", "offence": "vote", "loses_vote": True, "id": ID}
+    FakeClient.answers["evidence"] = {"items": [convicted], "next": None}
+    assert "maker" in medchain("evidence", "list").out
+    assert medchain("evidence", "list", "--json").json["items"] == [convicted]
+
+
 def test_verbs_build_the_operations_they_name(medchain: Medchain) -> None:
+    def joining(*arguments: str) -> str:
+        return medchain("key", "prove", "dev:patient", *arguments).out.strip()
+
     key = ("--key", "dev:hospital")
     grant = ("consent", "grant", "--reader", "insurer", "--purpose", "treatment", "--record", ID)
     institution = ("member", "propose", "institution", "clinic", "--name", "C", "--role", "hospital")
@@ -370,8 +399,11 @@ def test_verbs_build_the_operations_they_name(medchain: Medchain) -> None:
         ("claim", "open", *claim, *key),
         ("claim", "confirm", ID, "--provider", "hospital", *claim, *key),
         ("member", "vote", ID, "--refuse", *key),
-        ("member", "propose", "validators", "--add", PATIENT.public.hex(), *key),
-        (*institution, "--public-key", PATIENT.public.hex(), *key),
+        ("member", "propose", "validators", "--add", joining("--validator"), *key),
+        (*institution, "--public-key", joining("--institution", "clinic"), *key),
+        ("member", "propose", "parameters", "--set", "window=4", "--set", "view_timeout_ms=2000", *key),
+        ("member", "add-keys", joining("--institution", "hospital"), *key),
+        ("member", "remove-keys", PATIENT.public.hex(), *key),
     ):
         assert medchain(*arguments).status == 0, arguments
     assert [tx.operation for tx in FakeClient.sent] == [
@@ -382,8 +414,22 @@ def test_verbs_build_the_operations_they_name(medchain: Medchain) -> None:
         "members.vote",
         "members.propose_validators",
         "members.propose_institution",
+        "members.propose_parameters",
+        "members.add_keys",
+        "members.remove_keys",
     ]
+    validators, institution_fields, parameters, keys = (FakeClient.sent[index].fields for index in (5, 6, 7, 8))
+    for name, (public, proof) in {
+        "": (validators[0][0], validators[2][0]),  # type: ignore[index]
+        "clinic": (institution_fields[3], institution_fields[7]),
+        "hospital": (keys[0][0], keys[1][0]),  # type: ignore[index]
+    }.items():
+        assert public == PATIENT.public
+        assert verify(public, join_statement(CHAIN, name), proof)  # type: ignore[arg-type]
+    assert parameters == ((("window", 4), ("view_timeout_ms", 2000)),)
     assert medchain("member", "propose", "validators", *key).status == Exit.REFUSED
+    assert medchain("member", "propose", "parameters", "--set", "window", *key).status == Exit.REFUSED
+    assert medchain("key", "prove", "dev:patient").status == Exit.REFUSED
 
 
 def test_a_record_goes_encrypted_to_the_custodians_node_and_comes_back_to_a_reader(

@@ -105,6 +105,8 @@ async def test_submitting_and_reading_back(kind: str, tmp_path: Path) -> None:
         assert len(await run("members")) == 5
         assert (await run("member", "clinic"))["roles"] == ["hospital"]
         assert await run("proposals") == []
+        assert (await run("evidence"))["items"] == []
+        assert (await run("parameters"))["values"]["window"] == GENESIS.parameters.window
         assert (await run("status"))["height"] == 1
         assert (await run("why"))["moving"] is True
         assert len(await run("peers")) == 1

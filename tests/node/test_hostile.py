@@ -28,7 +28,7 @@ from ledger.errors import Code
 from ledger.execution import BlockResult, Executor
 from ledger.genesis import Parameters
 from ledger.modules import members, parties, payments
-from ledger.modules.members import AddKeys, ProposeValidators
+from ledger.modules.members import KEYS_PER_CALL_MAX, AddKeys, ProposeValidators
 from ledger.modules.records import Access, Grant, Revoke
 from ledger.rules import Registry
 from ledger.transaction import BATCH_TXS_MAX, Batch, Transaction
@@ -323,7 +323,13 @@ def test_votes_outside_the_log_are_dropped_before_their_signature_is_checked() -
     assert lab.replica.verifier.checked == 0
 
 
-@pytest.mark.parametrize("operation", [AddKeys, lambda keys: ProposeValidators(keys[:16], ())])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda keys: AddKeys(keys, (b"",) * len(keys)),
+        lambda keys: ProposeValidators(keys[:16], (), (b"",) * 16),
+    ],
+)
 def test_keys_that_a_stranger_names_are_not_checked_as_points(operation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check takes 0.1 ms: five hundred a transaction, in a full block, held every node up for twelve seconds."""
     checked: list[bytes] = []
@@ -334,7 +340,7 @@ def test_keys_that_a_stranger_names_are_not_checked_as_points(operation: Any, mo
 
     monkeypatch.setattr(parties, "_is_sound", is_sound)
     chain = Chain([], {"members": {"institutions": [institution("clinic", "hospital")]}})
-    keys = tuple(key_pair(f"named {number}").public for number in range(500))
+    keys = tuple(key_pair(f"named {number}").public for number in range(KEYS_PER_CALL_MAX))
     checked.clear()
     receipt = chain.send(key_pair("stranger"), operation(keys))
     assert receipt.code in (Code.NOT_A_MEMBER, Code.NOT_A_VALIDATOR)

@@ -77,8 +77,16 @@ def test_a_batch_is_cut_when_it_has_enough_transactions() -> None:
     assert pool.cut(100) == []
 
 
-def test_a_lone_transaction_waits_for_company_no_longer_than_its_age() -> None:
+def test_a_lone_transaction_goes_at_once_when_none_of_ours_is_on_its_way() -> None:
     pool = BatchPool(SMALL)
+    pool.submit(tx(1), 100)
+    assert [len(one.wires) for one in pool.cut(100)] == [1]
+
+
+def test_a_transaction_waits_for_company_while_one_of_ours_is_on_its_way_and_no_longer_than_its_age() -> None:
+    pool = BatchPool(SMALL)
+    pool.submit(tx(0), 90)
+    [first] = pool.cut(90)
     pool.submit(tx(1), 100)
     pool.submit(tx(2), 107)
     assert pool.cut_due_ms() == 108
@@ -86,6 +94,15 @@ def test_a_lone_transaction_waits_for_company_no_longer_than_its_age() -> None:
     assert [len(one.wires) for one in pool.cut(108)] == [2]
     pool.submit(tx(3), 200)
     assert pool.cut_due_ms() == 208, "the next one's patience begins with itself"
+    pool.ordered([first, *pool.held()], 201)
+    assert [len(one.wires) for one in pool.cut(201)] == [1], "nothing of ours is on its way any more"
+
+
+def test_a_batch_of_a_peer_on_its_way_holds_nothing_back() -> None:
+    pool = BatchPool(SMALL)
+    pool.add(batch(1), PEERS[0], 0)
+    pool.submit(tx(2), 0)
+    assert [len(one.wires) for one in pool.cut(0)] == [1]
 
 
 def test_a_batch_never_exceeds_what_peers_accept() -> None:
@@ -105,6 +122,8 @@ def test_a_batch_never_exceeds_what_peers_accept() -> None:
 
 def test_a_batch_is_cut_as_soon_as_it_is_full_in_bytes() -> None:
     pool = BatchPool(PoolConfig(batch_bytes_max=1_000))
+    pool.submit(tx(0), 0)
+    assert [len(one.wires) for one in pool.cut(0)] == [1]
     pool.submit(tx(1, 500), 0)
     assert pool.cut(0) == []
     pool.submit(tx(2, 500), 0)
@@ -135,6 +154,17 @@ def test_overload_is_answered_and_room_returns_with_execution() -> None:
     assert not pool.submit(tx(3), 0), "one that is here already is no overload"
     pool.ordered(pool.cut(0)[:1], 5)
     assert [pool_full(pool, tx(number), 6) for number in range(10, 16)] == [False] * 4 + [True] * 2
+
+
+def test_what_others_took_counts_as_waiting_but_leaves_us_our_share() -> None:
+    """Trap 38."""
+    pool = BatchPool(SMALL)
+    pool.add(batch(*range(100, 108)), PEERS[0], 0)
+    assert [pool_full(pool, tx(number)) for number in range(6)] == [False] * 5 + [True], "half of ten, not two"
+    pool.add(batch(*range(200, 208)), PEERS[1], 0)
+    assert pool.room_txs == 0
+    pool.ordered(pool.held(), 1)
+    assert pool.room_txs == 10 - 5
 
 
 def test_own_transactions_are_bounded_in_bytes_too() -> None:

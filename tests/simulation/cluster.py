@@ -1,65 +1,71 @@
 """A deterministic cluster in memory: whole replicas (engine, pool, execution, catching up) under one seed.
 
-Time, network, disk and signature checks are simulated; frames are encoded and decoded on every delivery; a
-write-ahead log
-entry becomes durable later, and a crash loses what was not. Integers and one `random.Random` only.
+Time, network, disks and signatures are simulated; frames are encoded and decoded on every delivery. Integers and
+passed-in `random.Random`s only. The world lives here: the queue of events, the network, who may sign what, and work for
+the nodes.
+
+Must not know: plans (plan.py, runs.py) or how a Byzantine node lies (byzantine.py).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
+from zlib import crc32
 
-from consensus.events import Evidence
-from consensus.verify import Verifier
+from consensus.events import Evidence, Fired, Received
+from consensus.messages import Message
 from ledger.block import CertifiedBlock
-from ledger.crypto import KeyPair, hash_bytes
+from ledger.crypto import KeyPair, hash_bytes, verify, verify_joined
+from ledger.errors import Reject
 from ledger.execution import BlockResult, Executor
 from ledger.genesis import Genesis, Parameters
 from ledger.modules import members, payments
 from ledger.rules import Registry
 from ledger.transaction import Batch, Transaction
-from node.replica import RecordKind, Replica
 from p2p.frames import Kind
 from storage.chain import ChainStore
 from storage.memory import MemoryKeyValue
+from tests.simulation.checkers import Checkers
+from tests.simulation.node import WALL_MS, SimulatedNode
+from tests.simulation.options import Options
+from tests.simulation.trace import Trace
 
-WALL_MS = 1_700_000_000_000
+__all__ = ["CURRENCY", "WALL_MS", "Cluster", "Options", "SimulatedNode", "TokenSigner", "key_of", "make_genesis"]
+
 CURRENCY = "CNY"
-
-
-@dataclass
-class Options:
-    """One run's conditions. Probabilities in percent."""
-
-    n: int = 4
-    loss: int = 0
-    duplication: int = 0
-    delay_ms: tuple[int, int] = (1, 10)
-    fsync_ms: tuple[int, int] = (1, 5)
-    followers: int = 0
-    parameters: Parameters = field(default_factory=Parameters)
-    byzantine: dict[int, str] = field(default_factory=dict)  # node -> strategy of tests/simulation/byzantine.py
+HELD_MAX = 4_000  # what the network keeps for a stopped process
 
 
 class TokenSigner:
     """Signatures nobody else can make: a token per signer and statement, checked against a register of what was
-    signed.
+    signed. With `real` they are Ed25519's, and the register only tells who made one.
     """
 
-    def __init__(self) -> None:
-        self._made: dict[bytes, None] = {}
+    def __init__(self, keys: dict[bytes, KeyPair] | None = None) -> None:
+        self._keys = keys
+        self._made: dict[bytes, tuple[bytes, bytes]] = {}
 
     def sign(self, public: bytes, statement: bytes) -> bytes:
-        token = b"\x01" + hash_bytes(public + statement)[1:] * 2
-        self._made[public + token + statement] = None
+        if self._keys is not None:
+            token = self._keys[public].sign(statement)
+        else:
+            token = b"\x01" + hash_bytes(public + statement)[1:] * 2
+        self._made[token] = (public, statement)
         return token
 
     def check(self, public: bytes, statement: bytes, signature: bytes) -> bool:
-        return public + signature + statement in self._made
+        if self._keys is not None:
+            return verify(public, statement, signature)
+        return self._made.get(signature) == (public, statement)
+
+    def signer_of(self, signature: bytes) -> bytes | None:
+        made = self._made.get(signature)
+        return None if made is None else made[0]
 
 
 @lru_cache(maxsize=256)
@@ -89,134 +95,64 @@ def make_genesis(n: int, parameters: Parameters) -> Genesis:
     )
 
 
-class SimulatedNode:
-    """One replica with its simulated disk; `Outside` for it."""
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A transaction that a node took; its promise ends with that life of the node."""
 
-    def __init__(self, cluster: Cluster, index: int) -> None:
-        self.cluster, self.index, self.key = cluster, index, key_of(index)
-        self.kv = MemoryKeyValue()
-        self.log: list[tuple[RecordKind, int, bytes]] = []
-        self.durable = 0  # entries of the log that are on disk
-        self.base = 0
-        self.alive = False
-        self.life = 0
-        self.clock_offset_ms = 0
-        self.replica: Replica
-        self.executor = Executor(cluster.genesis, cluster.registry)
-        changes, tip = self.executor.begin()
-        ChainStore.create(self.kv, cluster.genesis.to_json(), changes, tip)
-
-    def boot(self) -> None:
-        self.alive = True
-        self.life += 1
-        self._timers: dict[str, int] = {}
-        executor = Executor(self.cluster.genesis, self.cluster.registry)
-        verifier = Verifier(self.cluster.genesis.chain_id, self.cluster.signer.check)
-        sign = lambda statement: self.cluster.signer.sign(self.key.public, statement)  # noqa: E731
-        self.replica = Replica(executor, ChainStore(self.kv), self.key.public, sign, self, verifier)
-        self.replica.start([(kind, payload) for kind, _, payload in self.log])
-        for peer in self.cluster.nodes:
-            if peer is not self and peer.alive:
-                self.cluster.connect(self, peer)
-
-    def crash(self) -> None:
-        """Power off: unsynced log entries may be lost, any suffix of them."""
-        keep = self.cluster.random.randint(self.durable, len(self.log))
-        del self.log[keep:]
-        self.durable = len(self.log)
-        self.kv = self.kv.crash(self.cluster.random.randint(0, self.kv.unsynced_count))
-        self.alive = False
-        for peer in self.cluster.nodes:
-            if peer is not self and peer.alive:
-                peer.replica.on_peer_down(self.key.public)
-
-    # Outside
-
-    def now_ms(self) -> int:
-        return self.cluster.now_ms
-
-    def wall_ms(self) -> int:
-        return WALL_MS + self.cluster.now_ms + self.clock_offset_ms
-
-    def send(self, key: bytes, kind: Kind, payload: bytes) -> None:
-        self.cluster.transmit(self, key, kind, payload)
-
-    def append(self, kind: RecordKind, height: int, payload: bytes) -> int:
-        self.log.append((kind, height, payload))
-        sequence = self.base + len(self.log)
-        low, high = self.cluster.options.fsync_ms
-        self.cluster.later(self, self.cluster.random.randint(low, high), lambda: self._synced(sequence))
-        return sequence
-
-    def _synced(self, sequence: int) -> None:
-        position = min(sequence - self.base, len(self.log))
-        if position > self.durable:
-            self.durable = position
-        self.replica.on_durable(sequence)
-
-    def set_timer(self, name: str, at_ms: int | None) -> None:
-        if at_ms is None:
-            self._timers.pop(name, None)
-            return
-        self._timers[name] = at_ms
-        self.cluster.later(self, max(0, at_ms - self.now_ms()), lambda: self._fire(name, at_ms))
-
-    def _fire(self, name: str, at_ms: int) -> None:
-        if self._timers.get(name) == at_ms:
-            del self._timers[name]
-            self.replica.on_timer(name)
-
-    def check_batch(self, batch: Batch, done: Callable[[bool], None]) -> None:
-        self.cluster.later(self, 1, lambda: done(True))
-
-    def applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
-        self.cluster.on_applied(self, block, result, state_root)
-
-    def stable(self, height: int) -> None:
-        self.kv.write((), (), sync=True)
-        kept = next((i for i, (_, at, _) in enumerate(self.log) if at > height), len(self.log))
-        kept = min(kept, self.durable)
-        del self.log[:kept]
-        self.base += kept
-        self.durable -= kept
-
-    def misbehaved(self, key: bytes, reason: str) -> None:
-        self.cluster.blamed.append((self.index, reason))
-
-    def diverged(self, height: int, own: bytes, certified: bytes) -> None:
-        if not self.cluster.is_honest(self):
-            return
-        raise AssertionError(f"node {self.index} diverged at {height}")
-
-    def evidence(self, evidence: Evidence) -> None:
-        self.cluster.evidence.append(evidence)
+    tx_id: bytes
+    node: int
+    life: int
+    valid_until: int
 
 
 class Cluster:
     """The world: event queue, network, checkers."""
 
-    def __init__(self, seed: int, options: Options | None = None) -> None:
+    CURRENCY = CURRENCY
+
+    def __init__(self, seed: int, options: Options | None = None, trace: Trace | None = None) -> None:
         self.options = options or Options()
         self.random = Random(seed)
+        self.disk_random = Random(seed + 1)
         self.seed = seed
+        self.trace = trace
         self.now_ms = 0
-        self.signer = TokenSigner()
+        self.signer = self._make_signer()
         self.genesis = make_genesis(self.options.n, self.options.parameters)
-        self.registry = Registry([members.MODULE, payments.MODULE])
+        self.registry = Registry([members.module(self.signer.check), payments.MODULE])
         self._queue: list[tuple[int, int, SimulatedNode | None, int, Callable[[], None]]] = []
         self._order = 0
         self.cut: set[tuple[int, int]] = set()
-        self.blocks: dict[int, bytes] = {}
-        self.roots: dict[int, bytes] = {}
-        self.receipts: dict[bytes, int] = {}
+        self._links: dict[tuple[int, int], int] = {}  # connections that are up -> their number
+        self._trouble = {(a, b): (delay_ms, loss) for a, b, delay_ms, loss in self.options.links}
+        self.checkers = Checkers(self)
+        self.blocks, self.roots, self.receipts = self.checkers.blocks, self.checkers.roots, self.checkers.receipts
         self.blamed: list[tuple[int, str]] = []
         self.evidence: list[Evidence] = []
+        self.submitted: list[Submitted] = []
+        self.coverage: Counter[str] = Counter()
+        self.broken: Counter[str] = Counter()  # what ended Byzantine nodes
         self.deliveries = 0
-        self.nodes: list[SimulatedNode] = []
-        self.nodes = [self.make_node(index) for index in range(self.options.n + self.options.followers)]
+        self.hash = 0  # of everything delivered and when: two runs with the same are the same
         self._sent = 0
+        self._signed: dict[bytes, bool] = {}  # transactions on the wire -> whether their signature is valid
+        self._store: MemoryKeyValue | None = None
+        self.nodes: list[SimulatedNode] = []
+        self._by_key: dict[bytes, SimulatedNode] = {}
+        for index in range(self.options.n + self.options.followers):
+            node = self.make_node(index)
+            self.nodes.append(node)
+            self._by_key[node.key.public] = node
         for node in self.nodes:
             node.boot()
+
+    def _make_signer(self) -> TokenSigner:
+        if not self.options.ed25519:
+            return TokenSigner()
+        keys = [key_of(index) for index in range(self.options.n + self.options.followers)]
+        return TokenSigner({key.public: key for key in keys})
+
+    # Nodes
 
     def make_node(self, index: int) -> SimulatedNode:
         """An honest node, or one that follows the strategy `options.byzantine` names for it."""
@@ -226,8 +162,21 @@ class Cluster:
         # Only here: that module builds on this one.
         from tests.simulation import byzantine
 
-        node: SimulatedNode = byzantine.make(name, self, index)
-        return node
+        return byzantine.make(name, self, index)
+
+    def key_of(self, index: int) -> KeyPair:
+        return key_of(index)
+
+    def node_of(self, key: bytes) -> SimulatedNode | None:
+        return self._by_key.get(key)
+
+    def empty_store(self) -> MemoryKeyValue:
+        """A new node's store: the genesis, written once and copied."""
+        if self._store is None:
+            self._store = MemoryKeyValue()
+            changes, tip = Executor(self.genesis, self.registry).begin()
+            ChainStore.create(self._store, self.genesis.to_json(), changes, tip)
+        return self._store.crash(self._store.unsynced_count)
 
     def is_honest(self, node: SimulatedNode) -> bool:
         return node.index not in self.options.byzantine
@@ -236,6 +185,44 @@ class Cluster:
     def honest(self) -> list[SimulatedNode]:
         """The nodes whose promises are checked."""
         return [node for node in self.nodes if self.is_honest(node)]
+
+    def on_boot(self, node: SimulatedNode) -> None:
+        """Watch what goes in and out of its engine."""
+        self.note("boot", node)
+        engine, count = node.replica.engine, self.coverage
+        inner = engine.step
+
+        def step(event: object, now_ms: int, wall_ms: int) -> list[object]:
+            count[f"input/{type(event).__name__}"] += 1
+            if type(event) is Received:
+                count[f"message/{_kind_of(event.verified.message)}"] += 1
+            elif type(event) is Fired:
+                count[f"timer/{event.timer.value}"] += 1
+            effects: list[object] = inner(event, now_ms, wall_ms)  # type: ignore[arg-type,assignment]
+            for effect in effects:
+                count[f"effect/{type(effect).__name__}"] += 1
+            return effects
+
+        if self.is_honest(node):
+            engine.step = step  # type: ignore[method-assign,assignment]
+        if self.trace is not None:
+            node.replica.on_view = lambda view, changing: self.note(
+                f"{'leaves for' if changing else 'is in'} view {view}", node
+            )
+
+    def on_crash(self, node: SimulatedNode) -> None:
+        self.note("crash", node)
+        self.collect(node)
+
+    def collect(self, node: SimulatedNode) -> None:
+        """Take over what a life's engine counted."""
+        if self.is_honest(node):
+            for reason, count in node.replica.engine.ignored.items():
+                self.coverage[f"refusal/{reason}"] += count
+
+    def note(self, what: str, node: SimulatedNode | None = None) -> None:
+        if self.trace is not None:
+            self.trace.note(self.now_ms, None if node is None else node.index, what)
 
     # Time
 
@@ -247,36 +234,157 @@ class Cluster:
     def run(self, duration_ms: int, until: Callable[[], bool] | None = None) -> bool:
         """Run for a while of simulated time, or until a condition holds; True if it does."""
         end_ms = self.now_ms + duration_ms
-        while self._queue and self._queue[0][0] <= end_ms:
-            at_ms, _, node, life, action = heapq.heappop(self._queue)
+        queue, after_event = self._queue, self.checkers.after_event
+        while queue and queue[0][0] <= end_ms:
+            at_ms, _, node, life, action = heapq.heappop(queue)
             self.now_ms = at_ms
-            if node is None or (node.alive and node.life == life):
+            if node is None:
                 action()
-                if until is not None and until():
-                    return True
+            elif not node.alive or node.life != life:
+                continue
+            elif node.paused:
+                node.held.append((life, action))
+                continue
+            elif node.index in self.options.byzantine:
+                self._run_byzantine(node, action)
+            else:
+                action()
+                if node.alive:
+                    after_event(node)
+            if until is not None and until():
+                return True
         self.now_ms = end_ms
         return until is not None and until()
+
+    def _run_byzantine(self, node: SimulatedNode, action: Callable[[], None]) -> None:
+        """What it does to itself harms nobody else: such a process ends. Told in the report, since it may be a mistake
+        in the strategy."""
+        try:
+            action()
+        except Exception as error:
+            self.broken[f"{self.options.byzantine[node.index]}: {type(error).__name__}: {str(error)[:60]}"] += 1
+            if node.alive:
+                node.crash(power=False)
+
+    def pause(self, node: SimulatedNode) -> None:
+        """Stop the process: its timers and everything sent to it wait."""
+        if node.alive and not node.paused:
+            node.paused = True
+            self.note("pause", node)
+            if self.options.disconnect_ms:
+                self.later(None, self.options.disconnect_ms, self._give_up_silent)
+
+    def resume(self, node: SimulatedNode) -> None:
+        if not node.paused:
+            return
+        node.paused = False
+        self.note("resume", node)
+        held, node.held = node.held, []
+        for life, action in held:
+            if life == node.life:
+                self.later(node, 0, action)
+        self._reconnect_all()
+
+    def sync_takes_ms(self) -> int:
+        options = self.options
+        low, high = options.fsync_ms
+        if options.stall_permille and self.disk_random.randrange(1_000) < options.stall_permille:
+            low, high = options.stall_ms
+        return self.disk_random.randint(low, high)
 
     # Network
 
     def connect(self, one: SimulatedNode, other: SimulatedNode) -> None:
+        if not one.alive or not other.alive or (one.index, other.index) in self._links:
+            return
+        self._order += 1
+        for a, b in ((one, other), (other, one)):
+            self._links[a.index, b.index] = self._order
         one.replica.on_peer_up(other.key.public)
         other.replica.on_peer_up(one.key.public)
 
-    def transmit(self, sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> None:
-        receiver = next((node for node in self.nodes if node.key.public == key), None)
-        if receiver is None or not receiver.alive or (sender.index, receiver.index) in self.cut:
-            return
-        if self.random.randrange(100) < self.options.loss:
-            return
-        copies = 2 if self.random.randrange(100) < self.options.duplication else 1
-        for _ in range(copies):
-            low, high = self.options.delay_ms
-            delay_ms = self.random.randint(low, high)
-            self.later(receiver, delay_ms, lambda: self._arrive(sender, receiver, kind, payload))
+    def reconnect(self, one: SimulatedNode, other: SimulatedNode) -> None:
+        """Connect soon, if a connection can come to be."""
+        low, high = self.options.reconnect_ms
+        if high == 0:
+            self.connect(one, other)
+        else:
+            self.later(None, self.random.randint(low, high), lambda: self._try_connect(one, other))
 
-    def _arrive(self, sender: SimulatedNode, receiver: SimulatedNode, kind: Kind, payload: bytes) -> None:
+    def _try_connect(self, one: SimulatedNode, other: SimulatedNode) -> None:
+        if not self._is_silent(one, other):
+            self.connect(one, other)
+
+    def _is_silent(self, one: SimulatedNode, other: SimulatedNode) -> bool:
+        cut = (one.index, other.index) in self.cut and (other.index, one.index) in self.cut
+        return cut or one.paused or other.paused
+
+    def disconnect(self, one: SimulatedNode, other: SimulatedNode) -> None:
+        """Both sides learn of it, a stopped one when it goes on."""
+        if self._links.pop((one.index, other.index), None) is None:
+            return
+        del self._links[other.index, one.index]
+        for node, peer in ((one, other), (other, one)):
+            if node.alive:
+                key, replica = peer.key.public, node.replica
+                if node.paused:
+                    node.held.append((node.life, lambda replica=replica, key=key: replica.on_peer_down(key)))  # type: ignore[misc]
+                else:
+                    replica.on_peer_down(key)
+
+    def _give_up_silent(self) -> None:
+        for a, one in enumerate(self.nodes):
+            for other in self.nodes[a + 1 :]:
+                if self._is_silent(one, other):
+                    self.disconnect(one, other)
+
+    def _reconnect_all(self) -> None:
+        for a, one in enumerate(self.nodes):
+            for other in self.nodes[a + 1 :]:
+                if one.alive and other.alive and (one.index, other.index) not in self._links:
+                    self.reconnect(one, other)
+
+    def transmit(self, sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> None:
+        self._carry(sender, key, kind, payload)
+        # Whoever lies may also tell those whom it does not concern.
+        if sender.index in self.options.byzantine and self.random.randrange(50) == 0:
+            self._carry(sender, self.nodes[self.random.randrange(len(self.nodes))].key.public, kind, payload)
+
+    def _carry(self, sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> None:
+        receiver = self._by_key.get(key)
+        if receiver is None or not receiver.alive:
+            return
+        pair = (sender.index, receiver.index)
+        link = self._links.get(pair)
+        if pair in self.cut or link is None or len(receiver.held) > HELD_MAX:
+            return
+        options, random = self.options, self.random
+        slower_ms, loss = self._trouble.get(pair, (0, 0))
+        loss += options.loss
+        if loss and random.randrange(100) < loss:
+            if self.trace is not None:
+                self.trace.lost(self.now_ms, sender.index, receiver.index, kind, payload)
+            return
+        sent_ms = self.now_ms
+        copies = 2 if options.duplication and random.randrange(100) < options.duplication else 1
+        for _ in range(copies):
+            low, high = options.delay_ms
+            if options.long_delay_permille and random.randrange(1_000) < options.long_delay_permille:
+                low, high = options.long_delay_ms
+            delay_ms = slower_ms + random.randint(low, high)
+            self.later(receiver, delay_ms, lambda: self._arrive(sender, receiver, link, sent_ms, kind, payload))
+
+    def _arrive(
+        self, sender: SimulatedNode, receiver: SimulatedNode, link: int, sent_ms: int, kind: Kind, payload: bytes
+    ) -> None:
+        if self._links.get((sender.index, receiver.index)) != link:
+            return  # what was on its way when a connection broke is lost
         self.deliveries += 1
+        self.coverage[f"frame/{kind.name.lower()}"] += 1
+        head = b"%d %d %d %d" % (self.now_ms, sender.index, receiver.index, kind)
+        self.hash = crc32(payload, crc32(head, self.hash))
+        if self.trace is not None:
+            self.trace.arrived(self.now_ms, sent_ms, sender.index, receiver.index, kind, payload)
         receiver.replica.on_frame(sender.key.public, kind, payload)
 
     def partition(self, *groups: set[int]) -> None:
@@ -284,47 +392,99 @@ class Cluster:
         together = {(a, b) for group in groups for a in group for b in group}
         everyone = range(len(self.nodes))
         self.cut = {(a, b) for a in everyone for b in everyone if a != b and (a, b) not in together}
+        if self.options.disconnect_ms:
+            self.later(None, self.options.disconnect_ms, self._give_up_silent)
 
     def heal(self) -> None:
         self.cut = set()
+        self._reconnect_all()
+
+    def calm(self) -> None:
+        """No more faults of network, disks and clocks; what is cut stays cut."""
+        options = self.options
+        self._trouble.clear()
+        options.loss = min(options.loss, 1)
+        options.long_delay_permille = options.stall_permille = 0
+        options.delay_ms = (min(options.delay_ms[0], 50), min(options.delay_ms[1], 100))
+        options.fsync_ms = (min(options.fsync_ms[0], 20), min(options.fsync_ms[1], 50))
+        drift_ms_max = options.parameters.clock_drift_ms_max // 4
+        for node in self.honest:
+            node.stalled_until_ms = 0
+            node.clock_offset_ms = max(-drift_ms_max, min(drift_ms_max, node.clock_offset_ms))
 
     # Work
 
-    def transfer(self, amount: int = 1, *, at: int | None = None) -> bytes:
-        """Submit a transfer at some node; returns the transaction's id."""
+    def transfer(self, amount: int = 1, *, at: int | None = None, valid_for: int = 500, memo: str = "") -> bytes:
+        """Submit a transfer at some node; returns the transaction's id. Raises Reject, as the node does."""
         self._sent += 1
-        alive = [node for node in self.nodes if node.alive]
+        alive = [node for node in self.honest if node.alive and not node.paused]
         node = alive[self.random.randrange(len(alive))] if at is None else self.nodes[at]
         payer, payee = self._sent % self.options.n, (self._sent + 1) % self.options.n
+        fields = payments.Transfer(CURRENCY, f"h{payee}", amount, memo).to_fields()
+        return self.submit(node, payer, "payments.transfer", fields, valid_for)
+
+    def submit(
+        self, node: SimulatedNode, signer: int, operation: str, fields: Iterable[object], valid_for: int
+    ) -> bytes:
+        """One transaction of the node `signer`, handed to `node`."""
+        self._sent += 1
         tx = Transaction.create(
-            key_of(payer),
+            key_of(signer),
             self.genesis.chain_id,
-            "payments.transfer",
-            payments.Transfer(CURRENCY, f"h{payee}", amount, "").to_fields(),
+            operation,
+            tuple(fields),  # type: ignore[arg-type]
             nonce=self._sent.to_bytes(16, "big"),
-            valid_until=node.replica.store.tip.height + 500,
+            valid_until=node.replica.store.tip.height + valid_for,
         )
+        self._signed[tx.wire] = True
         node.replica.submit(tx)
+        self.submitted.append(Submitted(tx.id, node.index, node.life, tx.valid_until))
         return tx.id
 
-    # Checkers
+    def burst(self, count: int, at: int, valid_for: int = 500, memo: str = "") -> int:
+        """Transfers at one node until it refuses more; how many it took."""
+        for taken in range(count):
+            try:
+                self.transfer(at=at, valid_for=valid_for, memo=memo)
+            except Reject:
+                return taken
+        return count
+
+    def are_signed(self, batch: Batch) -> bool:
+        """Each transaction's signature is checked once a run, not once a node."""
+        signed = self._signed
+        for wire in batch.wires:
+            if wire not in signed:
+                # Evidence is reported by the nodes themselves, with the keys they vote with.
+                reported = self.signer.check(wire[65:98], wire[98:], wire[:65])
+                signed[wire] = reported or verify_joined(wire)
+        return all(signed[wire] for wire in batch.wires)
+
+    # What nodes report
 
     def on_applied(
         self, node: SimulatedNode, block: CertifiedBlock, result: BlockResult, state_root: bytes | None
     ) -> None:
-        if not self.is_honest(node):
-            return
-        height = block.height
-        known = self.blocks.setdefault(height, result.tip.block_hash)
-        assert known == result.tip.block_hash, f"seed {self.seed}: two blocks at height {height}"
-        if state_root is not None:
-            assert self.roots.setdefault(height, state_root) == state_root, f"two state roots at {height}"
-        for receipt in result.receipts:
-            if receipt.ok:
-                first = self.receipts.setdefault(receipt.tx_id, height)
-                assert first == height, f"seed {self.seed}: executed twice, at {first} and {height}"
-        sizes = node.replica.engine.table_sizes() if hasattr(node, "replica") else {}
-        assert sizes.get("slots", 0) <= 3 * self.genesis.parameters.log_window + 1
+        if self.is_honest(node):
+            self.checkers.on_applied(node, block, result, state_root)
+            self.note(
+                f"executed {block.height} ({len(result.receipts)} txs){' checkpoint' if state_root else ''}", node
+            )
+
+    def on_stable(self, node: SimulatedNode, height: int) -> None:
+        if self.is_honest(node):
+            self.checkers.on_stable(node, height)
+
+    def on_blamed(self, node: SimulatedNode, key: bytes, reason: str) -> None:
+        self.blamed.append((node.index, reason))
+        if self.is_honest(node):
+            self.note(f"blames a peer: {reason}", node)
+            self.checkers.on_blamed(node, key, reason)
+
+    def on_evidence(self, node: SimulatedNode, evidence: Evidence) -> None:
+        self.evidence.append(evidence)
+        if self.is_honest(node):
+            self.checkers.on_evidence(node, evidence)
 
     def heights(self) -> list[int]:
         return [node.replica.store.tip.height for node in self.honest if node.alive]
@@ -334,3 +494,19 @@ class Cluster:
         return all(
             node.replica.store.receipt(tx_id) is not None for node in self.honest if node.alive for tx_id in tx_ids
         )
+
+
+def _kind_of(message: Message) -> str:
+    return _NAMES.get(type(message).__name__, type(message).__name__)
+
+
+_NAMES = {
+    "PrePrepare": "pre_prepare",
+    "Vote": "vote",
+    "CheckpointVote": "checkpoint",
+    "Suspect": "suspect",
+    "TimeoutCertificate": "timeout",
+    "ViewChange": "view_change",
+    "NewView": "new_view",
+    "Status": "status",
+}

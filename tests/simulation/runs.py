@@ -1,88 +1,422 @@
-"""One seed's run: faults drawn from the seed in a first phase, then healing, then everything submitted must be
-final.
+"""One run of a plan. Phase 1: whatever faults the plan has; only what must never happen is checked. Phase 2: a core of
+honest members that makes a quorum is healed, as many others as may be are lost for good, and within a stated time all
+that the core accepted is final on the core.
+
+Must not know: how a plan came to be.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from random import Random
 
-from ledger.genesis import Parameters
-from ledger.validators import faulty_max
-from tests.simulation.cluster import Cluster, Options
+from ledger.errors import Reject
+from ledger.fields import Operation
+from ledger.modules.members import ProposeParameters, ProposeValidators, Vote
+from ledger.modules.parties import VALIDATORS, join_statement
+from ledger.state import state_key
+from ledger.validators import ValidatorSet, faulty_max
+from tests.simulation.cluster import Cluster, SimulatedNode, Submitted
+from tests.simulation.plan import Fault, Plan, draw_plan
+from tests.simulation.trace import Trace
 
-FAULT_PHASE_MS = 30_000
-HEAL_LIMIT_MS = 90_000  # two capped view changes and a catch-up
+STEP_MS = 100  # of simulated time between two looks at whether the core is done
+# Phase 2 must end within this and so many longest patiences for each member that may lead a view to nothing.
+LIVENESS_MS, PATIENCES_PER_FAULTY = 40_000, 4
+CHANGES = (ProposeValidators.NAME, ProposeParameters.NAME, Vote.NAME)
+PROPOSAL_VALID_FOR = 40  # heights in which a membership change may be voted for
+# View changes in phase 2 for each faulty member and one more; a Byzantine one that goes on may spoil every view it
+# leads, and with what it left behind the next.
+VIEWS_PER_FAULTY, VIEWS_PER_BYZANTINE = 6, 24
 
 
 @dataclass
 class Outcome:
-    """What a run did, for the report."""
+    """What a run did, for the report. `hash` is of all deliveries and their times."""
 
     seed: int
-    height: int
-    transactions: int
-    deliveries: int
-    views: int
-    crashes: int
-    simulated_ms: int
+    height: int = 0
+    epochs: int = 0
+    transactions: int = 0
+    deliveries: int = 0
+    views: int = 0
+    simulated_ms: int = 0
+    healing_ms: int = 0
+    hash: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    coverage: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
 
 
-def options_of(seed: int) -> Options:
-    """The conditions a seed stands for."""
-    random = Random(seed * 7_919 + 1)
-    return Options(
-        n=random.choice([4, 4, 4, 5, 7]),
-        loss=random.choice([0, 0, 1, 5, 15]),
-        duplication=random.choice([0, 0, 5]),
-        delay_ms=random.choice([(1, 5), (1, 50), (20, 200)]),
-        fsync_ms=random.choice([(0, 2), (1, 5), (1, 100)]),
-        followers=random.choice([0, 0, 1]),
-        parameters=Parameters(window=random.choice([1, 2, 8, 8]), view_timeout_ms=1_000, view_timeout_ms_max=8_000),
-    )
+def strategies() -> list[str]:
+    from tests.simulation import byzantine
+
+    return sorted(byzantine.STRATEGIES)
 
 
-def run_seed(seed: int) -> Outcome:
-    """Phase 1: loss, partitions, crashes of any number of nodes, restarts. Phase 2: heal; all must become final."""
-    cluster = Cluster(seed, options_of(seed))
-    random = Random(seed * 104_729 + 2)
-    crashes, ids = 0, []
-    while cluster.now_ms < FAULT_PHASE_MS:
-        match random.randrange(8):
-            case 0:
-                node = cluster.nodes[random.randrange(len(cluster.nodes))]
-                if node.alive:
-                    node.crash()
-                    crashes += 1
-            case 1:
-                for node in cluster.nodes:
-                    if not node.alive and random.randrange(2):
-                        node.boot()
-            case 2:
-                everyone = list(range(len(cluster.nodes)))
-                random.shuffle(everyone)
-                split = random.randint(1, max(1, faulty_max(cluster.options.n) + 1))
-                cluster.partition(set(everyone[:split]), set(everyone[split:]))
-            case 3:
-                cluster.heal()
-            case _:
-                if any(node.alive for node in cluster.nodes):
-                    ids += [(cluster.transfer(), cluster.now_ms) for _ in range(random.randint(1, 5))]
-        cluster.run(random.randint(50, 1_500))
-    cluster.heal()
-    cluster.options.loss = min(cluster.options.loss, 1)
-    for node in cluster.nodes:
-        if not node.alive:
+def run_seed(seed: int, trace: Trace | None = None) -> Outcome:
+    return run_plan(draw_plan(seed, strategies()), trace)
+
+
+def run_plan(plan: Plan, trace: Trace | None = None) -> Outcome:
+    """AssertionError, or whatever a node raised, if the run fails."""
+    return Run(Plan.from_json(plan.to_json()), trace).run()
+
+
+class Run:
+    """A plan being carried out."""
+
+    def __init__(self, plan: Plan, trace: Trace | None = None) -> None:
+        self.plan, self.options = plan, plan.options
+        self.cluster = Cluster(plan.seed, plan.options, trace)
+        self.cluster.checkers.strict = True
+        self.faults: Counter[str] = Counter()
+        self.changes: list[Submitted] = []  # membership transactions
+        self.gone: set[int] = set()  # nodes that stay down
+        self._change_until = 0  # the height after which the last proposed change can no longer pass
+
+    def run(self) -> Outcome:
+        cluster, plan = self.cluster, self.plan
+        self.faults.update(f"byzantine {name}" for name in self.options.byzantine.values())
+        for fault in plan.faults:
+            cluster.run(max(0, fault["at_ms"] - cluster.now_ms))
+            self.apply(fault)
+        cluster.run(max(0, plan.end_ms - cluster.now_ms))
+        began_ms = cluster.now_ms
+        core = self.heal()
+        self.finish(core)
+        for node in cluster.nodes:
+            if node.alive:
+                cluster.collect(node)
+        engines = [node.replica.engine for node in cluster.honest]
+        return Outcome(
+            plan.seed,
+            height=max(cluster.checkers.blocks, default=0),
+            epochs=max(engine.validators.epoch for engine in engines) - cluster.genesis.validator_set.epoch,
+            transactions=len(cluster.receipts),
+            deliveries=cluster.deliveries,
+            views=max(engine.view for engine in engines),
+            simulated_ms=cluster.now_ms,
+            healing_ms=cluster.now_ms - began_ms,
+            hash=cluster.hash,
+            faults=self.faults,
+            coverage=cluster.coverage,
+            broken=cluster.broken,
+        )
+
+    # Phase 1
+
+    def apply(self, fault: Fault) -> None:
+        """Carry out one fault; what has no object (a crash of a node that is down) does nothing."""
+        kind = fault["kind"]
+        details = " ".join(f"{key} {value}" for key, value in fault.items() if key not in ("at_ms", "kind"))
+        self.cluster.note(f"FAULT {kind}: {details}")
+        if getattr(self, "_do_" + kind.replace(" ", "_"))(fault) is not False:
+            self.faults[kind] += 1
+
+    def _node(self, fault: Fault) -> SimulatedNode | None:
+        index = fault["node"]
+        return None if index is None or index >= len(self.cluster.nodes) else self.cluster.nodes[index]
+
+    def _do_burst(self, fault: Fault) -> bool:
+        node = self._node(fault)
+        if node is None or not node.alive or node.paused or not self.cluster.is_honest(node):
+            return False
+        self.cluster.burst(fault["count"], node.index, fault["valid_for"], "m" * fault["memo_size"])
+        return True
+
+    def _do_crash(self, fault: Fault) -> bool:
+        node = self._node(fault)
+        if node is None or not node.alive:
+            return False
+        node.crash(fault["power"])
+        return True
+
+    def _do_restart(self, fault: Fault) -> bool:
+        chosen = self._node(fault)
+        down = [node for node in self.cluster.nodes if not node.alive and chosen in (None, node)]
+        for node in down:
             node.boot()
-    probes = [cluster.transfer(at=index % cluster.options.n) for index in range(cluster.options.n)]
-    done = cluster.run(HEAL_LIMIT_MS, lambda: cluster.final_everywhere(probes))
-    assert done, f"seed {seed}: not final {HEAL_LIMIT_MS} ms after healing; heights {cluster.heights()}"
-    return Outcome(
-        seed,
-        max(cluster.heights()),
-        len(cluster.receipts),
-        cluster.deliveries,
-        max(node.replica.engine.view for node in cluster.nodes),
-        crashes,
-        cluster.now_ms,
-    )
+        return bool(down)
+
+    def _do_bounce(self, fault: Fault) -> bool:
+        node = self._node(fault)
+        if node is None or not self._do_crash(fault):
+            return False
+        self._boot_later(node, fault["for_ms"])
+        return True
+
+    def _do_power_cut(self, fault: Fault) -> bool:
+        for index, node in enumerate(self.cluster.nodes):
+            if node.alive:
+                node.crash(fault["power"])
+            self._boot_later(node, fault["for_ms"] * (1 + index % 3))
+        return True
+
+    def _boot_later(self, node: SimulatedNode, delay_ms: int) -> None:
+        self.cluster.later(None, delay_ms, lambda: None if node.alive or node.index in self.gone else node.boot())
+
+    def _do_partition(self, fault: Fault) -> None:
+        self.cluster.partition(*map(set, fault["groups"]))
+
+    def _do_heal(self, _fault: Fault) -> bool:
+        was_cut = bool(self.cluster.cut)
+        self.cluster.heal()
+        return was_cut
+
+    def _do_cut(self, fault: Fault) -> None:
+        everyone = range(len(self.cluster.nodes))
+        sources = everyone if fault["from"] is None else [fault["from"]]
+        targets = everyone if fault["to"] is None else [fault["to"]]
+        if fault["from"] is None and fault["to"] is None:
+            sources = [fault["node"]]
+        self.cluster.cut |= {(a, b) for a in sources for b in targets if a != b}
+
+    def _do_pause(self, fault: Fault) -> bool:
+        nodes = [self.cluster.nodes[index] for index in fault["nodes"] if self.cluster.nodes[index].alive]
+        for node in nodes:
+            self.cluster.pause(node)
+            self.cluster.later(None, fault["for_ms"], lambda node=node: self.cluster.resume(node))  # type: ignore[misc]
+        return bool(nodes)
+
+    def _do_clock(self, fault: Fault) -> None:
+        node = self._node(fault)
+        assert node is not None
+        node.clock_offset_ms += fault["jump_ms"]
+
+    def _do_stall(self, fault: Fault) -> None:
+        node = self._node(fault)
+        assert node is not None
+        node.stalled_until_ms = self.cluster.now_ms + fault["for_ms"]
+
+    # Membership: one change at a time, so that every set that can come to be has few enough Byzantine members
+
+    def _do_members(self, fault: Fault) -> bool:
+        up = [node for node in self.cluster.honest if node.alive and not node.paused]
+        if not up:
+            return False
+        best = max(up, key=lambda node: node.replica.store.tip.height)
+        tip = best.replica.store.tip
+        pending = best.replica.store.get(state_key("members", "next_validators"))
+        if pending is not None or tip.height <= self._change_until:
+            return False
+        operation = self._draw_change(fault, tip.validators, best)
+        if operation is None:
+            return False
+        node = next((node for node in up if node.index == fault["node"]), up[0])
+        signers = [self.cluster.node_of(key) for key in tip.validators.keys]
+        self._change_until = tip.height + PROPOSAL_VALID_FOR + self.options.parameters.log_window
+        try:
+            proposal = self._submit_change(node, signers[0], operation)
+            for signer in signers[1:]:
+                self._submit_change(node, signer, Vote(proposal, True))
+        except Reject:
+            return False
+        return True
+
+    def _submit_change(self, node: SimulatedNode, signer: SimulatedNode | None, operation: Operation) -> bytes:
+        assert signer is not None
+        tx_id = self.cluster.submit(node, signer.index, operation.NAME, operation.to_fields(), PROPOSAL_VALID_FOR)
+        self.changes.append(self.cluster.submitted[-1])
+        return tx_id
+
+    def _draw_change(self, fault: Fault, validators: ValidatorSet, best: SimulatedNode) -> Operation | None:
+        random = Random(fault["dice"])
+        outside = [node.key.public for node in self.cluster.honest if validators.index(node.key.public) is None]
+        inside = list(validators.keys)
+        random.shuffle(outside)
+        random.shuffle(inside)
+        leader = validators.keys[best.replica.engine.leader % validators.n]
+        if fault["change"] == "parameters":
+            return self._draw_parameters(random, best)
+        match fault["change"]:
+            case "add":
+                add, remove = outside[: random.randint(1, 2)], []
+            case "remove":
+                add, remove = [], inside[: random.randint(1, 2)]
+            case "remove leader":
+                add, remove = [], [leader]
+            case "replace leader":
+                add, remove = outside[:1], [leader]
+            case "rotate":
+                add, remove = outside[:1], inside[:1]
+            case _:
+                count = min(len(outside), faulty_max(validators.n), random.randint(1, 3))
+                add, remove = outside[:count], inside[:count]
+        following = [key for key in validators.keys if key not in remove] + add
+        byzantine = sum(1 for key in following if not self._is_honest_key(key))
+        if not (add or remove) or len(following) < 4 or byzantine > faulty_max(len(following)):
+            return None
+        statement = join_statement(self.cluster.genesis.chain_id, VALIDATORS)
+        joining = [node for node in self.cluster.nodes if node.key.public in add]
+        proofs = {node.key.public: node.key.sign(statement) for node in joining}
+        return ProposeValidators(tuple(add), tuple(remove), tuple(proofs[key] for key in add))
+
+    def _draw_parameters(self, random: Random, best: SimulatedNode) -> Operation | None:
+        parameters = best.replica.store.tip.parameters
+        timeout_ms = random.choice([300, 500, 900])
+        changes = random.choice(
+            [
+                (("window", random.choice([1, 2, 4])),),
+                (("view_timeout_ms", timeout_ms), ("view_timeout_ms_max", timeout_ms * 4)),
+                (("checkpoint_interval", random.choice([1, 3, 7])),),
+                (("log_window", parameters.log_window + 3),),
+                (("block_txs_max", 5), ("batch_txs_max", 5)),
+            ]
+        )
+        changed = parameters.changed(changes)
+        return None if changed.problems() or changed == parameters else ProposeParameters(changes)
+
+    def _is_honest_key(self, key: bytes) -> bool:
+        node = self.cluster.node_of(key)
+        return node is not None and self.cluster.is_honest(node)
+
+    # Phase 2
+
+    def limit_ms(self) -> int:
+        parameters = self.options.parameters
+        return LIVENESS_MS + PATIENCES_PER_FAULTY * (faulty_max(self.options.n) + 1) * parameters.view_timeout_ms_max
+
+    def heal(self) -> list[SimulatedNode]:
+        """End all faults and lose the plan's lost for good; who is left is the core."""
+        cluster = self.cluster
+        cluster.note("PHASE 2: the core is healed")
+        cluster.calm()
+        cluster.heal()
+        for node in cluster.nodes:
+            cluster.resume(node)
+            if not node.alive:
+                node.boot()
+        if self.changes:
+            # Which set will vote in the end must be known before some of it can be lost.
+            everyone = cluster.honest
+            assert self._until(lambda: _is_decided(everyone)), self._account("membership not settled", everyone)
+        lost = self._lose()
+        return [node for node in cluster.honest if node not in lost]
+
+    def _lose(self) -> list[SimulatedNode]:
+        cluster = self.cluster
+        best = max(cluster.honest, key=lambda node: node.replica.store.tip.height)
+        validators = best.replica.store.tip.validators
+        room = validators.f - sum(not self._is_honest_key(key) for key in validators.keys)
+        lost: list[SimulatedNode] = []
+        for index, mode in self.plan.lost:
+            node = cluster.nodes[index]
+            if validators.index(node.key.public) is not None:
+                if room == 0:
+                    continue
+                room -= 1
+            lost.append(node)
+            self.faults[f"lost: {mode}"] += 1
+            cluster.note(f"lost for good: {mode}", node)
+            everyone = range(len(cluster.nodes))
+            if mode in ("deaf", "cut off"):
+                cluster.cut |= {(other, index) for other in everyone if other != index}
+            if mode in ("mute", "cut off"):
+                cluster.cut |= {(index, other) for other in everyone if other != index}
+            if mode == "dead":
+                self._end(node)
+        return lost
+
+    def _end(self, node: SimulatedNode) -> None:
+        self.gone.add(node.index)
+        if node.alive:
+            node.crash()
+
+    def finish(self, core: list[SimulatedNode]) -> None:
+        """All that the core accepted becomes final, then the core comes to rest on one closed chain."""
+        cluster = self.cluster
+        before = {node.index: (node.replica.engine.validators.epoch, node.replica.engine.view) for node in core}
+        for node in core:
+            cluster.burst(1, node.index, self.options.parameters.validity_heights_max)
+        promised = [
+            item
+            for item in cluster.submitted
+            if any(node.index == item.node and node.life == item.life for node in core)
+        ]
+        waiting = {item.tx_id: item for item in promised}
+
+        def done() -> bool:
+            for item in list(waiting.values()):
+                if all(_is_over(node, item) for node in core):
+                    del waiting[item.tx_id]
+            return not waiting
+
+        assert self._until(done), self._account(f"{len(waiting)} of {len(promised)} not final", core)
+        # Byzantine members may make work for ever: the core can rest only without them.
+        for node in cluster.nodes:
+            if not cluster.is_honest(node):
+                self._end(node)
+        assert self._until(lambda: self._is_settled(core)), self._account("not at rest", core)
+        for node in core:
+            cluster.checkers.check_money(node)
+            cluster.checkers.check_sizes(node)
+            epoch, view = before[node.index]
+            engine = node.replica.engine
+            if engine.validators.epoch == epoch:
+                each = VIEWS_PER_BYZANTINE if self.options.byzantine else VIEWS_PER_FAULTY
+                views_max = each * (engine.validators.f + 1)
+                assert engine.view - view <= views_max, f"node {node.index} went from view {view} to {engine.view}"
+
+    def _until(self, done: Callable[[], bool]) -> bool:
+        end_ms = self.cluster.now_ms + self.limit_ms()
+        while self.cluster.now_ms < end_ms:
+            self.cluster.run(STEP_MS)
+            if done():
+                return True
+        return False
+
+    def _is_settled(self, nodes: list[SimulatedNode]) -> bool:
+        """One height, nothing left to order, the end certified, no change of members under way."""
+        tips = [node.replica.store.tip for node in nodes]
+        if len({tip.block_hash for tip in tips}) > 1:
+            return False
+        for node, tip in zip(nodes, tips, strict=True):
+            engine = node.replica.engine
+            # A follower is told of the last checkpoint with a status.
+            if engine.checkpoints.stable < tip.height and tip.height >= engine.validators.first_height:
+                return False
+            if (tip.epoch_end is not None and tip.height <= tip.epoch_end) or _has_work(node):
+                return False
+        return True
+
+    def _account(self, what: str, nodes: list[SimulatedNode]) -> str:
+        """What an engineer wants to know first."""
+        lines = [f"{what} {self.limit_ms()} ms after healing"]
+        for node in nodes:
+            engine, tip = node.replica.engine, node.replica.store.tip
+            sizes = {key: value for key, value in engine.table_sizes().items() if value}
+            lines.append(
+                f"node {node.index}: member {engine.me} epoch {engine.validators.epoch} view {engine.view}"
+                f"{' changing' if engine.changing else ''} height {tip.height} end {tip.epoch_end}"
+                f" delivered {engine.delivered} stable {engine.checkpoints.stable} halted {engine.halted}"
+                f" pool {node.replica.pool.sizes()} {sizes}"
+            )
+        return "\n  ".join(lines)
+
+
+def _is_decided(nodes: list[SimulatedNode]) -> bool:
+    """Everyone is in the same epoch, and no change of members is under way or can still come up."""
+    if len({node.replica.store.tip.validators for node in nodes}) > 1:
+        return False
+    for node in nodes:
+        tip = node.replica.store.tip
+        waiting = (tx for batch in node.replica.pool.held() for tx in batch.transactions)
+        if tip.epoch_end is not None or any(tx.operation in CHANGES and tx.valid_until > tip.height for tx in waiting):
+            return False
+    return True
+
+
+def _is_over(node: SimulatedNode, item: Submitted) -> bool:
+    """Final (executed, or refused for good), or expired."""
+    store = node.replica.store
+    return store.receipt(item.tx_id) is not None or store.tip.height >= item.valid_until
+
+
+def _has_work(node: SimulatedNode) -> bool:
+    """Whether batches wait there that a block could still order. What nothing can order any more is dropped with the
+    next checkpoint, whenever that is."""
+    height = node.replica.store.tip.height
+    return any(any(tx.valid_until > height for tx in batch.transactions) for batch in node.replica.pool.held())

@@ -25,6 +25,7 @@ from ledger.execution import BlockResult, Executor
 from ledger.fields import Blob, Integer, Operation, Text
 from ledger.genesis import Genesis, Parameters
 from ledger.modules import members
+from ledger.modules.parties import VALIDATORS, join_statement
 from ledger.rules import Context, Registry, Rule, RuleModule
 from ledger.state import state_key
 from ledger.stateproof import STATE_PROOF_SIZE_BYTES_MAX, ReceiptProof, StateProof, TransactionProof
@@ -379,7 +380,8 @@ def test_a_certificate_ahead_of_the_tip_is_compared_when_the_tip_gets_there(node
 
 def change_validators(node: Node) -> None:
     """The first validator leaves, NEW_KEY comes: voted on in two blocks, in force `log_window` heights later."""
-    propose = node.cluster.tx("members.propose_validators", (NEW_KEY.public,), (KEYS[0].public,))
+    proof = NEW_KEY.sign(join_statement(GENESIS.chain_id, VALIDATORS))
+    propose = node.cluster.tx("members.propose_validators", (NEW_KEY.public,), (KEYS[0].public,), (proof,))
     assert node.run([propose]).receipts[0].ok
     votes = [node.cluster.tx("members.vote", propose.id, True, key=key) for key in KEYS[1:3]]
     assert all(receipt.ok for receipt in node.run(votes).receipts)

@@ -30,6 +30,7 @@ from ledger.block import (
 from ledger.codec import Value, encode
 from ledger.crypto import KeyPair, hash_bytes
 from ledger.genesis import Genesis, Parameters, development_key
+from ledger.modules.parties import VALIDATORS, join_statement
 from ledger.state import state_key
 from ledger.stateproof import Inclusion, ReceiptProof, TransactionProof, bucket_hash, bucket_of, parent_hash, root_hash
 from ledger.transaction import Batch, Transaction
@@ -322,6 +323,23 @@ def frames() -> Any:
     }
 
 
+def members() -> Any:
+    """Agreements to join: of an institution's key, and of a validator's."""
+    return {
+        "chain_id": CHAIN.hex(),
+        "joining": [
+            {
+                "name": name,
+                "key": pair.public.hex(),
+                "statement": join_statement(CHAIN, name).hex(),
+                "proof": pair.sign(join_statement(CHAIN, name)).hex(),
+            }
+            for name, pair in (("clinic", PAIRS[0]), (VALIDATORS, PAIRS[1]))
+        ],
+        "parameters": plain(PARAMETERS.to_value()),
+    }
+
+
 VECTORS = {
     "codec": codec,
     "signatures": signatures,
@@ -329,6 +347,7 @@ VECTORS = {
     "blocks": blocks,
     "merkle": merkle_trees,
     "genesis": genesis,
+    "members": members,
     "messages": messages,
     "state": state,
     "frames": frames,

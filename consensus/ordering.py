@@ -1,0 +1,297 @@
+"""The normal case (docs/protocol.md, section 3): proposals, prepares and commits of the present view, up to a decision.
+
+Our own vote counts only once it is durable, exactly as for everyone else.
+
+Must not know: how decisions are delivered, or how a view is left.
+"""
+
+from __future__ import annotations
+
+from consensus.backlog import PROPOSE_TXS, Backlog
+from consensus.events import Broadcast, Validate, Validated
+from consensus.messages import Message, Prepared, PrePrepare, Vote
+from consensus.patience import Patience
+from consensus.slots import Slot
+from consensus.state import State
+from consensus.views import Views
+from ledger.block import Certificate, Phase, Proposal
+
+
+class Ordering:
+    """One member's voting on the heights of its log."""
+
+    def __init__(self, state: State, backlog: Backlog, patience: Patience, views: Views) -> None:
+        self._state, self._backlog, self._patience, self._views = state, backlog, patience, views
+
+    def wants(self, message: Message) -> bool:
+        """Whether a message could still matter: asked before its signatures are checked, to save the checks."""
+        state = self._state
+        if not isinstance(message, Vote) or message.epoch != state.validators.epoch:
+            return True
+        if message.view < state.view or message.height <= state.checkpoints.stable:
+            return False
+        if message.view != state.view or state.changing:
+            return True
+        slot = state.slots.get(message.height)
+        if slot is None:
+            return state.in_log(message.height)
+        enough = slot.own_commit if message.phase is Phase.PREPARE else slot.decision
+        known = slot.votes(message.phase).get(message.member)
+        if known is not None and known.digest != message.digest:
+            return not state.is_convicted(message.member)
+        return enough is None and known is None
+
+    # Proposals and votes of others
+
+    def on_pre_prepare(self, message: PrePrepare) -> None:
+        state = self._state
+        if message.member != state.validators.leader(message.view):
+            return state.ignore("not the leader")
+        if self._views.is_of_other(message):
+            return None
+        if not state.in_log(message.proposal.height):
+            return state.ignore("outside the log")
+        slot = state.slot(message.proposal.height)
+        if not self.record_vote(slot, message.vote):
+            return None
+        reason = self._refusal(slot, message)
+        if reason is not None:
+            return state.ignore(reason)
+        slot.proposal, slot.proposed, slot.leader_pre_prepare = message.proposal, True, message
+        slot.since_ms = state.now_ms
+        state.proposed_top = max(state.proposed_top, slot.height)
+        self._backlog.take(message.proposal.batches)
+        self._validate(slot, message.proposal, check_time=self._views.required(slot.height) is None)
+        self._advance(slot)
+        return None
+
+    def _refusal(self, slot: Slot, message: PrePrepare) -> str | None:
+        """Why the leader's proposal is not voted for."""
+        proposal, digest = message.proposal, message.vote.digest
+        if slot.proposed and slot.proposal is not None:
+            return "proposal known"
+        required = self._views.required(slot.height)
+        if required is not None and required.digest != digest:
+            return "not what the new view requires"
+        if slot.decision is not None and slot.decision[0].digest != digest:
+            return "contradicts a decision"
+        if slot.own_prepare is not None and slot.own_prepare_vote().digest != digest:
+            return "contradicts our own vote"
+        if required is None and self._orders_twice(slot, proposal):
+            return "orders a batch that is in flight"
+        if required is None and self._is_idle(proposal):
+            return "an empty block out of season"
+        return None
+
+    def _orders_twice(self, slot: Slot, proposal: Proposal) -> bool:
+        """Whether another height of this view holds one of the batches. An honest leader never does it; one that did it
+        at every height of the log would have each replica write the same megabytes to its log dozens of times."""
+        restored = () if slot.proposal is None else slot.proposal.batches
+        return any(digest in self._backlog.used and digest not in restored for digest in proposal.batches)
+
+    def _is_idle(self, proposal: Proposal) -> bool:
+        """Whether a proposal without batches has no reason: empty blocks, made as fast as they can be, would use up the
+        heights for which waiting transactions are valid. If ours is the clock that is late, it comes again."""
+        state = self._state
+        if proposal.batches or state.epoch_end is not None:
+            return False
+        return not proposal.seal or state.now_ms - state.progress_at_ms < state.config.seal_after_ms // 2
+
+    def _validate(self, slot: Slot, proposal: Proposal, *, check_time: bool) -> None:
+        """Have the batches got hold of; what we executed already needs none of it."""
+        if slot.decision is not None and slot.height <= self._state.executed:
+            slot.validated = True
+            self.send_prepare(slot)
+        else:
+            self._state.effects.append(Validate(proposal, check_time))
+
+    def on_validated(self, event: Validated) -> None:
+        state = self._state
+        slot = state.slots.get(event.height)
+        if slot is None or slot.proposal is None or slot.proposal.digest != event.digest or state.changing:
+            return state.ignore("validated too late")
+        if not event.ok:
+            return state.ignore("proposal invalid")
+        slot.validated = True
+        self.send_prepare(slot)
+        self._advance(slot)
+        return None
+
+    def send_prepare(self, slot: Slot) -> None:
+        """Vote for the slot's proposal, as leader by proposing it; once durable it is sent and counted."""
+        state, proposal = self._state, slot.proposal
+        if proposal is None or state.me is None or state.halted:
+            return
+        if slot.own_prepare is not None:  # restored after a restart: durable already
+            self.record_vote(slot, slot.own_prepare_vote())
+            state.broadcast(slot.own_prepare)
+            return
+        if not slot.proposed and not state.is_leader:
+            return
+        vote = state.vote(slot.height, Phase.PREPARE, proposal.digest)
+        message: PrePrepare | Vote = vote
+        if state.is_leader:
+            message = slot.leader_pre_prepare = PrePrepare(proposal, vote)
+            slot.proposed = True
+        slot.own_prepare = message
+        state.persist(slot.height, (message,), vote, (Broadcast(message),))
+
+    def on_vote(self, vote: Vote) -> None:
+        state = self._state
+        if self._views.is_of_other(vote):
+            return None
+        if not state.in_log(vote.height):
+            return state.ignore("outside the log")
+        slot = state.slot(vote.height)
+        if self.record_vote(slot, vote):
+            self._advance(slot)
+        return None
+
+    def on_own_vote(self, vote: Vote) -> None:
+        """What we signed is durable: from now on it counts."""
+        state = self._state
+        if vote.epoch != state.validators.epoch or vote.view != state.view or state.changing:
+            return
+        slot = state.slots.get(vote.height)
+        if slot is not None and self.record_vote(slot, vote):
+            self._advance(slot)
+
+    def record_vote(self, slot: Slot, vote: Vote) -> bool:
+        """Count a member's first vote of this phase and view; a second, different one is evidence against it."""
+        known = slot.votes(vote.phase).setdefault(vote.member, vote)
+        if known.digest == vote.digest:
+            return True
+        self._state.compare(known, vote)
+        return False
+
+    def _advance(self, slot: Slot) -> None:
+        """Lock and commit what a quorum prepared; decide what a quorum committed."""
+        state, proposal = self._state, slot.proposal
+        if proposal is None:
+            return
+        digest, quorum = proposal.digest, state.validators.quorum
+        if slot.validated and slot.own_commit is None and state.me is not None and not state.halted:
+            certificate = slot.quorum_certificate(Phase.PREPARE, digest, quorum)
+            if certificate is not None:
+                slot.prepared = Prepared(proposal, certificate)
+                slot.own_commit = state.vote(slot.height, Phase.COMMIT, digest)
+                records = (slot.prepared, slot.own_commit)
+                state.persist(slot.height, records, slot.own_commit, (Broadcast(slot.own_commit),))
+        if slot.decision is None:
+            certificate = slot.quorum_certificate(Phase.COMMIT, digest, quorum)
+            if certificate is not None:
+                slot.decision = (proposal, certificate)
+                self._patience.decided(state.now_ms - slot.since_ms)
+
+    def on_certified(self, proposal: Proposal, certificate: Certificate) -> None:
+        """A decision reached without us."""
+        state = self._state
+        if certificate.epoch != state.validators.epoch or certificate.phase is not Phase.COMMIT:
+            return state.ignore("other epoch")
+        if proposal.digest != certificate.digest or proposal.height != certificate.height:
+            return state.ignore("certificate of another block")
+        if not state.delivered < proposal.height <= state.delivered + state.parameters.log_window:
+            return state.ignore("outside the log")
+        slot = state.slot(proposal.height)
+        if slot.decision is None:
+            slot.decision = (proposal, certificate)
+            state.proposed_top = max(state.proposed_top, slot.height)
+        return None
+
+    # Restart
+
+    def count_restored(self) -> None:
+        """Votes taken back from the log are durable, so they count."""
+        state = self._state
+        for slot in state.slots.values():
+            if slot.own_prepare is not None:
+                self.record_vote(slot, slot.own_prepare_vote())
+            if slot.own_commit is not None:
+                self.record_vote(slot, slot.own_commit)
+            if slot.proposal is not None:
+                self._backlog.take(slot.proposal.batches)
+            if slot.proposal is not None or slot.decision is not None:
+                state.proposed_top = max(state.proposed_top, slot.height)
+
+    def resume(self) -> None:
+        """Validate again what was in flight, to vote on."""
+        for slot in list(self._state.slots.values()):
+            if slot.proposal is not None and slot.decision is None and not self._state.changing:
+                self._state.effects.append(Validate(slot.proposal, check_time=False))
+
+    def is_in_flight(self) -> bool:
+        """Whether a proposal waits for its decision. What was delivered is decided, so few heights are left."""
+        state = self._state
+        slots = (state.slots.get(height) for height in range(state.delivered + 1, state.proposed_top + 1))
+        return any(slot is not None and slot.decision is None and slot.proposal is not None for slot in slots)
+
+    # Proposing
+
+    def propose_again(self, proposal: Proposal) -> None:
+        """As the new leader, what the new view demands at a height."""
+        state = self._state
+        slot = state.slot(proposal.height)
+        assert slot.decision is None or slot.decision[0].digest == proposal.digest, "more than f members are faulty"
+        self._take_up(slot, proposal)
+        self._validate(slot, proposal, check_time=False)
+
+    def _take_up(self, slot: Slot, proposal: Proposal) -> None:
+        slot.proposal, slot.since_ms = proposal, self._state.now_ms
+        self._state.proposed_top = max(self._state.proposed_top, slot.height)
+        self._backlog.take(proposal.batches)
+
+    def try_propose(self) -> None:
+        state = self._state
+        while self._has_room():
+            height = self._next_height()
+            proposal = self.next_proposal(height)
+            if proposal is None:
+                return
+            self._take_up(state.slot(height), proposal)
+            state.effects.append(Validate(proposal, check_time=False))
+
+    def _has_room(self) -> bool:
+        """Whether we lead and the window lets another height in."""
+        state = self._state
+        if not state.is_leader or state.halted:
+            return False
+        height = self._next_height()
+        return height <= state.executed + state.parameters.window and state.in_log(height)
+
+    def _next_height(self) -> int:
+        choice = self._views.choice
+        top = max(self._state.delivered, self._state.checkpoints.stable, choice.top if choice else 0)
+        return max(top, self._state.proposed_top) + 1
+
+    def _company_ms(self, height: int) -> int:
+        """How long a batch waits for company: the longer, the more heights are in flight. Where blocks take long as
+        processors are busy, they grow instead of getting more; over a long distance all heights are soon in flight."""
+        return self._state.parameters.block_interval_ms * (height - self._state.executed - 1)
+
+    def next_proposal(self, height: int) -> Proposal | None:
+        """Batches worth proposing now; None to wait for company. Natural batching: with nothing in flight, at once."""
+        state, oldest = self._state, self._backlog.oldest()
+        idle = height == state.executed + 1
+        if oldest is not None:
+            batches, txs = self._backlog.gather(state.parameters.block_txs_max)
+            due = idle or txs >= PROPOSE_TXS or state.now_ms - oldest.since_ms >= self._company_ms(height)
+            return Proposal(height, state.wall_ms, batches) if due else None
+        if not idle:
+            return None
+        if state.epoch_end is not None and state.executed < state.epoch_end:
+            return Proposal(height, state.wall_ms, ())  # empty blocks carry a decided change to its height
+        quiet = state.now_ms - state.progress_at_ms >= state.config.seal_after_ms
+        if quiet and state.last_checkpoint < state.executed:
+            return Proposal(height, state.wall_ms, (), seal=True)
+        return None
+
+    def propose_due_ms(self) -> int | None:
+        """When holding back a batch, or leaving a quiet chain without a checkpoint, should end."""
+        if not self._has_room():
+            return None
+        state, oldest, height = self._state, self._backlog.oldest(), self._next_height()
+        if oldest is not None:
+            return max(state.now_ms + 1, oldest.since_ms + self._company_ms(height))
+        if height == state.executed + 1 and state.last_checkpoint < state.executed:
+            return max(state.now_ms + 1, state.progress_at_ms + state.config.seal_after_ms)
+        return None

@@ -1,0 +1,58 @@
+"""Status and resending (docs/protocol.md, section 7): every lost message is made good by a later status.
+
+Costs at most a log window of messages per status received. Bounded: one height a member.
+
+Must not know: clocks; when a status is due is the engine's business.
+"""
+
+from __future__ import annotations
+
+from consensus.messages import Status
+from consensus.state import State
+from consensus.views import Views
+
+
+class Repair:
+    """Answers to where others stand."""
+
+    def __init__(self, state: State, views: Views) -> None:
+        self._state, self._views = state, views
+        self._height_of: dict[int, int] = {}  # by member: where it stood at its last status
+
+    def reset(self) -> None:
+        """Before another epoch's set."""
+        self._height_of.clear()
+
+    def status(self) -> Status:
+        state = self._state
+        return Status(state.validators.epoch, state.view, state.changing, state.delivered, state.checkpoints.stable)
+
+    def on_status(self, member: int, status: Status) -> None:
+        """Send a member what it evidently lacks."""
+        state = self._state
+        if status.epoch != state.validators.epoch or state.me is None or member == state.me or state.halted:
+            return
+        if status.view < state.view or (status.view == state.view and status.changing and not state.changing):
+            self._views.help_in(member)
+        elif status.view == state.view and state.changing and self._views.own_view_change is not None:
+            state.send(member, self._views.own_view_change)
+        elif status.view == state.view and not status.changing:
+            if self._height_of.get(member) == status.height:
+                self._resend_votes(member, status.height)
+            self._height_of[member] = status.height
+        for checkpoints in (state.checkpoints, state.former):
+            if checkpoints is not None:
+                for vote in checkpoints.votes_of(state.me, status.stable):
+                    state.send(member, vote)
+
+    def _resend_votes(self, member: int, above: int) -> None:
+        state = self._state
+        for height, slot in sorted(state.slots.items()):
+            if not above < height <= above + state.parameters.window:
+                continue
+            if slot.own_prepare is not None and state.me in slot.prepares:
+                state.send(member, slot.own_prepare)
+            if slot.leader_pre_prepare is not None and slot.leader_pre_prepare is not slot.own_prepare:
+                state.send(member, slot.leader_pre_prepare)
+            if slot.own_commit is not None and state.me in slot.commits:
+                state.send(member, slot.own_commit)

@@ -1,0 +1,146 @@
+"""Leaders that are alive and bad, and leaders that are only far away: who is replaced, and when views settle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from consensus.messages import PrePrepare, decode_message
+from ledger.genesis import Parameters
+from p2p.frames import Kind
+from tests.simulation.cluster import Cluster, Options, SimulatedNode
+
+PARAMETERS = Parameters(view_timeout_ms=1_000, view_timeout_ms_max=30_000)
+
+
+def cluster_of(seed: int = 1, n: int = 4, **options: object) -> Cluster:
+    cluster = Cluster(seed, Options(n=n, parameters=PARAMETERS, **options))  # type: ignore[arg-type]
+    cluster.run(100)
+    return cluster
+
+
+def leader_of(cluster: Cluster) -> SimulatedNode:
+    return next(node for node in cluster.nodes if node.alive and node.replica.engine.is_leader)
+
+
+def hold_back(cluster: Cluster, delay_of: Callable[[SimulatedNode, SimulatedNode, PrePrepare], int | None]) -> None:
+    """Proposals leave their leader as much later as `delay_of` (sender, receiver, message) says; None: never."""
+    transmit = cluster.transmit
+
+    def late(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> None:
+        message = decode_message(payload) if kind is Kind.VOTE else None
+        receiver = cluster.node_of(key)
+        delay_ms: int | None = 0
+        own = isinstance(message, PrePrepare) and message.member == sender.replica.engine.me
+        if own and isinstance(message, PrePrepare) and receiver is not None:
+            delay_ms = delay_of(sender, receiver, message)
+        if delay_ms == 0:
+            transmit(sender, key, kind, payload)
+        elif delay_ms is not None:
+            cluster.later(sender, delay_ms, lambda: transmit(sender, key, kind, payload))
+
+    cluster.transmit = late  # type: ignore[method-assign]
+
+
+def load(cluster: Cluster, duration_ms: int, every_ms: int, until: Callable[[], bool] = lambda: False) -> list[bytes]:
+    """A transaction now and then at every member in turn."""
+    ids = []
+    end_ms = cluster.now_ms + duration_ms
+    while cluster.now_ms < end_ms and not until():
+        alive = [node.index for node in cluster.nodes if node.alive]
+        ids.append(cluster.transfer(at=alive[len(ids) % len(alive)]))
+        cluster.run(every_ms)
+    return ids
+
+
+def views(cluster: Cluster) -> set[int]:
+    return {node.replica.engine.view for node in cluster.nodes if node.alive}
+
+
+@pytest.mark.parametrize("every_ms", [200, 3_000])
+def test_a_leader_just_under_the_timeout_is_replaced_and_serves_again_later(every_ms: int) -> None:
+    """Traps 18, 19. Under steady load, and under little; when he behaves, his next turn is a turn like any other."""
+    cluster = cluster_of()
+    bad = leader_of(cluster)
+    slow = [True]
+    hold_back(cluster, lambda sender, receiver, message: 900 if sender is bad and slow[0] else 0)
+    load(cluster, 120_000, every_ms, lambda: views(cluster) == {1})
+    assert views(cluster) == {1}
+    slow[0] = False
+    for view in (1, 2, 3):
+        absent = leader_of(cluster)
+        absent.crash()
+        load(cluster, 60_000, every_ms, lambda view=view: views(cluster) == {view + 1})  # type: ignore[misc]
+        absent.boot()
+        cluster.run(3_000)
+    assert leader_of(cluster) is bad
+    ids = load(cluster, 12_000, every_ms)
+    assert cluster.run(3_000, lambda: cluster.final_everywhere(ids))
+    assert views(cluster) == {4}
+
+
+def test_a_leader_slow_to_half_of_the_members_is_replaced() -> None:
+    """Trap 18. Those he serves at once see the blocks come as late as the others do."""
+    cluster = cluster_of(2)
+    bad = leader_of(cluster)
+    favourite = next(node for node in cluster.nodes if node is not bad)
+    hold_back(cluster, lambda sender, receiver, message: 900 if sender is bad and receiver is not favourite else 0)
+    load(cluster, 120_000, 500, lambda: views(cluster) == {1})
+    assert views(cluster) == {1}
+
+
+@pytest.mark.parametrize("served", [1, 2])
+def test_a_leader_that_serves_some_members_only_stalls_nobody(served: int) -> None:
+    """Trap 18. With two of three served a quorum decides, and the third follows; with one, the members tell each other
+    the proposal with their statuses, and if that takes long the leader goes."""
+    cluster = cluster_of(3)
+    bad = leader_of(cluster)
+    chosen = [node for node in cluster.nodes if node is not bad][:served]
+    hold_back(cluster, lambda sender, receiver, message: None if sender is bad and receiver not in chosen else 0)
+    ids = load(cluster, 20_000, 500)
+    assert cluster.run(5_000, lambda: cluster.final_everywhere(ids))
+    if served == 2:
+        assert views(cluster) == {0}, "nobody lacks anything for long"
+    else:
+        load(cluster, 60_000, 500, lambda: views(cluster) == {1})
+        assert views(cluster) == {1}
+
+
+CALM_VIEWS = 8
+
+
+@pytest.mark.parametrize(
+    ("delay_ms", "fsync_ms", "every_ms"),
+    [
+        ((500, 520), (1, 5), 4_000),
+        ((500, 520), (1, 5), 900),
+        ((1, 5), (700, 900), 4_000),
+        ((100, 700), (1, 200), 2_000),
+    ],
+)
+def test_where_every_leader_is_slow_views_settle(
+    delay_ms: tuple[int, int], fsync_ms: tuple[int, int], every_ms: int
+) -> None:
+    """Trap 12, 18. Links of half a second, or disks of a second: patience grows to fit, and then nobody is replaced."""
+    cluster = cluster_of(4, delay_ms=delay_ms, fsync_ms=fsync_ms)
+    load(cluster, 90_000, every_ms)
+    settled = max(views(cluster))
+    assert settled <= CALM_VIEWS
+    ids = load(cluster, 120_000, every_ms)
+    assert cluster.run(20_000, lambda: cluster.final_everywhere(ids))
+    assert views(cluster) == {settled}
+
+
+def test_patience_returns_once_the_network_is_quick_again() -> None:
+    """Trap 19. What a bad hour taught is forgotten: a dead leader costs a second again."""
+    cluster = cluster_of(5, delay_ms=(500, 520))
+    load(cluster, 30_000, 500)
+    assert max(views(cluster)) > 0
+    assert min(node.replica.engine.patience_ms for node in cluster.nodes) > PARAMETERS.view_timeout_ms
+    cluster.options.delay_ms = (1, 5)
+    load(cluster, 10_000, 500)
+    assert {node.replica.engine.patience_ms for node in cluster.nodes} == {PARAMETERS.view_timeout_ms}
+    leader_of(cluster).crash()
+    ids = [cluster.transfer()]
+    assert cluster.run(3_000, lambda: cluster.final_everywhere(ids))

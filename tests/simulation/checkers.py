@@ -1,0 +1,215 @@
+"""What must hold whatever happens, checked from outside the replicas after every event. Honest nodes only.
+
+Each check is computed anew from docs/protocol.md, not by the product's own functions, where that is short enough.
+
+Must not know: faults, time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from consensus.events import Evidence
+from consensus.messages import (
+    CheckpointVote,
+    NewView,
+    PrePrepare,
+    Status,
+    Suspect,
+    TimeoutCertificate,
+    ViewChange,
+    Vote,
+    decode_message,
+)
+from consensus.sync import BUFFER_HEIGHTS_MAX
+from ledger.block import Certificate, CertifiedBlock, CheckpointCertificate, Phase
+from ledger.errors import Code
+from ledger.execution import BlockResult
+from ledger.modules import payments
+from ledger.state import state_key
+from ledger.validators import ValidatorSet
+from p2p.frames import Kind
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Cluster
+    from tests.simulation.node import SimulatedNode
+
+CHECK_SIZES_EVERY = 64  # events of a node between two looks at all of its tables
+
+
+class Checkers:
+    """The memory of all that honest nodes said and did in one run."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.blocks: dict[int, bytes] = {}
+        self.results: dict[int, bytes] = {}
+        self.roots: dict[int, bytes] = {}
+        self.receipts: dict[bytes, int] = {}  # executed transactions and where
+        self.refused: dict[bytes, Code] = {}
+        self.sets: dict[int, ValidatorSet] = {1: cluster.genesis.validator_set}  # the set that votes on a height
+        self._said: dict[tuple[object, ...], bytes] = {}
+        self._money: int | None = None
+        # Tests that let an "honest" node lie do without what only holds while all Byzantine ones are declared.
+        self.strict = False
+
+    def fail(self, what: str) -> None:
+        raise AssertionError(f"{what} (at {self.cluster.now_ms} ms)")
+
+    # What is said
+
+    def on_send(self, node: SimulatedNode, kind: Kind, payload: bytes) -> None:
+        """Signed once, durable first: at the moment a message is handed to the network."""
+        if kind is not Kind.VOTE or payload in node.said:
+            return
+        node.said[payload] = None
+        message = decode_message(payload)
+        signed = message.vote if isinstance(message, PrePrepare) else message
+        if isinstance(signed, Status | TimeoutCertificate):
+            return
+        if self.cluster.signer.signer_of(signed.signature) != node.key.public:
+            return  # somebody else's, passed on
+        if payload not in node.durable_messages:
+            self.fail(f"node {node.index} sent {type(message).__name__} before it was durable")
+        place, content = _statement(signed)
+        before = self._said.setdefault((node.index, *place), content)
+        if before != content:
+            self.fail(f"node {node.index} contradicts itself: {place}")
+
+    def on_evidence(self, node: SimulatedNode, evidence: Evidence) -> None:
+        """Nobody honest is framed."""
+        validators = node.replica.engine.validators_of(evidence.proof.epoch)
+        if not self.strict or validators is None:
+            return
+        culprit = self.cluster.node_of(validators.keys[evidence.proof.member])
+        if culprit is not None and self.cluster.is_honest(culprit):
+            self.fail(f"honest node {culprit.index} is accused")
+
+    def on_blamed(self, node: SimulatedNode, key: bytes, reason: str) -> None:
+        culprit = self.cluster.node_of(key)
+        if self.strict and culprit is not None and self.cluster.is_honest(culprit):
+            self.fail(f"node {node.index} blames honest node {culprit.index}: {reason}")
+
+    # What is done
+
+    def on_applied(
+        self, node: SimulatedNode, block: CertifiedBlock, result: BlockResult, state_root: bytes | None
+    ) -> None:
+        height, tip = block.height, result.tip
+        if height != node.applied_height + 1:
+            self.fail(f"node {node.index} executed {height} after {node.applied_height}")
+        node.applied_height = height
+        fresh = height not in self.blocks
+        if self.blocks.setdefault(height, tip.block_hash) != tip.block_hash:
+            self.fail(f"two blocks at height {height}")
+        parent = self.blocks.get(height - 1)
+        if parent is not None and result.header.parent_hash != parent:
+            self.fail(f"block {height} has another parent")
+        if self.results.setdefault(height, tip.results_hash) != tip.results_hash:
+            self.fail(f"two results at height {height}")
+        if state_root is not None and self.roots.setdefault(height, state_root) != state_root:
+            self.fail(f"two state roots at height {height}")
+        if self.sets.setdefault(height + 1, tip.validators) != tip.validators:
+            self.fail(f"two validator sets for height {height + 1}")
+        self._check_certificate(block)
+        if fresh:
+            for receipt in result.receipts:
+                if receipt.ok:
+                    first = self.receipts.setdefault(receipt.tx_id, height)
+                    if first != height:
+                        self.fail(f"a transaction executed at {first} and {height}")
+                else:
+                    self.refused.setdefault(receipt.tx_id, Code(receipt.code))
+            self.check_money(node)
+        self.check_sizes(node)
+
+    def _check_certificate(self, block: CertifiedBlock) -> None:
+        certificate, proposal, height = block.certificate, block.proposal, block.height
+        if certificate.phase is not Phase.COMMIT or certificate.digest != proposal.digest:
+            self.fail(f"the certificate of block {height} is of something else")
+        if certificate.height != height or tuple(batch.digest for batch in block.batches) != proposal.batches:
+            self.fail(f"block {height} and its certificate differ")
+        self._check_quorum(certificate, height)
+
+    def _check_quorum(self, certificate: Certificate | CheckpointCertificate, height: int) -> None:
+        validators = self.sets[height]
+        n = len(validators.keys)
+        f = (n - 1) // 3
+        members = [member for member, _ in certificate.signatures]
+        if certificate.epoch != validators.epoch or members != sorted(set(members)) or 2 * len(members) < n + f + 1:
+            self.fail(f"no quorum of the set of height {height}")
+        statement = certificate.statement(self.cluster.genesis.chain_id)
+        for member, signature in certificate.signatures:
+            if not self.cluster.signer.check(validators.keys[member], statement, signature):
+                self.fail(f"a bad signature in a certificate at height {height}")
+
+    def on_stable(self, node: SimulatedNode, height: int) -> None:
+        if not self.strict:
+            return
+        certificate = node.replica.store.checkpoint(height)
+        assert certificate is not None
+        self._check_quorum(certificate, height)
+        if certificate.block_hash != self.blocks.get(height) or certificate.state_root != self.roots.get(height):
+            self.fail(f"a certified checkpoint at {height} is not what was executed")
+
+    def check_money(self, node: SimulatedNode) -> None:
+        """All balances together are what the supply says, and the supply is what it was."""
+        read, currency = node.replica.store.get, self.cluster.CURRENCY
+        accounts = [f"h{index}" for index in range(self.cluster.options.n)]
+        balances = [read(state_key(payments.MODULE_NAME, "balance", currency, account)) for account in accounts]
+        total = sum(balance for balance in balances if isinstance(balance, int))
+        supply = read(state_key(payments.MODULE_NAME, "supply", currency))
+        if total != supply or (self._money is not None and supply != self._money):
+            self.fail(f"money is not conserved: balances {total}, supply {supply!r}, before {self._money}")
+        self._money = total
+
+    # What it costs
+
+    def after_event(self, node: SimulatedNode) -> None:
+        node.events += 1
+        replica = node.replica
+        if replica._inbox or replica._stepping:
+            self.fail(f"node {node.index} left inputs undone")
+        if node.events % CHECK_SIZES_EVERY == 0:
+            self.check_sizes(node)
+
+    def check_sizes(self, node: SimulatedNode) -> None:
+        replica = node.replica
+        # A change of parameters takes over with an epoch; what is bounded by the former is bounded by the greater.
+        parameters = (self.cluster.genesis.parameters, replica.store.tip.parameters)
+        log_window, n = max(each.log_window for each in parameters), replica.engine.validators.n
+        slots_max = 3 * log_window + 1
+        bounds = {
+            "slots": slots_max,
+            "votes": 2 * n * slots_max,
+            "checkpoints": (n + 1) * 2 * log_window,
+            "suspects": n,
+            "view_changes": n,
+            "future": 256 * n,
+            "available": 8_192,
+            "unpersisted": 3 * slots_max,
+        }
+        sizes = replica.engine.table_sizes()
+        for name, size in sizes.items():
+            if size > bounds.get(name, slots_max * n):
+                self.fail(f"node {node.index}: {size} entries in {name}")
+        pool = replica.pool.sizes()
+        if len(replica.sync._buffer) > BUFFER_HEIGHTS_MAX or pool["bytes"] > replica.pool.config.held_bytes_max:
+            self.fail(f"node {node.index}: buffers over their bounds {pool}")
+        if len(replica._undelivered) > 64 + log_window or len(replica._validating) > slots_max:
+            self.fail(f"node {node.index}: {len(replica._undelivered)} blocks wait for execution")
+
+
+def _statement(message: Vote | CheckpointVote | Suspect | ViewChange | NewView) -> tuple[tuple[object, ...], bytes]:
+    """The place at which a member may say one thing, and what it said."""
+    match message:
+        case Vote():
+            place = (message.epoch, message.view, message.height, message.phase.name.lower())
+            return place, message.digest
+        case CheckpointVote():
+            return (message.epoch, message.height, "checkpoint"), b"".join(message.claim)
+        case ViewChange():
+            return (message.epoch, message.view, "view change"), message.content_hash
+        case NewView():
+            return (message.epoch, message.view, "new view"), message.content_hash
+    return (message.epoch, message.view, "suspect"), b""

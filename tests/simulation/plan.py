@@ -1,0 +1,249 @@
+"""The plan of one run: conditions, timed faults and who is lost at the end, all drawn from the seed; data that can be
+written to a file, edited, shrunk and run again.
+
+Every seed draws which kinds of faults it has at all and how often (swarm testing): runs that have everything at once
+hide what runs with only two kinds find.
+
+Must not know: clusters.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from ledger.genesis import Parameters
+from ledger.validators import faulty_max
+from tests.simulation.options import Options
+
+FORMAT = "medchain/simulation-plan/1"
+SIZES = [4] * 10 + [5] * 4 + [6] * 3 + [7] * 4 + [8, 9, 10, 13]
+LOST_MODES = ("dead", "deaf", "mute", "cut off")
+Fault = dict[str, Any]  # at_ms, kind and what the kind needs (runs.py carries them out)
+
+
+@dataclass
+class Plan:
+    """`lost`: who is given up before the last phase, in order of preference, and how."""
+
+    seed: int
+    options: Options
+    faults: list[Fault] = field(default_factory=list)
+    end_ms: int = 8_000  # of the first phase
+    lost: list[tuple[int, str]] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        head = {
+            "format": FORMAT,
+            "seed": self.seed,
+            "end_ms": self.end_ms,
+            "options": self.options.to_json(),
+            "lost": [list(item) for item in self.lost],
+        }
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+        faults = ",\n".join(f"    {json.dumps(fault)}" for fault in self.faults)
+        return "{\n" + ",\n".join(lines) + ',\n  "faults": [\n' + faults + "\n  ]\n}\n"
+
+    @classmethod
+    def from_value(cls, value: dict[str, Any]) -> Plan:
+        if value.get("format") != FORMAT:
+            raise ValueError(f"not a plan: format must be {FORMAT}")
+        lost = [(int(index), str(mode)) for index, mode in value["lost"]]
+        return cls(value["seed"], Options.from_json(value["options"]), value["faults"], value["end_ms"], lost)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        return cls.from_value(json.loads(text))
+
+
+def draw_plan(seed: int, strategies: list[str]) -> Plan:
+    """The plan a seed stands for; `strategies` are those a Byzantine member may follow."""
+    random = Random(seed * 7_919 + 1)
+    options = draw_options(random, strategies)
+    end_ms = random.choice([2_000, 4_000, 6_000, 6_000, 10_000, 15_000])
+    faults = draw_faults(random, options, end_ms)
+    return Plan(seed, options, faults, end_ms, _draw_lost(random, options))
+
+
+def draw_parameters(random: Random) -> Parameters:
+    window = random.choice([1, 2, 3, 8, 8])
+    checkpoint_interval = random.choice([1, 2, 5, 10, 10])
+    log_window = checkpoint_interval + 2 * window + random.choice([0, 0, 1, 10, 38])
+    view_timeout_ms = random.choice([250, 400, 600, 1_000])
+    batch_txs_max = random.choice([1, 3, 20, 500])
+    return Parameters(
+        window=window,
+        checkpoint_interval=checkpoint_interval,
+        log_window=log_window,
+        view_timeout_ms=view_timeout_ms,
+        view_timeout_ms_max=view_timeout_ms * random.choice([4, 8]),
+        block_interval_ms=random.choice([1, 15, 60]),
+        block_txs_max=max(batch_txs_max, random.choice([3, 20, 2_000])),
+        batch_txs_max=batch_txs_max,
+        clock_drift_ms_max=max(view_timeout_ms, random.choice([500, 2_000, 10_000])),
+        validity_heights_max=2 * log_window + random.choice([0, 50, 1_000]),
+    )
+
+
+def draw_options(random: Random, strategies: list[str]) -> Options:
+    n = random.choice(SIZES)
+    followers = random.choice([0, 0, 1, 2, 3]) if n < 9 else random.choice([0, 0, 1])
+    nodes = n + followers
+    options = Options(
+        n=n,
+        loss=random.choice([0, 0, 0, 1, 3, 8, 20]),
+        duplication=random.choice([0, 0, 0, 5, 20]),
+        delay_ms=random.choice([(0, 2), (1, 5), (1, 5), (1, 50), (20, 60), (5, 200)]),
+        fsync_ms=random.choice([(0, 0), (0, 2), (1, 5), (1, 5), (5, 80)]),
+        followers=followers,
+        parameters=draw_parameters(random),
+        torn=random.randrange(2) == 0,
+        segment_bytes_max=random.choice([8 * 1024, 64 * 1024 * 1024]),
+        pool_txs_min=random.choice([10, 500, 500]),
+        pool_bytes_per_peer_max=random.choice([4 * 1024, 24 * 1024 * 1024, 24 * 1024 * 1024]),
+        ed25519=random.randrange(40) == 0,
+    )
+    if random.randrange(4) == 0:
+        options.long_delay_permille, options.long_delay_ms = random.choice([(2, (2_000, 15_000)), (20, (300, 2_000))])
+    if random.randrange(5) == 0:
+        options.stall_permille, options.stall_ms = random.choice([(5, (500, 3_000)), (40, (50, 400))])
+    if random.randrange(4) == 0:
+        for _ in range(random.randint(1, n)):
+            a, b = random.sample(range(nodes), 2)
+            options.links.append((a, b, *random.choice([(0, 100), (0, 50), (150, 0), (800, 10)])))
+    if random.randrange(3) == 0:
+        for index in range(nodes):
+            options.skew_ms[index] = random.choice([0, 0, 50, -50, 400, -400, 5_000, -3_600_000])
+    if random.randrange(3) == 0:
+        for index in range(nodes):
+            options.drift_ppm[index] = random.choice([0, 100, -100, 20_000, -20_000])
+    if random.randrange(2):
+        options.disconnect_ms = random.choice([500, 3_000])
+        options.reconnect_ms = random.choice([(0, 5), (50, 800)])
+    if strategies and random.randrange(2):
+        chosen = random.sample(range(n), random.randint(1, faulty_max(n)))
+        options.byzantine = {index: random.choice(strategies) for index in sorted(chosen)}
+    return options
+
+
+def _draw_lost(random: Random, options: Options) -> list[tuple[int, str]]:
+    """As many as the set may lose beside the Byzantine ones; followers may be lost too."""
+    honest = [index for index in range(options.n + options.followers) if index not in options.byzantine]
+    random.shuffle(honest)
+    count = random.choice([0, faulty_max(options.n), faulty_max(options.n) + options.followers // 2])
+    return [(index, random.choice(LOST_MODES)) for index in honest[:count]]
+
+
+# Faults
+
+
+def draw_faults(random: Random, options: Options, end_ms: int) -> list[Fault]:
+    """A random walk through the kinds this run has."""
+    kinds = [kind for kind in _DRAW if random.randrange(3) == 0]
+    weights = [random.choice([1, 1, 3]) for _ in kinds]
+    work = random.choice([1, 3])
+    pace_ms = random.choice([60, 250, 700])
+    faults: list[Fault] = []
+    at_ms = 0
+    while True:
+        at_ms += random.randint(pace_ms // 4, pace_ms * 2)
+        if at_ms >= end_ms:
+            return faults
+        kind = random.choices(["burst", *kinds], [work, *weights])[0]
+        fault = _draw_burst(random, options) if kind == "burst" else _DRAW[kind](random, options)
+        faults.append({"at_ms": at_ms, "kind": kind, **fault})
+
+
+def _any_node(random: Random, options: Options) -> int:
+    return random.randrange(options.n + options.followers)
+
+
+def _draw_burst(random: Random, options: Options) -> Fault:
+    return {
+        "node": _any_node(random, options),
+        "count": random.choice([1, 1, 2, 5, 12]),
+        "valid_for": random.choice([options.parameters.validity_heights_max] * 4 + [3, 20]),
+        "memo_size": random.choice([0, 0, 0, 60]),
+    }
+
+
+def _draw_crash(random: Random, options: Options) -> Fault:
+    return {"node": _any_node(random, options), "power": random.randrange(3) > 0}
+
+
+def _draw_restart(random: Random, options: Options) -> Fault:
+    """Of all that are down, or of one."""
+    return {"node": random.choice([None, _any_node(random, options)])}
+
+
+def _draw_bounce(random: Random, options: Options) -> Fault:
+    """Down and up again shortly."""
+    return {**_draw_crash(random, options), "for_ms": random.choice([0, 5, 100, 1_500])}
+
+
+def _draw_power_cut(random: Random, options: Options) -> Fault:
+    """All at once, and back one by one."""
+    return {"power": random.randrange(2) == 0, "for_ms": random.choice([0, 200, 2_000])}
+
+
+def _draw_partition(random: Random, options: Options) -> Fault:
+    everyone = list(range(options.n + options.followers))
+    random.shuffle(everyone)
+    count = len(everyone)
+    match random.randrange(4):
+        case 0:  # one alone
+            groups = [everyone[:1], everyone[1:]]
+        case 1:  # halves
+            groups = [everyone[: count // 2], everyone[count // 2 :]]
+        case 2:  # halves with a bridge
+            groups = [everyone[: count // 2 + 1], everyone[count // 2 :]]
+        case _:  # more than f, or three parts
+            first, second = sorted(random.sample(range(1, count + 1), 2))
+            groups = [everyone[:first], everyone[first:second], everyone[second:]]
+    return {"groups": [sorted(group) for group in groups if group]}
+
+
+def _draw_heal(_random: Random, _options: Options) -> Fault:
+    return {}
+
+
+def _draw_cut(random: Random, options: Options) -> Fault:
+    """One direction between two nodes, or all that one node says or hears."""
+    a, b = random.sample(range(options.n + options.followers), 2)
+    return {"from": random.choice([a, a, None]), "to": random.choice([b, b, None]), "node": a}
+
+
+def _draw_pause(random: Random, options: Options) -> Fault:
+    nodes = random.sample(range(options.n + options.followers), random.choice([1, 1, faulty_max(options.n) + 1]))
+    return {"nodes": sorted(nodes), "for_ms": random.choice([300, 1_500, 1_500, 6_000, 6_000, 60_000])}
+
+
+def _draw_clock(random: Random, options: Options) -> Fault:
+    return {"node": _any_node(random, options), "jump_ms": random.choice([-5_000, -300, 300, 5_000, 3_600_000])}
+
+
+def _draw_stall(random: Random, options: Options) -> Fault:
+    return {"node": _any_node(random, options), "for_ms": random.choice([200, 1_000, 4_000])}
+
+
+def _draw_members(random: Random, options: Options) -> Fault:
+    changes = ["add", "remove", "rotate", "replace", "remove leader", "replace leader", "parameters"]
+    change = random.choice(changes)
+    return {"change": change, "dice": random.randrange(1 << 16), "node": _any_node(random, options)}
+
+
+_DRAW = {
+    "crash": _draw_crash,
+    "restart": _draw_restart,
+    "bounce": _draw_bounce,
+    "power cut": _draw_power_cut,
+    "partition": _draw_partition,
+    "heal": _draw_heal,
+    "cut": _draw_cut,
+    "pause": _draw_pause,
+    "clock": _draw_clock,
+    "stall": _draw_stall,
+    "members": _draw_members,
+}
