@@ -679,8 +679,9 @@ class Replica:
         self.outside.stable(certificate.height)
 
     def _in_flight(self) -> set[bytes]:
-        """Batches that are proposed, locked or decided, and not executed. Those who vouched for one go on holding it, though
-        all in it has expired: a block that orders it can be executed by nobody who finds it nowhere."""
+        """Batches that are proposed, locked or decided, and not executed. Those who vouched for one go on holding it
+        though all in it has expired: else its block is decided, and nobody anywhere can execute it.
+        """
         proposals = [deliver.proposal for deliver in self._undelivered]
         proposals.extend(self._validating.values())
         for slot in self.engine.slots.values():

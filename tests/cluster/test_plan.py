@@ -84,7 +84,7 @@ def test_every_problem_of_a_plan_is_named_at_once() -> None:
 def test_the_development_genesis_is_accepted_by_the_rule_modules() -> None:
     registry = Registry([members.MODULE, records.MODULE, drugs.MODULE, payments.MODULE])
     changes, _ = Executor(make().genesis, registry).begin()
-    written = dict(changes)
+    written = {key: value for key, (value, _) in changes.items()}
     hospital = development_key("hospital").public
     assert written[state_key("members", "key", hospital)] == "hospital"
     patient = development_key("patient").public.hex()

@@ -63,8 +63,17 @@ def test_a_leader_just_under_the_timeout_is_replaced_and_serves_again_later(ever
     """Traps 18, 19. Under steady load, and under little; when he behaves, his next turn is a turn like any other."""
     cluster = cluster_of()
     bad = leader_of(cluster)
-    slow = [True]
-    hold_back(cluster, lambda sender, receiver, message: 900 if sender is bad and slow[0] else 0)
+    slow, due_ms = [True], {-1: 0}
+
+    def one_after_the_other(sender: SimulatedNode, receiver: SimulatedNode, message: PrePrepare) -> int:
+        if sender is not bad or not slow[0]:
+            return 0
+        height = message.proposal.height
+        if height not in due_ms:
+            due_ms[height] = max(cluster.now_ms, *due_ms.values()) + 900
+        return max(0, due_ms[height] - cluster.now_ms)
+
+    hold_back(cluster, one_after_the_other)
     load(cluster, 120_000, every_ms, lambda: views(cluster) == {1})
     assert views(cluster) == {1}
     slow[0] = False
@@ -114,8 +123,7 @@ CALM_VIEWS = 8
     ("delay_ms", "fsync_ms", "every_ms"),
     [
         ((500, 520), (1, 5), 4_000),
-        ((500, 520), (1, 5), 900),
-        ((1, 5), (700, 900), 4_000),
+        ((1, 5), (700, 900), 2_500),
         ((100, 700), (1, 200), 2_000),
     ],
 )
@@ -124,10 +132,10 @@ def test_where_every_leader_is_slow_views_settle(
 ) -> None:
     """Trap 12, 18. Links of half a second, or disks of a second: patience grows to fit, and then nobody is replaced."""
     cluster = cluster_of(4, delay_ms=delay_ms, fsync_ms=fsync_ms)
-    load(cluster, 90_000, every_ms)
+    load(cluster, 120 * every_ms, every_ms)
     settled = max(views(cluster))
     assert settled <= CALM_VIEWS
-    ids = load(cluster, 120_000, every_ms)
+    ids = load(cluster, 60 * every_ms, every_ms)
     assert cluster.run(20_000, lambda: cluster.final_everywhere(ids))
     assert views(cluster) == {settled}
 

@@ -149,7 +149,7 @@ def test_lists_are_kept_as_the_tuples_they_are_read_back_as() -> None:
     assert state.get(b"k") == (1, (2, (3, ()))) == decode(state.changes[b"k"][1] or b"", size_bytes_max=100)
 
 
-@pytest.mark.parametrize("value", [1.5, {"a": 1}, (1, 2.0), 2**64, "\ud800", (b"x", object())], ids=repr)
+@pytest.mark.parametrize("value", [1.5, {"a": 1}, (1, 2.0), 2**64, "\ud800", (b"x", {1})], ids=repr)
 def test_a_value_without_encoding_keeps_nothing_of_its_transaction(value: Any) -> None:
     state = Overlay(EmptyState())
     state.put(b"a", 1)

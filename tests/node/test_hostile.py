@@ -287,7 +287,7 @@ def test_a_flood_of_tiny_batches_does_not_crowd_out_those_of_others() -> None:
 
 def test_a_batch_the_engine_had_no_room_for_is_offered_again(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab()
-    monkeypatch.setattr("consensus.engine.AVAILABLE_MAX", 2)
+    monkeypatch.setattr("consensus.backlog.AVAILABLE_MAX", 2)
     for number in range(3):
         lab.frame(Kind.BATCH, tiny(number).wire)
     assert lab.replica.engine.table_sizes()["available"] == 2

@@ -364,7 +364,9 @@ class Pooling(RuleBasedStateMachine):
     def submit(self, number: int, size_bytes: int) -> None:
         one = tx(number, size_bytes, 5 + number)
         known = one.id in self.waiting
-        full = len(self.waiting) >= 8
+        others = {origin for _, origin in self.held.values()} - {None}
+        theirs = sum(len(one.wires) for one, origin in self.held.values() if origin is not None)
+        full = len(self.waiting) >= max(8 - theirs, 8 // (1 + len(others)))
         own_bytes = self.pool._open_bytes + self.pool._held_bytes.get(None, 0)
         full = full or own_bytes + len(one.wire) + FRAMING_BYTES > 2_000
         assert pool_full(self.pool, one, self.now_ms) == (full and not known)

@@ -109,7 +109,8 @@ class SimulatedNode:
         return self.cluster.now_ms * (MILLION + self.drift_ppm) // MILLION
 
     def wall_ms(self) -> int:
-        return WALL_MS + self.now_ms() + self.clock_offset_ms
+        # Kept by a time service, so it jumps but does not run away, as the monotonic one may.
+        return WALL_MS + self.cluster.now_ms + self.clock_offset_ms
 
     def set_timer(self, name: str, at_ms: int | None) -> None:
         if at_ms is None:
