@@ -14,17 +14,17 @@ from ledger.evidence import Evidence, Half, Offence
 
 def contradiction(one: Signed | Claim, other: Signed | Claim) -> Evidence | None:
     """The evidence two verified messages of one chain make; None when an honest member could have signed both."""
-    first, second = _read(one), _read(other)
+    first, second = read(one), read(other)
     if first is None or second is None or first[:4] != second[:4] or first[4].content == second[4].content:
         return None
     return Evidence.of(*first[:4], first[4], second[4])
 
 
-def _read(message: Signed | Claim) -> tuple[Offence, int, int, tuple[int, ...], Half] | None:
-    """Offence, epoch, member and place, and what was signed there."""
+def read(message: Signed | Claim) -> tuple[Offence, int, int, tuple[int, ...], Half] | None:
+    """Offence, epoch, member and place, and what was signed there; None for what has no content."""
     match message:
         case PrePrepare(vote=vote):
-            return _read(vote)
+            return read(vote)
         case Vote(epoch, view, height, phase, digest, member, signature):
             return Offence.VOTE, epoch, member, (view, height, int(phase)), Half((digest,), signature)
         case CheckpointVote():

@@ -63,7 +63,6 @@ from ledger.execution import Tip
 from ledger.genesis import Parameters
 from ledger.validators import ValidatorSet
 
-
 SEAL_OVERDUE = 2  # times `seal_after_ms`
 
 

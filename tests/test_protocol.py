@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from consensus.events import Certified, Fired, PeerStatus, Received, Timer, Verified
+from consensus.config import EngineConfig
+from consensus.contradiction import read
+from consensus.engine import Engine
+from consensus.events import Applied, Certified, Evidence, Fired, PeerStatus, Received, Timer, Verified
 from consensus.messages import (
+    CheckpointVote,
     NewView,
     PrePrepare,
     Status,
@@ -25,7 +30,8 @@ from consensus.newview import choose, compose
 from consensus.verify import Verifier
 from ledger.block import Certificate, Phase, Proposal
 from ledger.errors import Code, Reject
-from ledger.genesis import Parameters
+from ledger.evidence import Offence, check_evidence
+from ledger.genesis import LOG_WINDOW_MAX, Parameters
 from ledger.modules.members import ProposeValidators
 from ledger.modules.members import Vote as GovernanceVote
 from ledger.modules.parties import VALIDATORS, join_statement
@@ -34,6 +40,7 @@ from ledger.validators import faulty_max, quorum
 from node.replica import RecordKind
 from p2p.batches import BatchPool, PoolConfig
 from p2p.frames import Kind
+from tests.consensus import test_messages
 from tests.simulation.cluster import WALL_MS, Cluster, Options, SimulatedNode, key_of
 
 QUICK = Parameters(view_timeout_ms=1_000, view_timeout_ms_max=8_000)
@@ -670,6 +677,190 @@ def test_c28_far_votes_and_views_take_no_memory() -> None:
     assert sizes["suspects"] <= 4
     target.replica._step(Fired(Timer.STATUS))
     commit(cluster)
+
+
+def slow_leader(cluster: Cluster, bad: SimulatedNode, served: Callable[[SimulatedNode], bool], gap_ms: int) -> None:
+    """The proposals of one leader leave it one after the other, `gap_ms` apart, and to some members only."""
+    transmit, due_ms = cluster.transmit, {-1: 0}
+
+    def late(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> None:
+        message = decode_message(payload) if kind is Kind.VOTE and sender is bad else None
+        receiver = cluster.node_of(key)
+        if not isinstance(message, PrePrepare) or message.member != bad.replica.engine.me or receiver is None:
+            transmit(sender, key, kind, payload)
+        elif served(receiver):
+            height = message.proposal.height
+            if height not in due_ms:
+                due_ms[height] = max(cluster.now_ms, *due_ms.values()) + gap_ms
+            cluster.later(sender, due_ms[height] - cluster.now_ms, lambda: transmit(sender, key, kind, payload))
+
+    cluster.transmit = late  # type: ignore[method-assign]
+
+
+def views(cluster: Cluster) -> set[int]:
+    return {node.replica.engine.view for node in cluster.nodes if node.alive}
+
+
+def keep_busy(cluster: Cluster, duration_ms: int, every_ms: int = 300) -> list[bytes]:
+    ids: list[bytes] = []
+    for _ in range(duration_ms // every_ms):
+        ids.append(cluster.transfer())
+        cluster.run(every_ms)
+    return ids
+
+
+def test_c29_a_leader_just_under_the_limit_is_replaced() -> None:
+    """Trap 18. More of this in tests/consensus/test_leaders.py."""
+    cluster = cluster_of()
+    slow_leader(cluster, leader_of(cluster), lambda receiver: True, 900)
+    keep_busy(cluster, 40_000)
+    assert views(cluster) == {1}
+
+
+def test_c30_a_leader_that_serves_a_part_of_the_members_stalls_nobody() -> None:
+    """Trap 18."""
+    cluster = cluster_of(seed=3)
+    bad = leader_of(cluster)
+    unserved = next(node for node in cluster.nodes if node is not bad)
+    slow_leader(cluster, bad, lambda receiver: receiver is not unserved, 0)
+    ids = keep_busy(cluster, 10_000)
+    assert cluster.run(3_000, lambda: cluster.final_everywhere(ids))
+
+
+def test_c31_where_every_leader_is_slow_views_settle() -> None:
+    """Trap 12."""
+    cluster = Cluster(4, Options(delay_ms=(500, 520), parameters=Parameters()))
+    keep_busy(cluster, 120_000, 4_000)
+    settled = views(cluster)
+    assert len(settled) == 1
+    assert max(settled) <= 6
+    keep_busy(cluster, 120_000, 4_000)
+    assert views(cluster) == settled
+
+
+def test_c32_what_was_signed_binds_a_member_whose_store_lost_the_epochs_beginning() -> None:
+    """Traps 20, 24. Its log has votes of an epoch that its store, after a power cut, has yet to reach."""
+    cluster = cluster_of(followers=1)
+    membership(cluster, (cluster.nodes[4].key.public,), ())
+    node = cluster.nodes[0]
+    end = node.replica.engine.epoch_end
+    assert end is not None
+    assert cluster.run(60_000, lambda: min(cluster.heights()) >= end)
+    engine = node.replica.engine
+    assert engine.validators.epoch == 1
+    assert engine.me is not None
+    digest = cluster.genesis.chain_id
+    own = signed_by(cluster, node, Vote(1, 0, end + 1, Phase.PREPARE, digest, engine.me))
+    assert isinstance(own, Vote)
+    tip = replace(node.replica.store.tip, epoch_end=end, validators=cluster.genesis.validator_set, height=end - 1)
+    sign: Callable[[bytes], bytes] = lambda text: cluster.signer.sign(node.key.public, text)  # noqa: E731
+    again = Engine(EngineConfig(cluster.genesis.chain_id, node.key.public, QUICK), sign, tip, None)
+    again.restore([own], [])
+    again.start(0)
+    assert again.validators.epoch == 0
+    block = cluster.nodes[1].replica.store.block(end)
+    assert block is not None
+    again.step(Certified(block.proposal, Verified(block.certificate)), 1, WALL_MS)
+    again.step(Applied(end, digest, digest, None, None, engine.validators), 2, WALL_MS)
+    assert again.validators.epoch == 1
+    slot = again.slots[end + 1]
+    assert slot.own_prepare == own
+    other = Proposal(end + 1, WALL_MS, (digest,))
+    leader = by_member(cluster, engine.validators.leader(0))
+    leader_member = engine.validators.leader(0)
+    vote = signed_by(cluster, leader, Vote(1, 0, end + 1, Phase.PREPARE, other.digest, leader_member))
+    assert isinstance(vote, Vote)
+    before = dict(again.ignored)
+    again.step(Received(Verified(PrePrepare(other, vote))), 3, WALL_MS)
+    assert again.ignored != before or leader_member == engine.me
+    assert slot.own_prepare == own
+
+
+def test_c33_the_largest_new_view_fits_its_frame() -> None:
+    """Trap 37. Built and encoded in tests/consensus/test_messages.py; here, that no chain can have a longer log."""
+    longest = Parameters(log_window=LOG_WINDOW_MAX)
+    assert not longest.problems()
+    assert Parameters(log_window=LOG_WINDOW_MAX + 1).problems()
+    test_messages.test_the_largest_view_change_and_the_largest_new_view_fit_a_frame()
+
+
+def test_c34_every_kind_of_contradiction_makes_one_evidence() -> None:
+    """Trap 48."""
+    digests = [bytes([1, number]) + bytes(31) for number in (1, 2)]
+    for offence in Offence:
+        cluster = cluster_of()
+        target, culprit = by_member(cluster, 0), by_member(cluster, 1)
+        changes = tuple(
+            signed_by(cluster, by_member(cluster, member), ViewChange(0, 1, None, (), member))
+            for member in (0, 1, 2, 3)
+        )
+        pairs: dict[Offence, list[object]] = {
+            Offence.VOTE: [Vote(0, 0, 1, Phase.COMMIT, digest, 1) for digest in digests],
+            Offence.CHECKPOINT: [CheckpointVote(0, 10, digest, digest, digest, 1) for digest in digests],
+            Offence.VIEW_CHANGE: [ViewChange(0, 1, None, locks, 1) for locks in ((), (lock,))],
+            Offence.NEW_VIEW: [compose(changes[:3], 0, 1), compose(changes[1:], 0, 1)],
+        }
+        messages = [signed_by(cluster, culprit, message) for message in pairs[offence]]
+        found = []
+        for message in (*messages, *messages):
+            verified = Verified(message)
+            effects = target.replica.engine.step(Received(verified), cluster.now_ms, WALL_MS)  # type: ignore[arg-type]
+            found += [effect.proof for effect in effects if isinstance(effect, Evidence)]
+        assert len(found) == 1, offence
+        validators = target.replica.engine.validators
+        guilty = check_evidence(cluster.genesis.chain_id, validators, found[0].wire, cluster.signer.check)
+        assert (guilty.key, guilty.offence) == (culprit.key.public, offence)
+
+
+def test_c35_nothing_an_honest_member_signs_convicts_it() -> None:
+    """Trap 48. All that members with power cuts, losses and view changes ever say, compared with all else they said."""
+    cluster = cluster_of(seed=8, loss=10, duplication=10, delay_ms=(1, 60), fsync_ms=(1, 40))
+    said: dict[tuple[bytes, Offence, int, tuple[int, ...]], dict[tuple[bytes, ...], bytes]] = {}
+
+    def note(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> bool:
+        message = decode_message(payload) if kind is Kind.VOTE else None
+        if message is not None and not isinstance(message, TimeoutCertificate | Status):
+            statement = read(message)
+            if statement is not None:
+                offence, epoch, member, place, half = statement
+                author = cluster.nodes[0].replica.engine.validators.keys[member]
+                said.setdefault((author, offence, epoch, place), {})[half.content] = half.signature
+        return True
+
+    tap(cluster, note)
+    for step in range(40):
+        cluster.transfer()
+        cluster.run(137)
+        node = cluster.nodes[step % 4]
+        node.crash()
+        cluster.run(2_500 if step % 5 == 0 else 53)
+        node.boot()
+    commit(cluster)
+    assert {offence for _, offence, _, _ in said} == set(Offence)
+    assert all(len(contents) == 1 for contents in said.values())
+    assert not cluster.evidence
+
+
+def test_after_an_hour_with_half_of_the_members_down_and_a_restart_of_all_the_chain_goes_on_from_disks_alone() -> None:
+    """Traps 12, 23. Half of them lose power, an hour passes, they return; then all lose power at one moment."""
+    cluster = cluster_of(seed=12)
+    commit(cluster)
+    for node in cluster.nodes[:2]:
+        node.crash()
+    waiting = [cluster.transfer(at=2), cluster.transfer(at=3)]
+    cluster.run(3_600_000)
+    assert max(views(cluster)) == 0
+    for node in cluster.nodes[:2]:
+        node.boot()
+    limit_ms = QUICK.view_timeout_ms_max + 2_000
+    assert cluster.run(limit_ms, lambda: cluster.final_everywhere(waiting))
+    for node in cluster.nodes:
+        node.crash()
+    cluster.run(1_000)
+    for node in cluster.nodes:
+        node.boot()
+    commit(cluster, within_ms=limit_ms)
+    assert cluster.final_everywhere(waiting)
 
 
 def test_one_that_returns_to_a_halted_chain_lets_it_go_on_though_the_leader_is_still_gone() -> None:

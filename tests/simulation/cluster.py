@@ -283,6 +283,10 @@ class Cluster:
         for life, action in held:
             if life == node.life:
                 self.later(node, 0, action)
+        # First it sees which connections broke: what came through those is lost, and they may come up again.
+        broken, node.broken = node.broken, []
+        for key in broken:
+            node.replica.on_peer_down(key)
         self._reconnect_all()
 
     def sync_takes_ms(self) -> int:
@@ -297,6 +301,8 @@ class Cluster:
     def connect(self, one: SimulatedNode, other: SimulatedNode) -> None:
         if not one.alive or not other.alive or (one.index, other.index) in self._links:
             return
+        if one.paused or other.paused:
+            return  # tried again when they go on
         self._order += 1
         for a, b in ((one, other), (other, one)):
             self._links[a.index, b.index] = self._order
@@ -326,11 +332,10 @@ class Cluster:
         del self._links[other.index, one.index]
         for node, peer in ((one, other), (other, one)):
             if node.alive:
-                key, replica = peer.key.public, node.replica
                 if node.paused:
-                    node.held.append((node.life, lambda replica=replica, key=key: replica.on_peer_down(key)))  # type: ignore[misc]
+                    node.broken.append(peer.key.public)
                 else:
-                    replica.on_peer_down(key)
+                    node.replica.on_peer_down(peer.key.public)
 
     def _give_up_silent(self) -> None:
         for a, one in enumerate(self.nodes):

@@ -43,6 +43,7 @@ class SimulatedNode:
         self.durable = 0
         self.alive = self.paused = False
         self.held: list[tuple[int, Callable[[], None]]] = []  # what would have happened while paused
+        self.broken: list[bytes] = []  # peers to whom the connection broke while paused
         self.life = 0
         self.clock_offset_ms = options.skew_ms.get(index, 0)
         self.drift_ppm = options.drift_ppm.get(index, 0)
@@ -96,6 +97,7 @@ class SimulatedNode:
         """Power off (unsynced writes may be lost, any suffix of them), or only the process killed."""
         self.alive = self.paused = False
         self.held.clear()
+        self.broken.clear()
         self.cluster.on_crash(self)
         del self.log[self.durable :]
         self.disk.crash(self.cluster.disk_random, power=power, torn=self.cluster.options.torn)
