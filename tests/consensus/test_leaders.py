@@ -45,7 +45,7 @@ def hold_back(cluster: Cluster, delay_of: Callable[[SimulatedNode, SimulatedNode
 
 def load(cluster: Cluster, duration_ms: int, every_ms: int, until: Callable[[], bool] = lambda: False) -> list[bytes]:
     """A transaction now and then at every member in turn."""
-    ids = []
+    ids: list[bytes] = []
     end_ms = cluster.now_ms + duration_ms
     while cluster.now_ms < end_ms and not until():
         alive = [node.index for node in cluster.nodes if node.alive]

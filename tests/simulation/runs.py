@@ -26,7 +26,7 @@ STEP_MS = 100  # of simulated time between two looks at whether the core is done
 # Phase 2 must end within this and so many longest patiences for each member that may lead a view to nothing.
 LIVENESS_MS, PATIENCES_PER_FAULTY = 40_000, 4
 CHANGES = (ProposeValidators.NAME, ProposeParameters.NAME, Vote.NAME)
-PROPOSAL_VALID_FOR = 40  # heights in which a membership change may be voted for
+PROPOSAL_VALID_FOR = 10  # heights in which a membership change may be voted for
 # View changes in phase 2 for each faulty member and one more; a Byzantine one that goes on may spoil every view it
 # leads, and with what it left behind the next.
 VIEWS_PER_FAULTY, VIEWS_PER_BYZANTINE = 6, 24
@@ -75,7 +75,7 @@ class Run:
         self.faults: Counter[str] = Counter()
         self.changes: list[Submitted] = []  # membership transactions
         self.gone: set[int] = set()  # nodes that stay down
-        self._change_until = 0  # the height after which the last proposed change can no longer pass
+        self._last_change = (-1, 0)  # its epoch, and the height after which it can no longer pass
 
     def run(self) -> Outcome:
         cluster, plan = self.cluster, self.plan
@@ -197,17 +197,20 @@ class Run:
         up = [node for node in self.cluster.honest if node.alive and not node.paused]
         if not up:
             return False
-        best = max(up, key=lambda node: node.replica.store.tip.height)
+        # Down or not: a set that anyone executed is the set from which the next one is counted.
+        best = max(self.cluster.honest, key=lambda node: node.replica.store.tip.height)
         tip = best.replica.store.tip
         pending = best.replica.store.get(state_key("members", "next_validators"))
-        if pending is not None or tip.height <= self._change_until:
+        epoch, until = self._last_change
+        if pending is not None or (tip.validators.epoch == epoch and tip.height <= until):
             return False
         operation = self._draw_change(fault, tip.validators, best)
         if operation is None:
             return False
         node = next((node for node in up if node.index == fault["node"]), up[0])
         signers = [self.cluster.node_of(key) for key in tip.validators.keys]
-        self._change_until = tip.height + PROPOSAL_VALID_FOR + self.options.parameters.log_window
+        latest = max(each.replica.store.tip.height for each in self.cluster.honest)
+        self._last_change = (tip.validators.epoch, latest + PROPOSAL_VALID_FOR)
         try:
             proposal = self._submit_change(node, signers[0], operation)
             for signer in signers[1:]:
