@@ -12,8 +12,9 @@ ARGS  ?=
 SEEDS ?= 300
 START ?= 0
 JOBS  ?= 2
+ROUNDS ?= 100
 
-.PHONY: help env demo test check format sim bench lock vectors clean
+.PHONY: help env demo test check format sim bench kills lock vectors clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +53,9 @@ sim: env ## deterministic simulation; SEEDS=N START=S JOBS=J, ARGS=--trace shows
 
 bench: env ## throughput and latency of a local cluster
 	@$(BIN)/python -m bench $(ARGS)
+
+kills: env ## four real processes, ROUNDS=100 times kill -9, the leader half of the time
+	@$(BIN)/python -m tests.live_kills --rounds $(ROUNDS) $(ARGS)
 
 vectors: env ## rewrite tests/vectors/*.json from the code
 	@$(BIN)/python -m tests.vectors

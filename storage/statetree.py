@@ -395,4 +395,3 @@ def decode_record(data: bytes, key: bytes) -> Value:
         )
     except CodecError as error:
         raise Corruption(f"record {key.hex()} cannot be decoded: {error}") from None
-

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, NamedTuple
 
-from ledger.codec import Value
 from ledger.errors import Code, FieldReject, Reject
 from ledger.fields import Choice, Hash, Integer, Key, ListOf, Maybe, Operation, Text
 from ledger.modules.parties import Party, acting_party, check_key, check_party

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ledger.block import Proposal, Receipt
-from ledger.codec import Value, decode, encode
+from ledger.codec import Value, decode
 from ledger.crypto import KeyPair, verify_joined
 from ledger.execution import BlockResult, Executor
 from ledger.fields import Operation

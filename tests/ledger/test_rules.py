@@ -157,7 +157,8 @@ def test_a_value_without_encoding_keeps_nothing_of_its_transaction(value: Any) -
     with pytest.raises(TypeError):
         state.keep()
     state.drop()
-    assert state.changes == {} and state.get(b"a") is None
+    assert state.changes == {}
+    assert state.get(b"a") is None
 
 
 def test_the_sender_is_the_institution_its_key_signs_for() -> None:

@@ -17,6 +17,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 
 from tests.simulation.coverage import expected, missing
 from tests.simulation.plan import Plan, draw_plan
@@ -165,7 +166,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help="the first")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--shrink-s", type=float, default=60.0, help="seconds to make a failing plan smaller; 0: never")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where plans of failures go")
+    parser.add_argument("--folder", type=Path, default=Path(gettempdir()), help="where plans of failures go")
     parser.add_argument("--plan", type=Path, help="run this plan instead of seeds")
     parser.add_argument("--write-plan", type=Path, help="write the first seed's plan there and end")
     parser.add_argument("--trace", action="store_true", help="print one run as lines")

@@ -1,0 +1,1 @@
+"""Small-scope exhaustive exploration of the real engine (docs/exploration.md)."""
