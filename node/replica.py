@@ -596,7 +596,7 @@ class Replica:
         txs = sum(len(batch.wires) for batch in batches)
         fits = size_bytes <= BLOCK_BATCH_BYTES_MAX and txs <= txs_max
         if missing and fits:
-            self.pool.want(missing)
+            self.pool.want(missing, self.engine.validators.keys[self.engine.leader])
             return
         if not fits:
             others = [one for height, one in self._validating.items() if height != proposal.height]

@@ -59,6 +59,7 @@ class _Held:
 
 @dataclass(slots=True)
 class _Wanted:
+    holder: Hashable = None  # who said it has it
     asked: list[Hashable] = field(default_factory=list)
     asked_at_ms: int = -FETCH_TIMEOUT_MS
 
@@ -241,11 +242,11 @@ class BatchPool:
 
     # Fetching
 
-    def want(self, digests: Iterable[bytes]) -> None:
-        """These are needed and not held."""
+    def want(self, digests: Iterable[bytes], holder: Hashable = None) -> None:
+        """These are needed and not held; `holder` is asked first, since who proposes a batch has it."""
         for digest in digests:
             if digest not in self._held:
-                self._wanted.setdefault(digest, _Wanted())
+                self._wanted.setdefault(digest, _Wanted(holder))
         while len(self._wanted) > WANTED_MAX:
             self._wanted.popitem(last=False)
 
@@ -268,7 +269,8 @@ class BatchPool:
                 wanted.asked.clear()
                 fresh = list(peers)
             if fresh:
-                peer = fresh[int.from_bytes(digest[-2:], "big") % len(fresh)]
+                spread = fresh[int.from_bytes(digest[-2:], "big") % len(fresh)]
+                peer = wanted.holder if wanted.holder in fresh else spread
                 if len(plan.get(peer, ())) == FETCH_DIGESTS_MAX:
                     continue
                 self._wanted.move_to_end(digest)

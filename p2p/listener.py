@@ -9,6 +9,7 @@ Must not know aiohttp: what speaks HTTP on the accepted connection is made by a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket as sockets
 import ssl
 from collections import Counter
@@ -45,7 +46,14 @@ class Pending:
     def cut(self) -> None:
         """The deadline passed."""
         if self.transport is not None:
-            self.transport.abort()
+            abort(self.transport)
+
+
+def abort(transport: asyncio.BaseTransport) -> None:
+    """End a connection at once, whatever has become of it."""
+    # A TLS transport that is closed already has no protocol any more; CPython before 3.11.4 does not look.
+    with contextlib.suppress(AttributeError):
+        transport.abort()  # type: ignore[attr-defined]
 
 
 class Listener:

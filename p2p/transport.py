@@ -39,7 +39,7 @@ from p2p.frames import (
     encode_frame,
 )
 from p2p.handshake import NONCE_SIZE_BYTES, Acceptor, Dialler, Hello, Role, encode_reject
-from p2p.listener import Listener, Pending
+from p2p.listener import Listener, Pending, abort
 from p2p.peerbook import Address, PeerBook, Source
 from p2p.peers import Peers
 from p2p.tls import TlsContexts, certificate_key
@@ -493,7 +493,7 @@ class _Link:
         return f"{name[0]}:{name[1]}" if name else ""
 
     def abort(self) -> None:
-        self._transport.abort()
+        abort(self._transport)
 
     async def close(self) -> None:
         """Abort, and let aiohttp drop what it holds for the connection (timers, the pooled client connection)."""

@@ -306,16 +306,18 @@ def add(directory: Path, as_json: bool) -> None:
     """
     found = _ask(directory, "add")
     show(found if as_json else {name: found[name] for name in ("name", "key", "api", "home")}, as_json)
+    from ledger.validators import quorum
     from node.cluster import plan as plans
 
+    genesis = directory / plans.GENESIS_FILE
     validators = [node for node in plans.read(directory).nodes if node.validator]
-    quorum = len(validators) - (len(validators) - 1) // 3
     proposer = directory / validators[0].name / "node.key"
     voter = directory / validators[min(1, len(validators) - 1)].name / "node.key"
     click.echo(
         "\nTo make it a validator, propose it and let a quorum of the validators approve"
-        f" ({quorum} of {len(validators)}, the proposer counts):\n"
-        f"  medchain member propose validators --add {found['key']} --key {proposer}\n"
+        f" ({quorum(len(validators))} of {len(validators)}, the proposer counts):\n"
+        f"  medchain key prove {directory / found['name'] / 'node.key'} --validator --genesis {genesis}\n"
+        f"  medchain member propose validators --add <what that printed> --key {proposer}\n"
         f"  medchain member vote <id of the receipt> --key {voter}",
         err=True,
     )

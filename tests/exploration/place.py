@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from itertools import count
 
 from ledger.block import Proposal
-from ledger.crypto import SIGNATURE_SIZE_BYTES
+from ledger.crypto import SIGNATURE_SIZE_BYTES, hash_bytes
 from ledger.execution import Tip
 from ledger.genesis import Parameters
 from ledger.validators import ValidatorSet
 
 MEMBERS = 4
-CHAIN = b"\x01" * 32
+CHAIN = hash_bytes(b"chain")
 KEYS = tuple(bytes([number + 1]) * 32 for number in range(MEMBERS))
 VALIDATORS = ValidatorSet.create(0, 1, KEYS)
 PARAMETERS = Parameters()
-GENESIS = Tip(0, bytes(32), 0, bytes(32), 0, VALIDATORS, PARAMETERS)
+GENESIS = Tip(0, CHAIN, 0, CHAIN, 0, VALIDATORS, PARAMETERS)
 NEVER_MS = 10**15  # no quiet chain is closed by a seal: checkpoints are not explored
 HEIGHTS_MAX = 3
 
@@ -58,7 +58,7 @@ def is_signed(key: bytes, statement: bytes, signature: bytes) -> bool:
 
 def batch(height: int) -> bytes:
     """The one batch meant for a height; each fills a block."""
-    return bytes([height]) * 32
+    return hash_bytes(bytes([height]))
 
 
 def _proposal(height: int, wall_ms: int) -> Proposal:

@@ -340,6 +340,15 @@ def test_the_memory_of_ordered_batches_is_bounded() -> None:
     assert not pool.is_ordered(first.digest)
 
 
+def test_who_proposed_a_batch_is_asked_for_it_first_and_another_after_a_timeout() -> None:
+    for holder in PEERS:
+        pool = BatchPool(SMALL)
+        pool.want([batch(1).digest], holder)
+        assert pool.plan_fetches(PEERS, 0) == {holder: [batch(1).digest]}
+        [(other, _)] = pool.plan_fetches(PEERS, 500).items()
+        assert other != holder
+
+
 class Pooling(RuleBasedStateMachine):
     """Any order of submissions, cuts, peers' batches, execution, expiry and fetching, against a plain model."""
 

@@ -601,3 +601,13 @@ def test_configuration_out_of_range_is_refused() -> None:
     for wrong in ({"listen_port": 70_000}, {"software": "s" * 33}, {"handshake_ms_max": 0}):
         with pytest.raises(ValueError):
             TransportConfig(**wrong)
+
+
+def test_a_connection_that_is_gone_can_be_aborted_again() -> None:
+    """CPython before 3.11.4 raises for a TLS transport that was closed; a connection lost so was never made again."""
+
+    class Gone(asyncio.Transport):
+        def abort(self) -> None:
+            raise AttributeError("'NoneType' object has no attribute '_abort'")
+
+    abort(Gone())

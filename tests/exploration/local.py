@@ -1,0 +1,211 @@
+"""All that one honest member may come to, as a graph of *macro-steps*, made on demand by the real engine.
+
+A macro-step is one input of the member's own, one message, or the least set of messages that are counted together (votes
+for one value, suspicions of one view, view changes for one view) that makes the engine do more than note them down. That
+a message noted down may as well arrive later, when it makes a difference, is why noting alone is no step
+(docs/exploration.md gives the argument, test_exploration.py checks it against runs without any of this).
+
+Each pair of engine and message is stepped once and remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from consensus.messages import NewView, PrePrepare, Vote
+from consensus.events import Received
+from tests.exploration.alphabet import Alphabet, Item, Mask
+from tests.exploration.fingerprint import Key
+from tests.exploration.place import name_of
+from tests.exploration.replica import Event, Host, Outcome, act, begin, freeze, key, own_inputs, thaw
+
+FAILED = 0  # in the place of a height: the engine raised an assertion
+COUNTED_MAX = 3  # messages of others in one macro-step: a quorum of four members
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A macro-step: possible once all items of `needs` (bits by index) exist."""
+
+    needs: int
+    target: int
+    inputs: tuple[Event | int, ...]  # own input, or indexes of items
+
+
+@dataclass(slots=True)
+class Node:
+    """An engine's state, up to what makes no difference."""
+
+    snapshot: bytes
+    view: int
+    changing: bool
+    own: list[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The result of one input to one node."""
+
+    node: int
+    sent: Mask
+    decided: frozenset[tuple[int, str]]
+    noted: bool  # nothing but a table changed
+
+
+@dataclass(slots=True)
+class Local:
+    """One member's states: a node, what it ever sent, what it ever decided."""
+
+    member: int
+    alphabet: Alphabet
+    nodes: list[Node] = field(default_factory=list)
+    sent: list[Mask] = field(default_factory=list)
+    decided: list[frozenset[tuple[int, str]]] = field(default_factory=list)
+    options: list[list[Option]] = field(default_factory=list)
+    engine_steps: int = 0
+    _node_of: list[int] = field(default_factory=list)
+    _version: list[int] = field(default_factory=list)
+    _nodes: dict[Key, int] = field(default_factory=dict)
+    _states: dict[tuple[int, Mask, frozenset[tuple[int, str]]], int] = field(default_factory=dict)
+    _reached: dict[tuple[int, Event | int], Reached | None] = field(default_factory=dict)
+
+    def begin(self) -> int:
+        host, outcome = begin(self.member, self.alphabet.scope)
+        return self._state(self._node(host), self._said(outcome), self._finished(outcome))
+
+    def _said(self, outcome: Outcome) -> Mask:
+        mask = 0
+        for message in outcome.sent:
+            mask |= self.alphabet.hear(message)
+        return mask
+
+    def _finished(self, outcome: Outcome) -> frozenset[tuple[int, str]]:
+        return frozenset((height, name_of(digest)) for height, digest in outcome.decided)
+
+    def _node(self, host: Host) -> int:
+        found = key(host)
+        index = self._nodes.get(found)
+        if index is None:
+            index = self._nodes[found] = len(self.nodes)
+            engine = host.engine
+            self.nodes.append(Node(freeze(host), engine.view, engine.changing, own_inputs(host)))
+        return index
+
+    def _state(self, node: int, sent: Mask, decided: frozenset[tuple[int, str]]) -> int:
+        place = (node, sent, decided)
+        index = self._states.get(place)
+        if index is None:
+            index = self._states[place] = len(self._node_of)
+            self._node_of.append(node)
+            self.sent.append(sent)
+            self.decided.append(decided)
+            self.options.append([])
+            self._version.append(-1)
+        return index
+
+    # Steps
+
+    def _step(self, node: int, event: Event | int) -> Reached | None:
+        """What an input makes of a node; None if nothing."""
+        place = (node, event)
+        if place not in self._reached:
+            self._reached[place] = self._really_step(node, event)
+        return self._reached[place]
+
+    def _really_step(self, node: int, event: Event | int) -> Reached | None:
+        self.engine_steps += 1
+        before = self.nodes[node]
+        host = thaw(before.snapshot)
+        pending = len(host.pending)
+        try:
+            outcome = act(host, self.alphabet.items[event].event if isinstance(event, int) else event)
+        except AssertionError as failure:
+            # Options are worked out before it is known whether their messages ever exist together with this state.
+            # Should they do, the failure is one of the engine.
+            return Reached(node, 0, frozenset({(FAILED, f"assertion: {failure}")}), False)
+        after = self._node(host)
+        sent, decided = self._said(outcome), self._finished(outcome)
+        if after == node and not sent and not decided:
+            return None
+        now = self.nodes[after]
+        moved = (now.view, now.changing, len(host.pending)) != (before.view, before.changing, pending)
+        return Reached(after, sent, decided, not (moved or outcome.sent or decided))
+
+    # Macro-steps
+
+    def expand(self, state: int) -> list[Option]:
+        """The options of a state, for all items known so far."""
+        if self._version[state] == self.alphabet.version:
+            return self.options[state]
+        known = {(option.needs, option.target) for option in self.options[state]}
+        for option in self._macro_steps(state):
+            place = (option.needs, option.target)
+            if option.target != state and place not in known:
+                known.add(place)
+                self.options[state].append(option)
+        # Steps above may have made new items; then this state is looked at again when next asked for.
+        self._version[state] = self.alphabet.version if self._settled else -1
+        return self.options[state]
+
+    @property
+    def _settled(self) -> bool:
+        return self._seen_version == self.alphabet.version
+
+    _seen_version: int = 0
+
+    def _macro_steps(self, state: int) -> list[Option]:
+        self._seen_version = self.alphabet.version
+        node = self._node_of[state]
+        found: list[Option] = []
+        for event in self.nodes[node].own:
+            reached = self._step(node, event)
+            if reached is not None:
+                found.append(self._option(state, reached, 0, (event,)))
+        counted: dict[Key, list[Item]] = {}
+        for item in list(self.alphabet.items):
+            if not self._is_in_time(node, item):
+                continue
+            if item.counted is not None:
+                counted.setdefault(item.counted, []).append(item)
+                continue
+            reached = self._step(node, item.index)
+            if reached is not None:
+                found.append(self._option(state, reached, 1 << item.index, (item.index,)))
+        for items in counted.values():
+            found += self._count(state, node, items)
+        return found
+
+    def _option(self, state: int, reached: Reached, needs: int, inputs: tuple[Event | int, ...]) -> Option:
+        sent, decided = self.sent[state] | reached.sent, self.decided[state] | reached.decided
+        return Option(needs, self._state(reached.node, sent, decided), inputs)
+
+    def _is_in_time(self, node: int, item: Item) -> bool:
+        """What is early is kept by the engine until it is in time, so it may as well arrive then."""
+        at = self.nodes[node]
+        if isinstance(item.event, Received) and isinstance(item.event.verified.message, PrePrepare | Vote):
+            return item.view == at.view and not at.changing
+        if item.counted is not None and item.counted[0] == "suspect":  # type: ignore[index]
+            return item.view == at.view
+        return item.view >= at.view or not isinstance(item.event, Received | NewView)
+
+    def _count(self, state: int, node: int, items: list[Item]) -> list[Option]:
+        """Least sets of these that do something."""
+        found: list[Option] = []
+        frontier: list[tuple[tuple[Item, ...], int]] = [((), node)]
+        for _ in range(COUNTED_MAX):
+            following: list[tuple[tuple[Item, ...], int]] = []
+            for chosen, at in frontier:
+                for item in items:
+                    if chosen and item.member <= chosen[-1].member:
+                        continue
+                    reached = self._step(at, item.index)
+                    if reached is None:
+                        continue
+                    together = (*chosen, item)
+                    if reached.noted:
+                        following.append((together, reached.node))
+                        continue
+                    needs = sum(1 << one.index for one in together)
+                    found.append(self._option(state, reached, needs, tuple(one.index for one in together)))
+            frontier = following
+        return found
