@@ -19,6 +19,7 @@ from p2p.config import Handlers, TransportConfig
 from p2p.errors import Fault, Refusal
 from p2p.frames import KIB, KINDS, Kind, decode_frames, encode_frame
 from p2p.handshake import Hello, Role, decode_reject
+from p2p.listener import abort
 from p2p.peerbook import PeerBookConfig
 from p2p.tls import TlsContexts
 from p2p.transport import PATH, Transport
