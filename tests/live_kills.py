@@ -24,7 +24,7 @@ from ledger.genesis import development_key
 from ledger.modules.payments import Transfer
 from ledger.transaction import Transaction
 from node.api.client import ClientError
-from node.cluster.runner import ClusterNode, LocalCluster
+from node.cluster.runner import ClusterError, ClusterNode, LocalCluster
 from node.demo.watch import Watch, chain_of
 from node.replica import RecordKind, split_records
 from storage.wal import WriteAheadLog
@@ -169,13 +169,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the moments and the victims")
     arguments = parser.parse_args()
     began_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-        try:
-            record = asyncio.run(run(arguments.rounds, arguments.seed, Path(folder) / "cluster", say))
-        except (Violated, TimeoutError) as error:
-            print(f"FAILED: {error!r}; again with --seed {arguments.seed}")
-            return 1
+    folder = Path(tempfile.mkdtemp(prefix="medchain-kills-"))
+    say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    try:
+        record = asyncio.run(run(arguments.rounds, arguments.seed, folder / "cluster", say))
+    except (Violated, TimeoutError, ClusterError) as error:
+        print(f"FAILED: {error!r}; data and logs are in {folder}; again with --seed {arguments.seed}")
+        return 1
+    shutil.rmtree(folder)
     print(
         f"{arguments.rounds} kills ({record.leaders} of the leader) in {time.monotonic() - began_s:.0f} s: one chain, "
         f"{len(record.committed)} acknowledged transactions, all on every node ({record.refused} calls failed); "

@@ -17,7 +17,7 @@ from consensus.events import Received
 from tests.exploration.alphabet import Alphabet, Item, Mask
 from tests.exploration.fingerprint import Key
 from tests.exploration.place import name_of
-from tests.exploration.replica import Event, Host, Outcome, act, begin, freeze, key, own_inputs, thaw
+from tests.exploration.replica import Event, Flush, Host, Outcome, act, begin, crashes, freeze, key, own_inputs, thaw
 
 FAILED = 0  # in the place of a height: the engine raised an assertion
 COUNTED_MAX = 3  # messages of others in one macro-step: a quorum of four members
@@ -67,10 +67,11 @@ class Local:
     _version: list[int] = field(default_factory=list)
     _nodes: dict[Key, int] = field(default_factory=dict)
     _states: dict[tuple[int, Mask, frozenset[tuple[int, str]]], int] = field(default_factory=dict)
-    _reached: dict[tuple[int, Event | int], Reached | None] = field(default_factory=dict)
+    _reached: dict[tuple[int, Event | int], tuple[Reached, ...]] = field(default_factory=dict)
 
     def begin(self) -> int:
         host, outcome = begin(self.member, self.alphabet.scope)
+        self._settle(host, outcome)
         return self._state(self._node(host), self._said(outcome), self._finished(outcome))
 
     def _said(self, outcome: Outcome) -> Mask:
@@ -105,31 +106,49 @@ class Local:
 
     # Steps
 
-    def _step(self, node: int, event: Event | int) -> Reached | None:
-        """What an input makes of a node; None if nothing."""
+    def _step(self, node: int, event: Event | int) -> tuple[Reached, ...]:
+        """What an input may make of a node; the first is without a crash. Empty if it makes nothing of it."""
         place = (node, event)
-        if place not in self._reached:
-            self._reached[place] = self._really_step(node, event)
-        return self._reached[place]
+        known = self._reached.get(place)
+        if known is None:
+            known = self._reached[place] = self._really_step(node, event)
+        return known
 
-    def _really_step(self, node: int, event: Event | int) -> Reached | None:
+    def _really_step(self, node: int, event: Event | int) -> tuple[Reached, ...]:
         self.engine_steps += 1
         before = self.nodes[node]
         host = thaw(before.snapshot)
         pending = len(host.pending)
+        crashed: list[Reached] = []
         try:
             outcome = act(host, self.alphabet.items[event].event if isinstance(event, int) else event)
+            if not self.alphabet.scope.slow_disks:
+                crashed = self._settle(host, outcome)
         except AssertionError as failure:
             # Options are worked out before it is known whether their messages ever exist together with this state.
             # Should they do, the failure is one of the engine.
-            return Reached(node, 0, frozenset({(FAILED, f"assertion: {failure}")}), False)
+            return (Reached(node, 0, frozenset({(FAILED, f"assertion: {failure}")}), False),)
         after = self._node(host)
         sent, decided = self._said(outcome), self._finished(outcome)
         if after == node and not sent and not decided:
-            return None
+            return ()
         now = self.nodes[after]
         moved = (now.view, now.changing, len(host.pending)) != (before.view, before.changing, pending)
-        return Reached(after, sent, decided, not (moved or outcome.sent or decided))
+        return (Reached(after, sent, decided, not (moved or outcome.sent or decided)), *crashed)
+
+    def _settle(self, host: Host, outcome: Outcome) -> list[Reached]:
+        """Flush until all is durable, in place; returns what a crash on the way leads to. A crash before anything was
+        signed is an input of its own."""
+        found: list[Reached] = []
+        while host.pending:
+            for crash in crashes(host):
+                other = thaw(freeze(host))
+                after = Outcome([*outcome.sent], [*outcome.decided])
+                after.add(act(other, crash))
+                self._settle(other, after)
+                found.append(Reached(self._node(other), self._said(after), self._finished(after), False))
+            outcome.add(act(host, Flush()))
+        return list(dict.fromkeys(found))
 
     # Macro-steps
 
@@ -158,9 +177,7 @@ class Local:
         node = self._node_of[state]
         found: list[Option] = []
         for event in self.nodes[node].own:
-            reached = self._step(node, event)
-            if reached is not None:
-                found.append(self._option(state, reached, 0, (event,)))
+            found += [self._option(state, reached, 0, (event,)) for reached in self._step(node, event)]
         counted: dict[Key, list[Item]] = {}
         for item in list(self.alphabet.items):
             if not self._is_in_time(node, item):
@@ -168,9 +185,8 @@ class Local:
             if item.counted is not None:
                 counted.setdefault(item.counted, []).append(item)
                 continue
-            reached = self._step(node, item.index)
-            if reached is not None:
-                found.append(self._option(state, reached, 1 << item.index, (item.index,)))
+            needs, inputs = 1 << item.index, (item.index,)
+            found += [self._option(state, reached, needs, inputs) for reached in self._step(node, item.index)]
         for items in counted.values():
             found += self._count(state, node, items)
         return found
@@ -199,13 +215,11 @@ class Local:
                     if chosen and item.member <= chosen[-1].member:
                         continue
                     reached = self._step(at, item.index)
-                    if reached is None:
-                        continue
                     together = (*chosen, item)
-                    if reached.noted:
-                        following.append((together, reached.node))
+                    if reached and reached[0].noted:
+                        following.append((together, reached[0].node))
                         continue
-                    needs = sum(1 << one.index for one in together)
-                    found.append(self._option(state, reached, needs, tuple(one.index for one in together)))
+                    needs, inputs = sum(1 << one.index for one in together), tuple(one.index for one in together)
+                    found += [self._option(state, one, needs, inputs) for one in reached]
             frontier = following
         return found

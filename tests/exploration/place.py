@@ -28,12 +28,16 @@ HEIGHTS_MAX = 3
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What is explored: one Byzantine identity, heights 1 to `heights`, views 0 to `views` - 1, `restarts` a member.
-    With restarts, what is persisted becomes durable in a step of its own, else at once."""
+
+    Disks are prompt, so that between signing and durability there may be a crash, but no other input; or, on `slow_disks`,
+    anything.
+    """
 
     byzantine: int
     heights: int
     views: int
     restarts: int = 0
+    slow_disks: bool = False
 
     @property
     def honest(self) -> tuple[int, ...]:

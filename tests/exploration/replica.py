@@ -2,7 +2,7 @@
 
 A step takes a snapshot, gives the engine one input, and returns a snapshot: nothing else is kept of it. Batches are held
 by everyone from the start, proposals validate at once, decided blocks are executed at once. What is persisted is durable
-at once, or, where restarts are explored, by a step of its own; a restart keeps the durable part and loses the rest.
+by a step of its own (`Flush`); a restart keeps the durable part and loses the rest.
 
 Must not know: which messages exist, who is Byzantine.
 """
@@ -83,6 +83,10 @@ class Outcome:
     sent: list[Message] = field(default_factory=list)
     decided: list[tuple[int, bytes]] = field(default_factory=list)
 
+    def add(self, other: Outcome) -> None:
+        self.sent += other.sent
+        self.decided += other.decided
+
 
 def begin(member: int, scope: Scope) -> tuple[Host, Outcome]:
     """A member at the start, holding a batch for every height."""
@@ -134,8 +138,6 @@ def _carry_out(host: Host, effects: Iterable[Effect], outcome: Outcome) -> None:
         match effect:
             case Persist():
                 host.pending += (effect,)
-                if host.scope.restarts == 0:
-                    answer = _make_durable(host, outcome)
             case Broadcast(message) | Send(_, message):
                 _send(outcome, message)
             case Validate(proposal) if proposal.height <= host.scope.heights:
@@ -160,7 +162,7 @@ def _send(outcome: Outcome, message: Message) -> None:
 def _make_durable(host: Host, outcome: Outcome) -> Persisted:
     first, *rest = host.pending
     host.pending = tuple(rest)
-    if host.restarts > 0:
+    if host.restarts > 0:  # else nobody will read it
         host.log += (first.record,)
     for effect in first.then:
         _send(outcome, effect.message)
@@ -207,7 +209,12 @@ def own_inputs(host: Host) -> list[Event]:
         found.append(Fire())
     if host.pending:
         found.append(Flush())
-    if host.restarts > 0:
-        for kept in range(len(host.pending) + 1):
-            found += [Restart(kept, True), Restart(kept, False)] if host.blocks else [Restart(kept, False)]
-    return found
+    return found + crashes(host)
+
+
+def crashes(host: Host) -> list[Restart]:
+    """All ways to crash now."""
+    if host.restarts == 0:
+        return []
+    kept = range(len(host.pending) + 1)
+    return [Restart(count, blocks) for count in kept for blocks in ((True, False) if host.blocks else (False,))]
