@@ -429,12 +429,17 @@ class Engine:
         """What must be written again before the log is shortened: how we came into this view."""
         return self._views.lasting_records()
 
+    @property
+    def forgotten(self) -> int:
+        """The height up to which decisions need not be restored."""
+        return self._state.forgotten
+
     def restore(self, records: Iterable[Record], decisions: Iterable[tuple[Proposal, Certificate]]) -> None:
-        """Take back what was durable: `records` in the order they were written, and the decisions above the stable
-        checkpoint from the block store. Call before `start`."""
+        """Take back what was durable: `records` in the order they were written, and the decisions above what is
+        `forgotten` from the block store. Call before `start`."""
         state = self._state
         for proposal, certificate in decisions:
-            if certificate.epoch == state.validators.epoch and proposal.height > state.checkpoints.stable:
+            if certificate.epoch == state.validators.epoch and proposal.height > state.forgotten:
                 state.slot(proposal.height).decision = (proposal, certificate)
         self._restart.restore(records)
 

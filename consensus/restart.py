@@ -58,7 +58,7 @@ class Restart:
             return
         state = self._state
         height = record.proposal.height if isinstance(record, PrePrepare) else record.height
-        if height <= state.checkpoints.stable:
+        if height <= state.forgotten:
             return
         slot = state.slot(height)
         if isinstance(record, Prepared):

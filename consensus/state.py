@@ -93,11 +93,15 @@ class State:
     def in_log(self, height: int) -> bool:
         """Whether a height may be voted on. The upper bound keeps tables finite, and makes sure that the height's set
         is known (section 6); below the lower one our own votes may be forgotten, so that none could be kept to."""
-        low = max(self.checkpoints.stable, self.executed - self.parameters.log_window)
         top = self.checkpoints.stable + self.parameters.log_window
         if self.epoch_end is not None:
             top = min(top, self.epoch_end)
-        return low < height <= top
+        return self.forgotten < height <= top
+
+    @property
+    def forgotten(self) -> int:
+        """The height up to which nothing is kept: a quorum's checkpoints cannot lag further behind what is executed."""
+        return max(self.checkpoints.stable, self.executed - self.parameters.log_window)
 
     def lasting_height(self) -> int:
         # Views outlive checkpoints: such a record is dropped only when the log window has passed it.

@@ -189,7 +189,7 @@ class Replica:
                 batch = Batch.decode(payload)
                 if self.store.batch(batch.digest) is None:
                     self.pool.add(batch, None, now_ms)
-        first = self.engine.checkpoints.stable + 1
+        first = self.engine.forgotten + 1
         stored = (self.store.block(height) for height in range(first, tip.height + 1))
         self.engine.restore(votes, [(block.proposal, block.certificate) for block in stored if block is not None])
         self._carry_out_all(self.engine.start(now_ms))

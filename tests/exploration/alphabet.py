@@ -199,27 +199,23 @@ class Alphabet:
         if proposal is None:
             return
         for certificate, mask in self._certificates(plain, self._votes[place]):
-            if vote.phase is Phase.COMMIT:
-                self._decided(proposal, certificate, mask)
-            else:
+            if vote.phase is Phase.PREPARE:
                 self._locked(Prepared(proposal, certificate), mask)
+            elif self._verifier.certificate(certificate, VALIDATORS) is not None:
+                self._decided(proposal, certificate, mask)
 
     def _proposal(self, height: int, digest: bytes) -> Proposal | None:
         return next((one for one in self._values(height, 1) if one.digest == digest), None)
 
     def _certificates(self, plain: Any, votes: dict[int, tuple[Any, Mask]]) -> Iterator[tuple[Any, Mask]]:
-        """Every combination of signatures that passes for a quorum, with the bits it needs."""
+        """Every combination of signatures, with the bits it needs."""
         known = [(member, vote.signature, bit) for member, (vote, bit) in sorted(votes.items())]
         chosen = [part for size in range(1, len(known) + 1) for part in combinations(known, size)]
         own = [one for one in known if one[0] == self.scope.byzantine]
-        chosen += [tuple(sorted(own * 3))] if own else []  # one signature passed off as three
+        chosen += [tuple(own * 3)] if own else []  # one signature passed off as three
         for part in chosen:
             made = replace(plain, signatures=tuple((member, signature) for member, signature, _ in part))
-            if self._verifier.certificate(made, VALIDATORS) is not None:
-                mask = 0
-                for _, _, bit in part:
-                    mask |= bit
-                yield made, mask
+            yield made, _union(bit for _, _, bit in part)
 
     def _decided(self, proposal: Proposal, certificate: Certificate, mask: Mask) -> None:
         key = ("decided", proposal.height, name_of(proposal.digest))
@@ -231,6 +227,10 @@ class Alphabet:
             self._conflicts += [ours | 1 << one.index for one in others if one.event.proposal.height == proposal.height]
 
     def _locked(self, lock: Prepared, mask: Mask) -> None:
+        """A lock that passes as proven, as the Byzantine member can show it."""
+        view = lock.certificate.view + 1
+        if self._arrive(self._signed(ViewChange(0, view, None, (lock,), self.scope.byzantine))) is None:
+            return
         _, groups = self._locks.setdefault(key_of(lock), (lock, []))
         if _merge(groups, [mask]):
             for view in range(lock.certificate.view + 1, self.scope.views):
@@ -240,13 +240,8 @@ class Alphabet:
         self._add(suspect, [bit])
         known = self._suspects.setdefault(suspect.view, {})
         known[suspect.member] = (suspect, bit)
-        for size in range(1, len(known) + 1):
-            for part in combinations(sorted(known.items()), size):
-                mask = 0
-                for _, (_, one_bit) in part:
-                    mask |= one_bit
-                signatures = tuple((member, one.signature) for member, (one, _) in part)
-                self._add(TimeoutCertificate(0, suspect.view, signatures), [mask])
+        for certificate, mask in self._certificates(TimeoutCertificate(0, suspect.view, ()), known):
+            self._add(certificate, [mask])
 
     # View changes and new views of the Byzantine member
 

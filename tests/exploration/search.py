@@ -43,10 +43,11 @@ class Search:
         self.seen: set[int] = set()
         self.parents: dict[int, int] | None = {} if keep_paths else None
 
-    def run(self) -> Result:
-        """Explore until nothing is new, agreement is broken, or there are `states_max` states."""
+    def run(self, beginning: str = "") -> Result:
+        """Explore until nothing is new, agreement is broken, or there are `states_max` states. `beginning`: lines of a
+        trace to follow first; what could have happened instead of them is not explored."""
         result = Result(self.scope)
-        start = _pack([local.begin() for local in self.locals])
+        start = self._follow(beginning.split("\n"), _pack([local.begin() for local in self.locals]))
         self.seen.add(start)
         layer, broken = [start], self._is_broken(start)
         last = start
@@ -70,6 +71,18 @@ class Search:
         if broken:
             result.violation = self.path(last) if self.parents is not None else []
         return result
+
+    def _follow(self, lines: list[str], state: int) -> int:
+        for line in filter(None, map(str.strip, lines)):
+            member, _, inputs = line.partition(" -> ")[0].partition(": ")
+            place = self.scope.honest.index(int(member))
+            part = _unpack(state)[place]
+            present = self._present(_unpack(state))
+            found = [one for one in self.locals[place].expand(part) if self._inputs(one) == inputs]
+            assert found, line
+            assert not found[0].needs & ~present, line
+            state += (found[0].target - part) << (WIDTH * place)
+        return state
 
     def _successors(self, state: int, result: Result) -> Iterator[int]:
         """New states one macro-step from `state`."""
