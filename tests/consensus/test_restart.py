@@ -13,8 +13,9 @@ from tests.consensus.samples import BASE, CHAIN, DIGEST, EPOCH, FOUR, PAIRS, cer
 
 
 def test_a_node_far_above_its_last_certified_checkpoint_starts_with_a_bounded_log() -> None:
-    """Trap 24, 33. Who catches up by blocks may have executed hundreds of them before a checkpoint's certificate arrives,
-    and be killed then: all of them restored would exceed the log's bound, and the node could never start again."""
+    """Trap 24, 33. Who catches up by blocks may have executed hundreds of them before a checkpoint's certificate comes,
+    and be killed then: all of them restored would exceed the log's bound, and the node could never start again.
+    """
     parameters = Parameters()
     height = BASE + 5 * parameters.log_window
     tip = Tip(height, DIGEST, 1_000, DIGEST, height, FOUR, parameters)
