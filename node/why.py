@@ -12,6 +12,7 @@ from typing import Any
 
 QUIET_MS = 10_000  # without anything waiting, silence is not a fault
 DISK_MS = 5_000  # a write takes milliseconds; some devices pause for a second
+QUIET_S = 10  # no block for longer means that nothing waits: else a stall would be told
 CHANGING_S = 30  # the cap of patience by default: longer than one view change takes
 BEHIND_HEIGHTS = 16  # two windows; more than ordinary jitter between nodes
 
@@ -96,7 +97,10 @@ def _sentence(facts: Facts) -> tuple[bool, str]:
     if facts.changing:
         return idle_s >= CHANGING_S, f"{_changing(facts, idle_s)}{_absent(facts)}"
     change = "" if facts.epoch_end is None else f" A change takes effect after height {facts.epoch_end}."
-    return False, f"The chain is moving: height {facts.height}, last block {idle_s} s ago.{change}{_absent(facts)}"
+    if facts.height == 0:
+        return False, f"The chain has begun and nobody has sent a transaction yet.{change}{_absent(facts)}"
+    quiet = "moving" if idle_s < QUIET_S else "quiet, nothing waits"
+    return False, f"The chain is {quiet}: height {facts.height}, last block {idle_s} s ago.{change}{_absent(facts)}"
 
 
 def _stall(facts: Facts, reachable: int, idle_s: int) -> str:

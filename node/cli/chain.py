@@ -19,21 +19,32 @@ from node.cli.common import (
 )
 
 
+class Height(click.ParamType):  # type: ignore[type-arg]
+    """A height, or `latest`."""
+
+    name = "height"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "latest":
+            return "latest"
+        return int(click.IntRange(1).convert(value, param, ctx))
+
+
 @click.group()
 def block() -> None:
     """Blocks."""
 
 
 @block.command(name="get")
-@click.argument("height", type=click.IntRange(0))
+@click.argument("height", type=Height())
 @api_option
 @json_option
-def block_get(height: int, api_url: str, as_json: bool) -> None:
-    """Show a block: header, transactions, certificate.
+def block_get(height: int | str, api_url: str, as_json: bool) -> None:
+    """Show a block: header, transactions, certificate. HEIGHT is a number or `latest`.
 
     \b
     Example:
-        medchain block get 1 --json
+        medchain block get latest --json
     """
     show(connect(api_url).block(height), as_json)
 

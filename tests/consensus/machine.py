@@ -89,6 +89,13 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Want:
+    """Asks for batches."""
+
+    digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """For blocks `first` to `last`."""
 
@@ -114,7 +121,7 @@ class Blocks:
     blocks: tuple[Block, ...]
 
 
-Content: TypeAlias = bytes | Spread | Ask | Blocks | CheckpointCertificate
+Content: TypeAlias = bytes | Spread | Want | Ask | Blocks | CheckpointCertificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +157,7 @@ def genesis(members: Iterable[int], parameters: Parameters) -> Tip:
 def execute(
     before: Tip, pending: ValidatorSet | None, proposal: Proposal, certificate: Certificate, works: list[Work]
 ) -> Block:
-    """The block after `before`. A decided set takes over `log_window` + 1 heights later (docs/protocol.md, section 6)."""
+    """The block after `before`. A decided set takes over `log_window` + 1 heights later."""
     height, parameters = before.height + 1, before.parameters
     assert proposal.height == height
     for work in works:
@@ -281,6 +288,10 @@ class Machine:
                 self._on_message(sender, decode_message(content))
             case Spread(work):
                 self.hold(work)
+            case Want(digests):
+                for digest in digests:
+                    if digest in self.held:
+                        self.world.transmit(self, (sender,), Spread(self.held[digest]))
             case Ask(first, last):
                 blocks = tuple(block for block in self.chain[first - 1 : last])
                 self.world.transmit(self, (sender,), Blocks(blocks))
@@ -318,6 +329,8 @@ class Machine:
         if member is not None:
             self.step(PeerStatus(member, status))
         self.ask()
+        if lacking := self.lacking():
+            self.world.transmit(self, (sender,), Want(lacking))
 
     def _on_checkpoint(self, certificate: CheckpointCertificate) -> None:
         validators = self.engine.validators_of(certificate.epoch)
@@ -398,6 +411,12 @@ class Machine:
                     self._on_stable(certificate)
                 case _:
                     pass
+
+    def lacking(self) -> tuple[bytes, ...]:
+        """Batches of decided blocks and of proposals that are not here."""
+        proposals = [*(deliver.proposal for deliver in self._undelivered), *self._validating.values()]
+        digests = dict.fromkeys(digest for proposal in proposals for digest in proposal.batches)
+        return tuple(digest for digest in digests if digest not in self.held)
 
     def _validate(self, proposal: Proposal) -> None:
         if all(digest in self.held for digest in proposal.batches):

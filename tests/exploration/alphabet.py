@@ -3,9 +3,9 @@
 The network is a set that only grows: what was sent may arrive at any time, in any order, any number of times, or never.
 So all that honest members ever said is a set of bits, and each message says of which bits it needs one whole group.
 What an honest member says needs its own bit. What the Byzantine member says needs nothing where its own signature is
-enough; certificates, locks, view changes with locks and new views need the honest signatures inside. Whether a forged or
-a true combination of signatures passes is asked of the real `Verifier`, after a journey over the wire, so weaker checks
-make more messages.
+enough; certificates, locks, view changes with locks and new views need the honest signatures inside. Whether a forged
+or a true combination of signatures passes is asked of the real `Verifier`, after a journey over the wire, so weaker
+checks make more messages.
 
 Must not know: what engines do with them.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import combinations, product
 from typing import Any
 
@@ -223,8 +222,9 @@ class Alphabet:
         self._put(key, Certified(proposal, Verified(certificate)), certificate, [mask])
         if is_new:
             ours = 1 << self._index[key].index
-            others = [one for one in self.items if isinstance(one.event, Certified) and one.key != key]
-            self._conflicts += [ours | 1 << one.index for one in others if one.event.proposal.height == proposal.height]
+            for one in self.items:
+                if one.key != key and isinstance(one.event, Certified) and one.event.proposal.height == proposal.height:
+                    self._conflicts.append(ours | 1 << one.index)
 
     def _locked(self, lock: Prepared, mask: Mask) -> None:
         """A lock that passes as proven, as the Byzantine member can show it."""

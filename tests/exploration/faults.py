@@ -23,6 +23,7 @@ from consensus.verify import Verifier
 from consensus.views import Views
 from ledger.block import Signatures
 from ledger.validators import ValidatorSet
+from tests.exploration.beginnings import FORGOTTEN, LEFT_WITH_A_LOCK, LOCK_IN_VIEW_0, LOCKED, VOTED
 from tests.exploration.place import CHAIN, Scope, is_signed
 
 
@@ -137,11 +138,26 @@ def votes_sent_before_they_are_durable() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault and where it shows."""
+    """A fault, the smallest scope where it shows, and how that is entered."""
 
     plant: Callable[[], AbstractContextManager[None]]
-    scopes: tuple[Scope, ...]
+    scope: Scope
+    beginning: str = ""  # without it the scope is too large
+    hint: str = ""  # further steps on the way, to be found by the search itself or given to save its time
 
     @property
     def name(self) -> str:
         return self.plant.__name__.replace("_", " ")
+
+
+FAULTS = (
+    Fault(quorum_one_too_small, Scope(0, 1, 1)),
+    Fault(own_votes_not_restored, Scope(0, 1, 1, restarts=1), hint=VOTED),
+    Fault(votes_sent_before_they_are_durable, Scope(0, 1, 1, restarts=1, slow_disks=True), hint=VOTED),
+    Fault(lock_dropped_on_entering_a_view, Scope(2, 1, 2), hint=LOCKED),
+    Fault(lock_not_restored, Scope(2, 1, 2, restarts=1), LOCKED, FORGOTTEN),
+    Fault(signers_not_distinct, Scope(2, 1, 2), hint=LOCKED),
+    Fault(proof_of_a_lock_not_checked, Scope(2, 1, 2), hint=LOCKED),
+    Fault(new_view_not_binding, Scope(1, 1, 2), hint=LEFT_WITH_A_LOCK),
+    Fault(lowest_view_chosen, Scope(3, 1, 3), LOCK_IN_VIEW_0),
+)

@@ -9,7 +9,7 @@ Must not know: how a step is made, who is Byzantine.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
@@ -74,10 +74,20 @@ def key_of(message: Any) -> Key:
     raise TypeError(type(message))
 
 
-MESSAGES = (
-    Vote, PrePrepare, Suspect, TimeoutCertificate, Certificate, CheckpointCertificate, Prepared, ViewChange, Claim,
-    NewView, Proposal,
+PLAIN = frozenset({int, bool, bytes, str})
+MESSAGES = frozenset(
+    {
+        Vote, PrePrepare, Suspect, TimeoutCertificate, Certificate, CheckpointCertificate, Prepared, ViewChange, Claim,
+        NewView, Proposal,
+    }
 )  # fmt: skip
+
+
+def words(value: object) -> str:
+    """A key for people."""
+    if isinstance(value, tuple):
+        return " ".join(map(words, value)) if value else "-"
+    return str(value)
 
 
 @lru_cache(100_000)
@@ -102,16 +112,16 @@ def fingerprint(engine: object) -> Key:
 
 
 def _walk(value: Any, seen: dict[int, int]) -> Key:
-    if value is None or type(value) in (int, bool, bytes, str):
+    if value is None or type(value) in PLAIN:
         return value  # type: ignore[no-any-return]
-    if isinstance(value, MESSAGES):
+    if type(value) in MESSAGES:
         return key_of(value)
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, dict):
-        return tuple((key, _walk(item, seen)) for key, item in sorted(value.items()))
+        return tuple([(key, _walk(value[key], seen)) for key in sorted(value)])
     if isinstance(value, list | tuple):
-        return tuple(_walk(item, seen) for item in value)
+        return tuple([_walk(item, seen) for item in value])
     if isinstance(value, set | frozenset):
         return tuple(sorted(value))
     if isinstance(value, Patience):
@@ -121,10 +131,17 @@ def _walk(value: Any, seen: dict[int, int]) -> Key:
     seen[id(value)] = len(seen)
     if not hasattr(value, "__dict__") and not is_dataclass(value):
         raise TypeError(f"{type(value)} is not known how to compare")
-    names = [one.name for one in fields(value)] if is_dataclass(value) else sorted(vars(value))
-    found = {name: getattr(value, name) for name in names if name not in LEFT_OUT}
+    names: Iterable[str] = _fields(type(value)) or sorted(vars(value).keys() - LEFT_OUT)
+    found = {name: getattr(value, name) for name in names}
     _leave_out_dead(value, found)
-    return tuple(_walk(item, seen) for item in found.values())
+    return tuple([_walk(item, seen) for item in found.values()])
+
+
+@lru_cache(None)
+def _fields(kind: Hashable) -> tuple[str, ...]:
+    if not is_dataclass(kind):
+        return ()
+    return tuple(one.name for one in fields(kind) if one.name not in LEFT_OUT)
 
 
 def _leave_out_dead(value: object, found: dict[str, Any]) -> None:

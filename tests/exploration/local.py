@@ -1,8 +1,8 @@
 """All that one honest member may come to, as a graph of *macro-steps*, made on demand by the real engine.
 
-A macro-step is one input of the member's own, one message, or the least set of messages that are counted together (votes
-for one value, suspicions of one view, view changes for one view) that makes the engine do more than note them down. That
-a message noted down may as well arrive later, when it makes a difference, is why noting alone is no step
+A macro-step is one input of the member's own, one message, or the least set of messages that are counted together
+(votes for one value, suspicions of one view, view changes for one view) that makes the engine do more than note them
+down. That a message noted down may as well arrive later, when it makes a difference, is why noting alone is no step
 (docs/exploration.md gives the argument, test_exploration.py checks it against runs without any of this).
 
 Each pair of engine and message is stepped once and remembered.
@@ -12,14 +12,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from consensus.messages import NewView, PrePrepare, Vote
 from consensus.events import Received
+from consensus.messages import NewView, PrePrepare, Vote
 from tests.exploration.alphabet import Alphabet, Item, Mask
-from tests.exploration.fingerprint import Key
+from tests.exploration.fingerprint import Key, key_of, record_keys, words
 from tests.exploration.place import name_of
-from tests.exploration.replica import Event, Flush, Host, Outcome, act, begin, crashes, freeze, key, own_inputs, thaw
+from tests.exploration.replica import (
+    Event,
+    Flush,
+    Host,
+    Outcome,
+    Restart,
+    act,
+    begin,
+    crashes,
+    freeze,
+    key,
+    own_inputs,
+    thaw,
+)
 
-FAILED = 0  # in the place of a height: the engine raised an assertion
+FAILED = -1  # in the place of a state: an assertion failed, of the engine or about it
 COUNTED_MAX = 3  # messages of others in one macro-step: a quorum of four members
 
 
@@ -30,6 +43,7 @@ class Option:
     needs: int
     target: int
     inputs: tuple[Event | int, ...]  # own input, or indexes of items
+    account: str  # what it did, for people
 
 
 @dataclass(slots=True)
@@ -48,31 +62,31 @@ class Reached:
 
     node: int
     sent: Mask
-    decided: frozenset[tuple[int, str]]
     noted: bool  # nothing but a table changed
+    account: str = ""
 
 
 @dataclass(slots=True)
 class Local:
-    """One member's states: a node, what it ever sent, what it ever decided."""
+    """One member's states: a node, and what it ever sent."""
 
     member: int
     alphabet: Alphabet
     nodes: list[Node] = field(default_factory=list)
     sent: list[Mask] = field(default_factory=list)
-    decided: list[frozenset[tuple[int, str]]] = field(default_factory=list)
     options: list[list[Option]] = field(default_factory=list)
     engine_steps: int = 0
     _node_of: list[int] = field(default_factory=list)
-    _version: list[int] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
     _nodes: dict[Key, int] = field(default_factory=dict)
-    _states: dict[tuple[int, Mask, frozenset[tuple[int, str]]], int] = field(default_factory=dict)
+    _states: dict[tuple[int, Mask], int] = field(default_factory=dict)
     _reached: dict[tuple[int, Event | int], tuple[Reached, ...]] = field(default_factory=dict)
+    _crashed: dict[Key, Reached] = field(default_factory=dict)
 
     def begin(self) -> int:
         host, outcome = begin(self.member, self.alphabet.scope)
         self._settle(host, outcome)
-        return self._state(self._node(host), self._said(outcome), self._finished(outcome))
+        return self._state(self._node(host), self._said(outcome))
 
     def _said(self, outcome: Outcome) -> Mask:
         mask = 0
@@ -80,8 +94,12 @@ class Local:
             mask |= self.alphabet.hear(message)
         return mask
 
-    def _finished(self, outcome: Outcome) -> frozenset[tuple[int, str]]:
-        return frozenset((height, name_of(digest)) for height, digest in outcome.decided)
+    def _reach(self, host: Host, outcome: Outcome, *, noted: bool) -> Reached:
+        return Reached(self._node(host), self._said(outcome), noted, ", ".join(self._accounts(outcome)))
+
+    def _accounts(self, outcome: Outcome) -> list[str]:
+        said = [words(key_of(message)) for message in outcome.sent if self.alphabet.hear(message)]
+        return said + [f"DECIDES {name_of(digest)}" for digest in outcome.decided]
 
     def _node(self, host: Host) -> int:
         found = key(host)
@@ -92,16 +110,15 @@ class Local:
             self.nodes.append(Node(freeze(host), engine.view, engine.changing, own_inputs(host)))
         return index
 
-    def _state(self, node: int, sent: Mask, decided: frozenset[tuple[int, str]]) -> int:
-        place = (node, sent, decided)
+    def _state(self, node: int, sent: Mask) -> int:
+        place = (node, sent)
         index = self._states.get(place)
         if index is None:
             index = self._states[place] = len(self._node_of)
             self._node_of.append(node)
             self.sent.append(sent)
-            self.decided.append(decided)
             self.options.append([])
-            self._version.append(-1)
+            self.versions.append(-1)
         return index
 
     # Steps
@@ -121,20 +138,21 @@ class Local:
         pending = len(host.pending)
         crashed: list[Reached] = []
         try:
+            if isinstance(event, Restart) and not self.alphabet.scope.slow_disks:
+                return (self._crash(host, event, Outcome()),)
             outcome = act(host, self.alphabet.items[event].event if isinstance(event, int) else event)
             if not self.alphabet.scope.slow_disks:
                 crashed = self._settle(host, outcome)
         except AssertionError as failure:
             # Options are worked out before it is known whether their messages ever exist together with this state.
             # Should they do, the failure is one of the engine.
-            return (Reached(node, 0, frozenset({(FAILED, f"assertion: {failure}")}), False),)
-        after = self._node(host)
-        sent, decided = self._said(outcome), self._finished(outcome)
-        if after == node and not sent and not decided:
+            return (Reached(FAILED, 0, False, f"FAILS: {failure}"),)
+        now = (host.engine.view, host.engine.changing, len(host.pending))
+        moved = now != (before.view, before.changing, pending)
+        reached = self._reach(host, outcome, noted=not (moved or outcome.sent or outcome.decided))
+        if reached.node == node and not reached.sent:
             return ()
-        now = self.nodes[after]
-        moved = (now.view, now.changing, len(host.pending)) != (before.view, before.changing, pending)
-        return (Reached(after, sent, decided, not (moved or outcome.sent or decided)), *crashed)
+        return (reached, *crashed)
 
     def _settle(self, host: Host, outcome: Outcome) -> list[Reached]:
         """Flush until all is durable, in place; returns what a crash on the way leads to. A crash before anything was
@@ -142,38 +160,52 @@ class Local:
         found: list[Reached] = []
         while host.pending:
             for crash in crashes(host):
-                other = thaw(freeze(host))
-                after = Outcome([*outcome.sent], [*outcome.decided])
-                after.add(act(other, crash))
-                self._settle(other, after)
-                found.append(Reached(self._node(other), self._said(after), self._finished(after), False))
+                found.append(self._crash(host, crash, outcome))
             outcome.add(act(host, Flush()))
         return list(dict.fromkeys(found))
 
+    def _crash(self, host: Host, crash: Restart, outcome: Outcome) -> Reached:
+        """What comes of a crash after `outcome`: it depends on what is durable only, so each is tried once."""
+        durable = (*host.log, *(one.record for one in host.pending[: crash.kept]))
+        blocks = tuple(proposal.digest for proposal, _ in host.blocks) if crash.blocks else ()
+        place = (host.restarts, frozenset(one for record in durable for one in record_keys(record)), blocks)
+        known = self._crashed.get(place)
+        if known is None:
+            self.engine_steps += 1
+            other = thaw(freeze(host))
+            after = act(other, crash)
+            self._settle(other, after)
+            known = self._crashed[place] = self._reach(other, after, noted=False)
+        before = ", ".join(self._accounts(outcome))
+        account = f"{before + ', ' if before else ''}CRASHES, {known.account or 'is silent'}"
+        return Reached(known.node, known.sent | self._said(outcome), False, account)
+
     # Macro-steps
+
+    def explore(self) -> None:
+        """All states, whether or not others ever say what it takes to come there."""
+        state = 0
+        while state < len(self.sent):
+            self.expand(state)
+            state += 1
 
     def expand(self, state: int) -> list[Option]:
         """The options of a state, for all items known so far."""
-        if self._version[state] == self.alphabet.version:
+        if self.versions[state] == self.alphabet.version:
             return self.options[state]
+        version = (
+            self.alphabet.version
+        )  # steps may make new items; then this state is looked at again when next asked for
         known = {(option.needs, option.target) for option in self.options[state]}
         for option in self._macro_steps(state):
             place = (option.needs, option.target)
             if option.target != state and place not in known:
                 known.add(place)
                 self.options[state].append(option)
-        # Steps above may have made new items; then this state is looked at again when next asked for.
-        self._version[state] = self.alphabet.version if self._settled else -1
+        self.versions[state] = version
         return self.options[state]
 
-    @property
-    def _settled(self) -> bool:
-        return self._seen_version == self.alphabet.version
-
-    _seen_version: int = 0
-
     def _macro_steps(self, state: int) -> list[Option]:
-        self._seen_version = self.alphabet.version
         node = self._node_of[state]
         found: list[Option] = []
         for event in self.nodes[node].own:
@@ -192,8 +224,8 @@ class Local:
         return found
 
     def _option(self, state: int, reached: Reached, needs: int, inputs: tuple[Event | int, ...]) -> Option:
-        sent, decided = self.sent[state] | reached.sent, self.decided[state] | reached.decided
-        return Option(needs, self._state(reached.node, sent, decided), inputs)
+        target = FAILED if reached.node == FAILED else self._state(reached.node, self.sent[state] | reached.sent)
+        return Option(needs, target, inputs, reached.account)
 
     def _is_in_time(self, node: int, item: Item) -> bool:
         """What is early is kept by the engine until it is in time, so it may as well arrive then."""

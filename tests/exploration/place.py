@@ -29,8 +29,8 @@ HEIGHTS_MAX = 3
 class Scope:
     """What is explored: one Byzantine identity, heights 1 to `heights`, views 0 to `views` - 1, `restarts` a member.
 
-    Disks are prompt, so that between signing and durability there may be a crash, but no other input; or, on `slow_disks`,
-    anything.
+    Disks are prompt, so that between signing and durability there may be a crash, but no other input; or, on
+    `slow_disks`, anything.
     """
 
     byzantine: int

@@ -1,8 +1,8 @@
 """One honest member: the real engine, and a host that carries out its effects the way a node does.
 
-A step takes a snapshot, gives the engine one input, and returns a snapshot: nothing else is kept of it. Batches are held
-by everyone from the start, proposals validate at once, decided blocks are executed at once. What is persisted is durable
-by a step of its own (`Flush`); a restart keeps the durable part and loses the rest.
+A step takes a snapshot, gives the engine one input, and leaves a snapshot: nothing else is kept of it. Batches are held
+by everyone from the start, proposals validate at once, decided blocks are executed at once. What is persisted becomes
+durable by a step of its own (`Flush`); a restart keeps the durable part and loses the rest.
 
 Must not know: which messages exist, who is Byzantine.
 """
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from consensus import Engine, EngineConfig
+from consensus import Engine, EngineConfig, Verifier
 from consensus.events import (
     Applied,
     BatchAvailable,
@@ -36,7 +36,21 @@ from consensus.events import (
 from consensus.messages import Message, Status, decode_record
 from ledger.block import Certificate, Proposal
 from tests.exploration.fingerprint import Key, fingerprint, record_keys, split
-from tests.exploration.place import CHAIN, GENESIS, KEYS, NEVER_MS, PARAMETERS, Scope, Signer, batch, wall_ms
+from tests.exploration.place import (
+    CHAIN,
+    GENESIS,
+    KEYS,
+    NEVER_MS,
+    PARAMETERS,
+    VALIDATORS,
+    Scope,
+    Signer,
+    batch,
+    is_signed,
+    wall_ms,
+)
+
+VERIFIER = Verifier(CHAIN, is_signed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +92,10 @@ class Host:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a step did: messages now on the network, and blocks decided as (height, digest)."""
+    """What a step did: messages now on the network, and digests of blocks decided."""
 
     sent: list[Message] = field(default_factory=list)
-    decided: list[tuple[int, bytes]] = field(default_factory=list)
+    decided: list[bytes] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
         self.sent += other.sent
@@ -143,7 +157,9 @@ def _carry_out(host: Host, effects: Iterable[Effect], outcome: Outcome) -> None:
             case Validate(proposal) if proposal.height <= host.scope.heights:
                 answer = Validated(proposal.height, proposal.digest, True)
             case Deliver(proposal, certificate):
-                outcome.decided.append((proposal.height, proposal.digest))
+                outcome.decided.append(proposal.digest)
+                assert VERIFIER.certificate(certificate, VALIDATORS) is not None, "decided without a certificate"
+                assert certificate.digest == proposal.digest, "decided by the certificate of another block"
                 host.blocks += ((proposal, certificate),)
                 answer = Applied(proposal.height, proposal.digest, bytes(32), None, None, None)
             case SetTimer(Timer.PROGRESS, at_ms):

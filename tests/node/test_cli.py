@@ -27,6 +27,7 @@ from ledger.transaction import Transaction
 from node import cli, config, vault
 from node.api import calls
 from node.cli import common, reference
+from node.cli.chain import Height
 from node.cli.common import Exit
 from node.cluster import plan as plans
 
@@ -537,3 +538,14 @@ def test_signed_bytes_are_canonical(medchain: Medchain) -> None:
     medchain("consent", "revoke", ID, "--key", "dev:patient")
     (tx,) = FakeClient.sent
     assert decode(tx.wire[98:], size_bytes_max=1_000) is not None
+
+
+@pytest.mark.parametrize(("given", "taken"), [("latest", "latest"), ("7", 7)])
+def test_a_block_is_named_by_its_height_or_as_the_latest(given: str, taken: int | str) -> None:
+    assert Height().convert(given, None, None) == taken
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "last", "1.5", ""])
+def test_what_is_no_height_is_refused(given: str) -> None:
+    with pytest.raises(click.BadParameter):
+        Height().convert(given, None, None)

@@ -33,7 +33,7 @@ GONE = tuple(Missing(name, "01", NOW_MS - 90_000) for name in ("pharmacy", "insu
     ("facts", "halted", "told"),
     [
         (MOVING, False, ["moving", "100"]),
-        (replace(STALLED, waiting=False), False, ["moving"]),
+        (replace(STALLED, waiting=False), False, ["quiet"]),
         (replace(MOVING, missing=GONE[:1]), False, ["moving", "pharmacy", "2023-11-14 22:11:50Z"]),
         (replace(MOVING, epoch_end=130), False, ["moving", "130"]),
         (replace(MOVING, missing=GONE), True, ["2 of 4", "3 are needed", "pharmacy", "insurer", "start them"]),
