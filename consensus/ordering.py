@@ -109,7 +109,7 @@ class Ordering:
         state = self._state
         slot = state.slots.get(event.height)
         if slot is None or slot.proposal is None or slot.proposal.digest != event.digest or state.changing:
-            return state.ignore("validated too late")
+            return None  # asked in a view that is left
         if not event.ok:
             return state.ignore("proposal invalid")
         slot.validated = True
@@ -188,8 +188,7 @@ class Ordering:
         state = self._state
         if certificate.epoch != state.validators.epoch or certificate.phase is not Phase.COMMIT:
             return state.ignore("other epoch")
-        if proposal.digest != certificate.digest or proposal.height != certificate.height:
-            return state.ignore("certificate of another block")
+        assert (proposal.digest, proposal.height) == (certificate.digest, certificate.height), "it was verified to be"
         if not state.delivered < proposal.height <= state.delivered + state.parameters.log_window:
             return state.ignore("outside the log")
         slot = state.slot(proposal.height)

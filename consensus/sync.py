@@ -18,6 +18,7 @@ B = TypeVar("B")
 BLOCKS_PER_REQUEST = 16  # a response carries as many of them as fit its frame
 REQUESTS_MAX = 4  # in flight together; with the next line this bounds the buffer
 BUFFER_HEIGHTS_MAX = 64
+BUFFER_SIZE_BYTES_MAX = 32 * 1024 * 1024  # nothing is verified before its turn: whoever is asked could fill the memory
 REQUEST_TIMEOUT_MS = 3_000
 PATIENCE_MS = 400  # how long a member waits for votes to bring it a block that others have
 BLAME_MS = 30_000  # how long a peer that sent a bad block is not asked; afterwards it may redeem itself
@@ -48,7 +49,7 @@ class BlockSync(Generic[B]):
 
     eager: bool
     _peers: dict[Hashable, _Peer] = field(default_factory=dict)
-    _buffer: dict[int, tuple[Hashable, B]] = field(default_factory=dict)
+    _buffer: dict[int, tuple[Hashable, B, int]] = field(default_factory=dict)  # height -> sender, block, bytes
     _height: int = 0
     _moved_at_ms: int = 0
 
@@ -64,16 +65,22 @@ class BlockSync(Generic[B]):
         known = self._peers.get(peer)
         return known is not None and known.request is not None
 
-    def on_block(self, peer: Hashable, height: int, block: B) -> bool:
-        """Take a block that was asked for; False if it was not, or there is no room."""
+    def on_block(self, peer: Hashable, height: int, block: B, size_bytes: int) -> bool:
+        """Take a block that was asked for; False if it was not, or there is no room. The very next always has room."""
         known = self._peers.get(peer)
         if known is None or known.request is None or not known.request.first <= height <= known.request.last:
             return False
         known.served, known.late = True, 0
         if height > self._height + BUFFER_HEIGHTS_MAX or height <= self._height:
             return False
-        self._buffer.setdefault(height, (peer, block))
+        if height > self._height + 1 and self.buffer_size_bytes + size_bytes > BUFFER_SIZE_BYTES_MAX:
+            return False
+        self._buffer.setdefault(height, (peer, block, size_bytes))
         return True
+
+    @property
+    def buffer_size_bytes(self) -> int:
+        return sum(size_bytes for _, _, size_bytes in self._buffer.values())
 
     def on_response_end(self, peer: Hashable) -> None:
         """The peer sent what it could; the rest of the range may be asked again.
@@ -92,12 +99,13 @@ class BlockSync(Generic[B]):
         known = self._peers.get(peer)
         if known is not None:
             known.request, known.height, known.blamed_until_ms = None, 0, now_ms + BLAME_MS
-        for height in [at for at, (sender, _) in self._buffer.items() if sender == peer]:
+        for height in [at for at, (sender, _, _) in self._buffer.items() if sender == peer]:
             del self._buffer[height]
 
     def take(self, height: int) -> tuple[Hashable, B] | None:
         """The buffered block of `height` and who sent it, once."""
-        return self._buffer.pop(height, None)
+        found = self._buffer.pop(height, None)
+        return None if found is None else found[:2]
 
     @property
     def target(self) -> int:
@@ -143,7 +151,7 @@ class BlockSync(Generic[B]):
             key=lambda item: item[:2],
         )
         requests: list[BlockRequest] = []
-        top = height + BUFFER_HEIGHTS_MAX
+        top = height + (BUFFER_HEIGHTS_MAX if self.buffer_size_bytes < BUFFER_SIZE_BYTES_MAX // 2 else 1)
         next_height = height + 1
         for _, _, key, peer in idle[: max(0, REQUESTS_MAX - len(in_flight))]:
             while next_height in covered:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -182,6 +182,7 @@ class Genesis:
         return json.dumps(document, indent=2, ensure_ascii=False)
 
     @classmethod
+    @lru_cache(maxsize=8)  # pure; a process that embeds, tests or simulates many nodes opens one chain thousands of times
     def from_json(cls, text: str | bytes) -> Genesis:
         """Parse and check; ConfigError names every problem."""
         if len(text) > GENESIS_SIZE_BYTES_MAX:

@@ -415,7 +415,7 @@ class Replica:
             if type(wire) is not bytes:
                 raise CodecError("a block travels as bytes")
             block = decode_certified(wire)
-            self.sync.on_block(key, block.height, block)
+            self.sync.on_block(key, block.height, block, len(wire))
         self.sync.on_response_end(key)
         self._take_blocks()
         self._ask_for_blocks(self.outside.now_ms())

@@ -297,7 +297,7 @@ class Machine:
                 self.world.transmit(self, (sender,), Blocks(blocks))
             case Blocks(blocks):
                 for block in blocks:
-                    self.sync.on_block(sender, block.proposal.height, block)
+                    self.sync.on_block(sender, block.proposal.height, block, 1)
                 self.sync.on_response_end(sender)
                 self._take_blocks()
                 self.ask()

@@ -80,7 +80,7 @@ def test_a_slow_peer_that_answers_again_is_forgiven() -> None:
         while not sync.plan(0, now_ms):
             sync.on_status("slow", 100)
             now_ms += 500
-    sync.on_block("slow", 1, "block")
+    sync.on_block("slow", 1, "block", 1)
     sync.on_response_end("slow")
     assert sync.plan(0, now_ms)
     now_ms += REQUEST_TIMEOUT_MS

@@ -13,6 +13,7 @@ from consensus.sync import (
     BLAME_MS,
     BLOCKS_PER_REQUEST,
     BUFFER_HEIGHTS_MAX,
+    BUFFER_SIZE_BYTES_MAX,
     PATIENCE_MS,
     REQUEST_TIMEOUT_MS,
     REQUESTS_MAX,
@@ -31,7 +32,7 @@ def follower(**heights: int) -> BlockSync[str]:
 def serve(sync: BlockSync[str], request: BlockRequest, reverse: bool = False) -> None:
     heights = range(request.first, request.last + 1)
     for height in reversed(heights) if reverse else heights:
-        assert sync.on_block(request.peer, height, f"{request.peer} {height}")
+        assert sync.on_block(request.peer, height, f"{request.peer} {height}", 1)
     sync.on_response_end(request.peer)
 
 
@@ -153,7 +154,7 @@ def test_a_partial_answer_is_continued() -> None:
     sync = follower(a=16)
     assert sync.plan(0, 0) == [BlockRequest("a", 1, 16)]
     for height in (1, 2, 3):
-        sync.on_block("a", height, "")
+        sync.on_block("a", height, "", 1)
     sync.on_response_end("a")
     assert sync.plan(take_all(sync, 0), 1) == [BlockRequest("a", 4, 16)]
 
@@ -164,7 +165,7 @@ def test_an_unanswered_request_goes_to_another_peer() -> None:
     assert sync.plan(0, 0) == [BlockRequest("silent", 1, 16)]
     assert sync.plan(0, REQUEST_TIMEOUT_MS - 1) == []
     assert sync.plan(0, REQUEST_TIMEOUT_MS) == [BlockRequest("b", 1, 16)]
-    assert not sync.on_block("silent", 1, ""), "too late"
+    assert not sync.on_block("silent", 1, "", 1), "too late"
 
 
 def test_a_peer_that_leaves_is_forgotten_and_its_range_asked_of_others() -> None:
@@ -180,15 +181,28 @@ def test_a_peer_that_leaves_is_forgotten_and_its_range_asked_of_others() -> None
 def test_what_was_not_asked_for_is_not_taken() -> None:
     """Trap 27, 33."""
     sync = follower(a=100, b=10)
-    assert not sync.on_block("a", 1, "")
+    assert not sync.on_block("a", 1, "", 1)
     assert sync.plan(5, 0) == [BlockRequest("a", 6, 21)]
-    assert not sync.on_block("stranger", 6, "")
-    assert not sync.on_block("b", 6, "")
+    assert not sync.on_block("stranger", 6, "", 1)
+    assert not sync.on_block("b", 6, "", 1)
     for height in (0, 5, 22, 2**63 - 1):
-        assert not sync.on_block("a", height, "")
-    assert sync.on_block("a", 6, "first")
-    sync.on_block("a", 6, "second")
+        assert not sync.on_block("a", height, "", 1)
+    assert sync.on_block("a", 6, "first", 1)
+    sync.on_block("a", 6, "second", 1)
     assert sync.take(6) == ("a", "first")
+
+
+def test_the_buffer_is_bounded_in_bytes_and_the_next_block_always_has_room() -> None:
+    """Trap 33."""
+    sync = follower(a=100)
+    sync.plan(0, 0)
+    half = BUFFER_SIZE_BYTES_MAX // 2
+    assert [sync.on_block("a", height, "", half) for height in (3, 4, 5, 1, 2)] == [True, True, False, True, False]
+    assert sync.buffer_size_bytes == 3 * half
+    sync.on_response_end("a")
+    assert sync.plan(0, 1) == [], "what is held comes first"
+    sync.take(1)
+    assert sync.plan(1, 2) == [BlockRequest("a", 2, 2)], "no more is asked for than has room"
 
 
 def test_blocks_decided_meanwhile_leave_the_buffer() -> None:
@@ -232,14 +246,14 @@ class Catching(RuleBasedStateMachine):
     def answer(self, data: st.DataObject, part: int) -> None:
         request = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))  # type: ignore[type-var]
         for height in range(request.first, request.last + 1)[:part]:
-            self.sync.on_block(request.peer, height, height)
+            self.sync.on_block(request.peer, height, height, 1)
         self.sync.on_response_end(request.peer)
 
     @rule(peer=st.sampled_from(PEERS), height=st.integers(0, 500))
     def push(self, peer: str, height: int) -> None:
         request = self.open.get(peer)
         asked = request is not None and request.first <= height <= request.last
-        assert self.sync.on_block(peer, height, height) <= asked
+        assert self.sync.on_block(peer, height, height, 1) <= asked
 
     @rule(good=st.booleans())
     def take(self, good: bool) -> None:
@@ -281,7 +295,7 @@ class Catching(RuleBasedStateMachine):
             self.now_ms += REQUEST_TIMEOUT_MS
             for request in self.sync.plan(self.height, self.now_ms):
                 for height in range(request.first, request.last + 1):
-                    self.sync.on_block(request.peer, height, height)
+                    self.sync.on_block(request.peer, height, height, 1)
                 self.sync.on_response_end(request.peer)
             while self.sync.take(self.height + 1) is not None:
                 self.height += 1

@@ -483,6 +483,48 @@ class PhantomLeader(ByzantineNode):
             yield message
 
 
+class Turncoat(ByzantineNode):
+    """As leader it proposes something else to who returns, and now and then to one of the others."""
+
+    def boot(self) -> None:
+        super().boot()
+        self.replica.on_peer_up = self._peer_up  # type: ignore[method-assign]
+
+    def _peer_up(self, key: bytes) -> None:
+        if key in self.others:
+            self._contradict(key)
+        Replica.on_peer_up(self.replica, key)
+
+    def act(self) -> None:
+        if self.dice.randrange(20) == 0:
+            self._contradict(self.dice.choice(self.others))
+
+    def _contradict(self, key: bytes) -> None:
+        if self.engine.is_leader:
+            for slot in self.engine.slots.values():
+                if slot.proposal is not None:
+                    other = replace(slot.proposal, time_ms=slot.proposal.time_ms + 1)
+                    self.tell(key, self.proposal(self.engine.view, other))
+
+
+class Repeater(ByzantineNode):
+    """As leader it orders at every other height what it ordered at the one before, too."""
+
+    def __init__(self, cluster: Cluster, index: int) -> None:
+        super().__init__(cluster, index)
+        self.ordered: dict[int, tuple[bytes, ...]] = {}
+
+    def say(self, key: bytes, message: Message) -> Iterator[Message]:
+        if not isinstance(message, PrePrepare):
+            yield message
+            return
+        proposal = message.proposal
+        self.ordered[proposal.height] = proposal.batches
+        again = self.ordered.get(proposal.height - 1, ()) if proposal.height % 2 else ()
+        batches = tuple(dict.fromkeys((*proposal.batches, *again)))[:BLOCK_BATCHES_MAX]
+        yield self.proposal(message.view, replace(proposal, batches=batches)) if again else message
+
+
 STRATEGIES: dict[str, type[ByzantineNode]] = {
     "twins": Twins,
     "equivocator": Equivocator,
@@ -506,6 +548,8 @@ STRATEGIES: dict[str, type[ByzantineNode]] = {
     "half_leader": HalfLeader,
     "excluder": Excluder,
     "phantom_leader": PhantomLeader,
+    "turncoat": Turncoat,
+    "repeater": Repeater,
     "batch_withholder": BatchWithholder,
     "batch_flood": BatchFlood,
     "vote_flood": VoteFlood,
