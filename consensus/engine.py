@@ -116,6 +116,11 @@ class Engine:
         return self._views.is_discontent
 
     @property
+    def unpersisted(self) -> int:
+        """How many writes were asked for and are not durable yet."""
+        return len(self._state.unpersisted)
+
+    @property
     def executed(self) -> int:
         return self._state.executed
 

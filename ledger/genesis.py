@@ -182,7 +182,7 @@ class Genesis:
         return json.dumps(document, indent=2, ensure_ascii=False)
 
     @classmethod
-    @lru_cache(maxsize=8)  # pure; a process that embeds, tests or simulates many nodes opens one chain thousands of times
+    @lru_cache(maxsize=8)  # pure; a process with many nodes, as in tests, opens one chain thousands of times
     def from_json(cls, text: str | bytes) -> Genesis:
         """Parse and check; ConfigError names every problem."""
         if len(text) > GENESIS_SIZE_BYTES_MAX:

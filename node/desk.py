@@ -35,7 +35,7 @@ from node.vault import Vault
 from node.why import BEHIND_HEIGHTS, Facts, Missing, explain
 from p2p.transport import Transport
 from storage.chain import ChainStore
-from storage.errors import DiskFull, StorageError
+from storage.errors import DiskFull, StateDiverged, StorageError
 
 WAIT_MS_MAX = 120_000
 LAG_HEIGHTS_MAX = 16  # two windows; more than ordinary jitter between nodes
@@ -114,7 +114,9 @@ class Desk:
 
     def on_failed(self, error: BaseException) -> None:
         self.failure = error
-        if isinstance(error, StorageError):
+        if isinstance(error, StateDiverged):
+            self.stopped = f"its {error} ({Code.STATE_DIVERGED.label})"
+        elif isinstance(error, StorageError):
             code = Code.DISK_FULL if isinstance(error, DiskFull) else Code.DATA_CORRUPT
             self.stopped = f"its disk failed: {error} ({code.label})"
         else:

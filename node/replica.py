@@ -76,6 +76,7 @@ REQUEST_CHARGE_BYTES = 4 * 1024
 STATUS_CHARGE_BYTES = 256 * 1024  # it may be answered with a new-view; honest nodes send two a second
 BATCHES_FOR_RETURNING = 16  # oldest first; the rest comes by and by, and most of it is ordered by then
 UNEXECUTED_MAX = 64  # decided blocks whose batches are still on their way
+UNPERSISTED_WINDOWS_MAX = 4  # in log windows: messages of ours that the disk has not taken yet
 
 CUT, TICK = "cut", "tick"
 
@@ -292,10 +293,18 @@ class Replica:
         except CodecError as error:
             self.outside.misbehaved(key, str(error))
 
+    def _log_is_behind(self) -> bool:
+        """Whether the disk owes us so much that we take nothing in that would make us sign more. What is dropped then
+        is sent again, as after a loss. Without this, the table grows with the chain for as long as the disk stalls.
+        """
+        return self.engine.unpersisted >= UNPERSISTED_WINDOWS_MAX * self.store.tip.parameters.log_window
+
     def _on_vote(self, key: bytes, payload: bytes) -> None:
         message = decode_message(payload)
         if isinstance(message, Status):
             raise CodecError("a status is not a vote")
+        if self._log_is_behind():
+            return
         validators = self.engine.validators_of(message.epoch)
         if validators is None or not self.engine.wants(message):
             return
@@ -422,7 +431,7 @@ class Replica:
 
     def _take_blocks(self) -> None:
         """Use what the buffer holds in order. Client signatures inside were checked by the quorum that certified it."""
-        while len(self._undelivered) < UNEXECUTED_MAX:
+        while len(self._undelivered) < UNEXECUTED_MAX and not self._log_is_behind():
             if self.engine.delivered == self.engine.epoch_end:
                 return  # the next block's set is known once this epoch's last block is executed
             found = self.sync.take(self.engine.delivered + 1)

@@ -50,7 +50,7 @@ class Item:
     event: Received | Certified
     member: int  # who said it; -1 for a certificate
     view: int
-    counted: Key | None  # votes, suspicions and view changes are counted with others of this kind; None stands alone
+    counted: Key | None  # votes, suspicions, view changes: counted with others that have the same; None stands alone
     groups: list[Mask] = field(default_factory=list)
 
 
@@ -195,16 +195,16 @@ class Alphabet:
         self._votes.setdefault(place, {})[vote.member] = (vote, bit)
         plain = Certificate(0, vote.view, vote.height, vote.phase, vote.digest, ())
         proposal = self._proposal(vote.height, vote.digest)
-        if proposal is None:
-            return
         for certificate, mask in self._certificates(plain, self._votes[place]):
             if vote.phase is Phase.PREPARE:
                 self._locked(Prepared(proposal, certificate), mask)
             elif self._verifier.certificate(certificate, VALIDATORS) is not None:
                 self._decided(proposal, certificate, mask)
 
-    def _proposal(self, height: int, digest: bytes) -> Proposal | None:
-        return next((one for one in self._values(height, 1) if one.digest == digest), None)
+    def _proposal(self, height: int, digest: bytes) -> Proposal:
+        found = [one for one in self._values(height, 1) if one.digest == digest]
+        assert found, "nobody votes for a value that is not explored"
+        return found[0]
 
     def _certificates(self, plain: Any, votes: dict[int, tuple[Any, Mask]]) -> Iterator[tuple[Any, Mask]]:
         """Every combination of signatures, with the bits it needs."""
@@ -326,5 +326,5 @@ def _counted(message: Any) -> Key | None:
         case Suspect():
             return ("suspect", message.view)
         case ViewChange():
-            return ("view change", message.view)
+            return ("view change",)  # those for different views together make a member follow to the smallest
     return None

@@ -147,8 +147,8 @@ def _fields(kind: Hashable) -> tuple[str, ...]:
 def _leave_out_dead(value: object, found: dict[str, Any]) -> None:
     """Entries of tables that nothing will count any more."""
     if isinstance(value, Slot):
-        if value.own_commit is not None:
-            found["prepares"] = None  # counted only towards our own commit
+        if value.own_commit is not None and value.proposed:
+            found["prepares"] = None  # counted only towards our own commit, or for what the leader may yet propose
         if value.decision is not None:
             found["commits"] = None
     elif isinstance(value, Views):

@@ -1,8 +1,8 @@
 """All that one honest member may come to, as a graph of *macro-steps*, made on demand by the real engine.
 
-A macro-step is one input of the member's own, one message, or the least set of messages that are counted together
-(votes for one value, suspicions of one view, view changes for one view) that makes the engine do more than note them
-down. That a message noted down may as well arrive later, when it makes a difference, is why noting alone is no step
+A macro-step is one input of the member's own, one message, or a set of messages that are counted together (votes for
+one value, suspicions of one view, view changes) of which the last makes the engine do more than note them down. That
+a message noted down may as well arrive later, when it makes a difference, is why noting alone is no step
 (docs/exploration.md gives the argument, test_exploration.py checks it against runs without any of this).
 
 Each pair of engine and message is stepped once and remembered.
@@ -32,6 +32,7 @@ from tests.exploration.replica import (
     thaw,
 )
 
+LOCAL_STATES_MAX = 1 << 20  # three of them fit a state's number of 60 bits
 FAILED = -1  # in the place of a state: an assertion failed, of the engine or about it
 COUNTED_MAX = 3  # messages of others in one macro-step: a quorum of four members
 
@@ -85,7 +86,8 @@ class Local:
 
     def begin(self) -> int:
         host, outcome = begin(self.member, self.alphabet.scope)
-        self._settle(host, outcome)
+        if not self.alphabet.scope.restarts:  # else the first proposal may be lost, so that its writing is a step
+            self._settle(host, outcome)
         return self._state(self._node(host), self._said(outcome))
 
     def _said(self, outcome: Outcome) -> Mask:
@@ -115,6 +117,7 @@ class Local:
         index = self._states.get(place)
         if index is None:
             index = self._states[place] = len(self._node_of)
+            assert index < LOCAL_STATES_MAX
             self._node_of.append(node)
             self.sent.append(sent)
             self.options.append([])
@@ -237,7 +240,7 @@ class Local:
         return item.view >= at.view or not isinstance(item.event, Received | NewView)
 
     def _count(self, state: int, node: int, items: list[Item]) -> list[Option]:
-        """Least sets of these that do something."""
+        """Sets of these that do something, by increasing member, of which no beginning does."""
         found: list[Option] = []
         frontier: list[tuple[tuple[Item, ...], int]] = [((), node)]
         for _ in range(COUNTED_MAX):

@@ -82,9 +82,10 @@ def _first_wall_ms() -> int:
 WALL_MS = _first_wall_ms()
 
 
-def wall_ms(member: int) -> int:
-    """Clocks differ such that neighbouring leaders, left free, propose different values."""
-    return WALL_MS + member % 2
+def wall_ms(member: int, restarts: int) -> int:
+    """Clocks differ such that neighbouring leaders, left free, propose different values; and so does one leader after a
+    restart, should it have forgotten."""
+    return WALL_MS + (member + restarts) % 2
 
 
 def values(height: int) -> tuple[Proposal, Proposal]:

@@ -131,6 +131,7 @@ def act(host: Host, event: Event) -> Outcome:
             host.now_ms = max(host.now_ms, host.patience_ends_ms)
             host.patience_ends_ms = None
             _step(host, Fired(Timer.PROGRESS), outcome)
+            assert host.engine.is_discontent, "patience that ends makes discontent, whatever the time"
         case Flush():
             _flush(host, outcome)
         case Restart(kept, blocks):
@@ -141,7 +142,11 @@ def act(host: Host, event: Event) -> Outcome:
 
 
 def _step(host: Host, event: object, outcome: Outcome) -> None:
-    _carry_out(host, host.engine.step(event, host.now_ms, wall_ms(host.member)), outcome)  # type: ignore[arg-type]
+    _carry_out(host, host.engine.step(event, host.now_ms, _wall_ms(host)), outcome)  # type: ignore[arg-type]
+
+
+def _wall_ms(host: Host) -> int:
+    return wall_ms(host.member, host.scope.restarts - host.restarts)
 
 
 def _carry_out(host: Host, effects: Iterable[Effect], outcome: Outcome) -> None:
@@ -167,7 +172,7 @@ def _carry_out(host: Host, effects: Iterable[Effect], outcome: Outcome) -> None:
             case CancelTimer(Timer.PROGRESS):
                 host.patience_ends_ms = None
         if answer is not None:
-            waiting.extend(host.engine.step(answer, host.now_ms, wall_ms(host.member)))  # type: ignore[arg-type]
+            waiting.extend(host.engine.step(answer, host.now_ms, _wall_ms(host)))  # type: ignore[arg-type]
 
 
 def _send(outcome: Outcome, message: Message) -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from tests.exploration.alphabet import Alphabet
 from tests.exploration.dominance import undominated
 from tests.exploration.fingerprint import words
-from tests.exploration.local import FAILED, Local, Option
+from tests.exploration.local import FAILED, LOCAL_STATES_MAX, Local, Option
 from tests.exploration.place import Scope
 
-WIDTH = 20  # bits of a local state's number: three fit an integer of 60
+WIDTH = LOCAL_STATES_MAX.bit_length() - 1  # bits of a local state's number
 
 
 @dataclass(slots=True)

@@ -249,3 +249,25 @@ def test_nothing_an_honest_member_signed_can_be_combined_to_convict_it(said: dic
         first, second = sorted((one, other), key=lambda item: item.content)
         wire = Evidence(offence, epoch, 2, place, first, second).wire
         assert not convicts(wire, ValidatorSet.create(epoch, 10, FOUR.keys))
+
+
+@pytest.mark.parametrize("n", range(4, 14))
+def test_two_certificates_for_one_place_convict_at_least_f_plus_one(n: int) -> None:
+    """Trap 48. Whoever holds both blocks of a fork names the culprits, however little the two quorums overlap; nobody
+    who signed one of them only can be named.
+    """
+    pairs = sorted((KeyPair.from_seed(bytes([number]) * 32) for number in range(1, n + 1)), key=lambda one: one.public)
+    validators = ValidatorSet.create(EPOCH, 1, [pair.public for pair in pairs])
+    quorums = range(validators.quorum), range(n - validators.quorum, n)
+    signed = [
+        {member: pairs[member].sign(vote_statement(CHAIN, EPOCH, 1, 12, Phase.COMMIT, digest)) for member in members}
+        for digest, members in zip((A, B), quorums, strict=True)
+    ]
+    guilty: list[int] = []
+    for member in range(n):
+        halves = [Half((digest,), one.get(member, bytes(65))) for digest, one in zip((A, B), signed, strict=True)]
+        wire = Evidence.of(Offence.VOTE, EPOCH, member, (1, 12, int(Phase.COMMIT)), *halves).wire
+        if convicts(wire, validators):
+            guilty.append(member)
+    assert guilty == [member for member in quorums[0] if member in quorums[1]]
+    assert len(guilty) >= validators.f + 1

@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 from consensus.events import Evidence
-from consensus.messages import Message, PrePrepare, Status, Vote, encode_message, signed
+from consensus.messages import (
+    CheckpointVote,
+    Message,
+    PrePrepare,
+    Status,
+    Suspect,
+    ViewChange,
+    Vote,
+    encode_message,
+    signed,
+)
 from consensus.verify import Verifier
 from ledger.block import (
     BLOCK_BATCH_BYTES_MAX,
@@ -357,3 +367,32 @@ async def test_an_access_logged_before_the_grant_was_revoked_opens_nothing_after
         service.send(PATIENT, Revoke(granted.id))
         reply = await fetch(server, record, access.id)
         assert (reply.status, reply.json["code"]) == (403, "MC2106")
+
+
+@pytest.mark.parametrize("top", [2**63 - 1, 2**63 - 2, 2**32, 300])
+def test_views_and_heights_at_the_end_of_the_integers_move_nothing(top: int) -> None:
+    """Trap 11. All signed by one member: no view is left, no timer grows, no table with them, and work goes on."""
+    lab = Lab()
+    engine = lab.replica.engine
+    epoch, digest = VALIDATORS.epoch, hash_bytes(b"far")
+    lab.decide(1, tiny(1))
+    before = engine.view, engine.patience_ms, engine.table_sizes()
+    for place in (top, 0):
+        for message in (
+            Vote(epoch, top, place, Phase.PREPARE, digest, HOSTILE),
+            Vote(epoch, place, top, Phase.COMMIT, digest, HOSTILE),
+            CheckpointVote(epoch, top, digest, digest, digest, HOSTILE),
+            Suspect(epoch, top, HOSTILE),
+            ViewChange(epoch, top, None, (), HOSTILE),
+        ):
+            lab.give(signed(message, MEMBERS[HOSTILE].sign, GENESIS.chain_id))
+    lab.claim_height(top)
+    for _ in range(5):
+        lab.replica.on_timer("status")
+        lab.replica.on_timer("tick")
+    after = engine.table_sizes()
+    assert (engine.view, engine.patience_ms) == before[:2]
+    assert after == {**before[2], "suspects": 1, "view_changes": 1, "future": after["future"]}
+    assert after["future"] <= 2
+    lab.decide(2, tiny(2))
+    assert lab.out.accused == []

@@ -32,6 +32,7 @@ from p2p.frames import Kind
 from tests.simulation.byzantine_node import ByzantineNode
 from tests.simulation.byzantine_noise import (
     BatchFlood,
+    BatchForger,
     BatchWithholder,
     Garbage,
     LyingBlocks,
@@ -216,6 +217,22 @@ class Replayer(ByzantineNode):
         for kind, payload in self.dice.sample(self.kept, min(12, len(self.kept))):
             for key in self.others:
                 super().transmit(key, kind, payload)
+
+
+class Relabeller(ByzantineNode):
+    """Passes votes of others on, under their signatures, as votes of another phase, height or view."""
+
+    def hear(self, key: bytes, kind: Kind, payload: bytes) -> None:
+        message = self.read(kind, payload)
+        if isinstance(message, Vote):
+            match self.dice.randrange(4):
+                case 0:
+                    self.tell_all((replace(message, phase=Phase.COMMIT),))
+                case 1:
+                    self.tell_all((replace(message, height=message.height + 1),))
+                case 2:
+                    self.tell_all((replace(message, view=message.view + 1),))
+        super().hear(key, kind, payload)
 
 
 class Amnesiac(ByzantineNode):
@@ -534,6 +551,7 @@ STRATEGIES: dict[str, type[ByzantineNode]] = {
     "commit_withholder": CommitWithholder,
     "silent": Silent,
     "replayer": Replayer,
+    "relabeller": Relabeller,
     "amnesiac": Amnesiac,
     "forgetful_new_view": ForgetfulNewView,
     "doubter": Doubter,
@@ -552,6 +570,7 @@ STRATEGIES: dict[str, type[ByzantineNode]] = {
     "repeater": Repeater,
     "batch_withholder": BatchWithholder,
     "batch_flood": BatchFlood,
+    "batch_forger": BatchForger,
     "vote_flood": VoteFlood,
     "request_flood": RequestFlood,
     "garbage": Garbage,

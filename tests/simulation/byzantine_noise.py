@@ -18,6 +18,8 @@ from p2p.frames import HANDSHAKE_KINDS, KIB, KINDS, Kind
 from tests.simulation.byzantine_node import ByzantineNode
 from tests.simulation.cluster import CURRENCY, Cluster
 
+UNSIGNED = b"\x01" + bytes(64)  # the form of a signature
+
 # Batches
 
 
@@ -52,6 +54,17 @@ class BatchFlood(ByzantineNode):
         for _ in range(self.PER_ACT):
             self.made += 1
             self.frame_all(Kind.BATCH, Batch((worthless(self, self.made).wire,)).wire)
+
+
+class BatchForger(ByzantineNode):
+    """Spreads batches of payments in the names of others, signed by nobody."""
+
+    def act(self) -> None:
+        victim, body = (
+            self.dice.choice(self.others),
+            worthless(self, self.dice.randrange(1 << 40)).wire[len(UNSIGNED) :],
+        )
+        self.frame_all(Kind.BATCH, Batch((UNSIGNED + victim + body[len(victim) :],)).wire)
 
 
 def worthless(node: ByzantineNode, number: int) -> Transaction:

@@ -28,6 +28,7 @@ from ledger.execution import BlockResult
 from ledger.modules import payments
 from ledger.state import state_key
 from ledger.validators import ValidatorSet
+from node.replica import UNEXECUTED_MAX
 from p2p.frames import Kind
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Checkers:
         self.blocks: dict[int, bytes] = {}
         self.results: dict[int, bytes] = {}
         self.roots: dict[int, bytes] = {}
+        self.times: dict[int, int] = {}
         self.receipts: dict[bytes, int] = {}  # executed transactions and where
         self.refused: dict[bytes, Code] = {}
         self.sets: dict[int, ValidatorSet] = {1: cluster.genesis.validator_set}  # the set that votes on a height
@@ -112,7 +114,12 @@ class Checkers:
         if self.sets.setdefault(height + 1, tip.validators) != tip.validators:
             self.fail(f"two validator sets for height {height + 1}")
         self._check_certificate(block)
+        times = (self.times.get(height - 1, 0), self.times.setdefault(height, result.header.time_ms))
+        if times[0] > times[1]:
+            self.fail(f"time runs backwards at height {height}")
         if fresh:
+            if not all(map(self.cluster.are_signed, block.batches)):
+                self.fail(f"block {height} holds what nobody signed")
             for receipt in result.receipts:
                 if receipt.ok:
                     first = self.receipts.setdefault(receipt.tx_id, height)
@@ -187,7 +194,7 @@ class Checkers:
             "view_changes": n,
             "future": 256 * n,
             "available": 8_192,
-            "unpersisted": 3 * slots_max,
+            "unpersisted": 7 * log_window + UNEXECUTED_MAX,  # four, and what one more message may lead to
         }
         sizes = replica.engine.table_sizes()
         for name, size in sizes.items():

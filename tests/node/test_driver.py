@@ -1,0 +1,141 @@
+"""The driver over asyncio: what frames and timers leave behind in the process, and a stop in the middle of a write."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from consensus.events import Timer
+from consensus.messages import Suspect, ViewChange, encode_message, signed
+from consensus.verify import Verifier
+from ledger.block import Phase, Proposal
+from ledger.execution import Executor
+from ledger.modules import members, payments
+from ledger.rules import Registry
+from node.driver import Driver
+from node.replica import CUT, TICK, RecordKind, Replica
+from p2p.frames import Kind
+from storage.chain import ChainStore
+from storage.memory import MemoryKeyValue
+from storage.wal import Record, WriteAheadLog
+from tests.node.test_hostile import GENESIS, HOSTILE, MEMBERS, VALIDATORS, tiny, vote
+
+FRAMES = 2_000
+HANDLES_MAX = 400  # asyncio itself drops cancelled handles once they are a hundred, and more than those in use
+
+
+class Watching:
+    """An observer, and a log."""
+
+    def __init__(self) -> None:
+        self.failed: list[BaseException] = []
+
+    def on_applied(self, *_: Any) -> None: ...
+
+    def on_failed(self, error: BaseException) -> None:
+        self.failed.append(error)
+
+    def on_diverged(self, *_: Any) -> None: ...
+
+    def on_evidence(self, *_: Any) -> None: ...
+
+    def warning(self, *_: Any, **__: Any) -> None: ...
+
+
+class GatedLog(WriteAheadLog):
+    """A log whose disk waits for `gate`."""
+
+    gate = threading.Event()
+    began = threading.Event()
+
+    def _write_group(self, waiting: list[Record], first: int) -> int:
+        self.began.set()
+        assert self.gate.wait(10)
+        return super()._write_group(waiting, first)
+
+
+def start(wal: WriteAheadLog, watching: Watching) -> Driver:
+    executor = Executor(GENESIS, Registry([members.MODULE, payments.MODULE]))
+    changes, tip = executor.begin()
+    kv = MemoryKeyValue()
+    store = ChainStore.create(kv, GENESIS.to_json(), changes, tip)
+    driver = Driver(wal, kv, watching, watching)  # type: ignore[arg-type]
+    replica = Replica(executor, store, MEMBERS[3].public, MEMBERS[3].sign, driver, Verifier(GENESIS.chain_id))
+    driver.attach(replica, None)  # type: ignore[arg-type]
+    driver.start()
+    replica.start()
+    return driver
+
+
+@pytest_asyncio.fixture
+async def driver(tmp_path: Path) -> AsyncIterator[Driver]:
+    watching = Watching()
+    made = start(WriteAheadLog(tmp_path / "wal"), watching)
+    yield made
+    await made.stop()
+    assert watching.failed == []
+
+
+@pytest.mark.asyncio
+async def test_messages_leave_no_timers_tasks_or_descriptors_behind(driver: Driver) -> None:
+    """Trap 36. Votes for many heights and views, suspicions, view changes, batches, requests: thousands of them."""
+    key = MEMBERS[HOSTILE].public
+    await asyncio.sleep(0)
+    tasks, descriptors = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+    for number in range(FRAMES):
+        proposal = Proposal(1 + number, 0, ())
+        frames = [vote(HOSTILE, proposal, phase) for phase in Phase]
+        plain = (Suspect(VALIDATORS.epoch, number, HOSTILE), ViewChange(VALIDATORS.epoch, number, None, (), HOSTILE))
+        if number % 20 == 0:
+            frames += [signed(one, MEMBERS[HOSTILE].sign, GENESIS.chain_id) for one in plain]
+            driver.on_frame(key, Kind.BATCH, tiny(number).wire)
+            await asyncio.sleep(0)
+        for message in frames:
+            driver.on_frame(key, Kind.VOTE, encode_message(message))
+    assert len(asyncio.all_tasks()) == tasks
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert set(driver._timers) <= {CUT, TICK, *(timer.value for timer in Timer)}
+    assert len(asyncio.get_running_loop()._scheduled) <= HANDLES_MAX  # type: ignore[attr-defined]
+
+
+@pytest.mark.asyncio
+async def test_a_timer_set_again_replaces_the_one_before(driver: Driver) -> None:
+    """Trap 36."""
+    for number in range(20_000):
+        driver.set_timer(TICK, driver.now_ms() + 60_000 + number)
+        if number % 100 == 0:
+            await asyncio.sleep(0)
+    assert len(asyncio.get_running_loop()._scheduled) <= HANDLES_MAX  # type: ignore[attr-defined]
+
+
+@pytest.mark.asyncio
+async def test_a_stop_in_the_middle_of_a_write_lets_the_disk_finish(tmp_path: Path) -> None:
+    """Trap 25. The task that waits for the disk is cancelled, the write is not; what came after it is written too."""
+    watching = Watching()
+    wal = GatedLog(tmp_path / "wal")
+    driver = start(wal, watching)
+    assert driver.replica is not None
+    told: list[int] = []
+    driver.replica.on_durable = told.append  # type: ignore[method-assign, assignment]
+    driver.append(RecordKind.VOTES, 1, b"first")
+    while not wal.began.is_set():
+        await asyncio.sleep(0.001)
+    driver.append(RecordKind.VOTES, 1, b"second")
+    stopping = asyncio.create_task(driver.stop())
+    await asyncio.sleep(0)
+    assert not stopping.done()
+    wal.gate.set()
+    await stopping
+    wal.close()
+    log = WriteAheadLog(tmp_path / "wal", create=False)
+    assert [record.payload for record in log.replay()] == [b"first", b"second"]
+    log.close()
+    assert told == []  # nothing is sent of it any more
+    assert watching.failed == []
