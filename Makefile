@@ -14,7 +14,7 @@ START ?= 0
 JOBS  ?= 2
 ROUNDS ?= 100
 
-.PHONY: help env demo test check format sim bench kills lock vectors clean
+.PHONY: help env demo test check format sim mutate explore bench kills traps lock vectors clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,11 +51,20 @@ format: env ## rewrite files in the house format
 sim: env ## deterministic simulation; SEEDS=N START=S JOBS=J, ARGS=--trace shows one run (docs/simulation.md)
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START) --jobs $(JOBS) $(ARGS)
 
+mutate: env ## plant faults in the product and count the seeds until the simulator finds each; ARGS=--write
+	@$(BIN)/python -m tests.simulation.mutate --jobs $(JOBS) $(ARGS)
+
+explore: env ## all that four engines can do in small scopes, one of them Byzantine (docs/exploration.md); ARGS=--quick, --faults
+	@$(BIN)/python -m tests.exploration $(ARGS)
+
 bench: env ## throughput and latency of a local cluster
 	@$(BIN)/python -m bench $(ARGS)
 
 kills: env ## four real processes, ROUNDS=100 times kill -9, the leader half of the time
 	@$(BIN)/python -m tests.live_kills --rounds $(ROUNDS) $(ARGS)
+
+traps: env ## rewrite docs/traps.md from the docstrings of the tests
+	@$(BIN)/python -m tests.traps --write
 
 vectors: env ## rewrite tests/vectors/*.json from the code
 	@$(BIN)/python -m tests.vectors

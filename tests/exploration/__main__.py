@@ -1,9 +1,10 @@
 """Explore small scopes of the real engine. Status 1 if agreement was broken anywhere, with the shortest way there.
 
-make explore                                    everything docs/exploration.md claims; most of an hour
-make explore ARGS=--quick                       one height and two views; about a minute
+make explore                      everything docs/exploration.md claims; most of an hour
+make explore ARGS=--write         the same, and put the table into docs/exploration.md
+make explore ARGS=--quick         one height and two views; about a minute
+make explore ARGS=--faults        the planted faults, each with the shortest way to two decisions
 make explore ARGS="--byzantine 0 --heights 1 --views 2 --restarts 1"
-make explore ARGS="--faults"                    the planted faults, each with its trace
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+from tests.documents import DOCS, put, table
 from tests.exploration.beginnings import GAP, LOCK_IN_VIEW_0
 from tests.exploration.faults import FAULTS
 from tests.exploration.place import MEMBERS, Scope
@@ -44,37 +46,44 @@ def tasks(quick: bool) -> list[Task]:
         *(Task(Scope(one, 1, 1, restarts=1, slow_disks=True)) for one in identities),
         *(Task(Scope(one, 1, 2, restarts=1)) for one in identities),
         *(Task(Scope(one, 2, 1)) for one in identities),
-        Task(Scope(3, 1, 3), reduce=False, beginning=LOCK_IN_VIEW_0, about=", from a lock of view 0"),
-        Task(Scope(2, 2, 2), reduce=False, beginning=GAP, about=", from a gap below a lock"),
+        Task(Scope(3, 1, 3), reduce=False, beginning=LOCK_IN_VIEW_0, about="from a lock of view 0"),
+        Task(Scope(2, 2, 2), reduce=False, beginning=GAP, about="from a gap below a lock"),
         *(Task(Scope(one, 2, 2), reduce=False, states_max=STATES_MAX_OF_THE_LARGEST) for one in identities),
     ]
 
 
+HEAD = ("Byzantine", "heights", "views", "restarts", "", "states", "transitions", "explored", "local states", "kept",
+        "messages", "engine steps", "s")  # fmt: skip
+
+
 def explore(task: Task) -> Result:
-    began = time.monotonic()
+    """Run one, and print its line of the table."""
     result = Search(task.scope, states_max=task.states_max, reduce=task.reduce).run(task.beginning)
-    took_s = time.monotonic() - began
-    reached = "complete" if result.complete else f"all up to {result.depth} steps"
-    if result.violation is not None:
-        reached = "BROKEN"
-    local, kept = ("/".join(map(str, counts)) for counts in (result.local_states, result.kept_states))
-    print(
-        f"{_words(task.scope)}{task.about}: {result.states:,} states, {result.transitions:,} transitions, {reached}; "
-        f"local states {local}, kept {kept}; {result.messages} messages, {result.engine_steps:,} engine steps; "
-        f"{took_s:.0f} s",
-        flush=True,
-    )
     if result.violation is not None:
         search = Search(task.scope, states_max=task.states_max, reduce=task.reduce, keep_paths=True)
         _show(search.run(task.beginning))
     return result
 
 
-def _words(scope: Scope) -> str:
-    disks = ", slow disks" if scope.slow_disks else ""
+def row(task: Task, result: Result, took_s: float) -> tuple[str, ...]:
+    """A line of the table: what was explored, how much there was."""
+    scope = task.scope
+    reached = "completely" if result.complete else f"all up to {result.depth} steps"
+    local, kept = ("/".join(f"{count:,}" for count in counts) for counts in (result.local_states, result.kept_states))
     return (
-        f"member {scope.byzantine} Byzantine, {scope.heights} height(s), {scope.views} view(s), "
-        f"{scope.restarts} restart(s){disks}"
+        str(scope.byzantine),
+        str(scope.heights),
+        str(scope.views),
+        str(scope.restarts),
+        "slow disks" if scope.slow_disks else task.about,
+        f"{result.states:,}",
+        f"{result.transitions:,}",
+        reached if result.violation is None else "BROKEN",
+        local,
+        kept if task.reduce else "all",
+        f"{result.messages:,}",
+        f"{result.engine_steps:,}",
+        f"{took_s:.0f}",
     )
 
 
@@ -95,15 +104,23 @@ def find_faults() -> bool:
         took_s = time.monotonic() - began
         steps = len(result.violation or ())
         verdict = f"found in {steps} steps" if found else "NOT FOUND"
-        print(f"{fault.name}: {verdict}; {_words(fault.scope)}: {result.states:,} states, {took_s:.1f} s", flush=True)
+        print(
+            f"{fault.name}: {verdict}; member {fault.scope.byzantine} Byzantine: {result.states:,} states, {took_s:.1f} s",
+            flush=True,
+        )
         _show(result)
     return all_found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.exploration", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.exploration",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="one height and two views, no restarts")
     parser.add_argument("--faults", action="store_true", help="plant each fault and show how it breaks agreement")
+    parser.add_argument("--write", action="store_true", help="rewrite the table in docs/exploration.md")
     parser.add_argument("--byzantine", type=int, choices=range(MEMBERS), help="one scope only, with this identity")
     parser.add_argument("--heights", type=int, default=1, choices=(1, 2))
     parser.add_argument("--views", type=int, default=2, choices=(1, 2, 3))
@@ -120,9 +137,19 @@ def main() -> int:
     if arguments.byzantine is not None:
         sizes = (arguments.heights, arguments.views, arguments.restarts, arguments.slow_disks)
         chosen = [Task(Scope(arguments.byzantine, *sizes), not arguments.full, arguments.states)]
-    results = [explore(task) for task in chosen]
+    if arguments.write and (arguments.quick or arguments.byzantine is not None):
+        parser.error("--write is for the whole table")
+    results, rows = [], []
+    print(" | ".join(HEAD))
+    for task in chosen:
+        began = time.monotonic()
+        results.append(explore(task))
+        rows.append(row(task, results[-1], time.monotonic() - began))
+        print(" | ".join(rows[-1]), flush=True)
     states, transitions = sum(one.states for one in results), sum(one.transitions for one in results)
     print(f"together {states:,} states, {transitions:,} transitions")
+    if arguments.write:
+        put(DOCS / "exploration.md", "the table of scopes", table(HEAD, rows))
     return 1 if any(one.violation is not None for one in results) else 0
 
 

@@ -190,19 +190,32 @@ class Alphabet:
                 self._changed(message, bit)
 
     def _voted(self, vote: Vote, bit: Mask) -> None:
+        """A vote, and what else its signature passes for."""
+        for other in self._relabelled(vote):
+            if self._add(other, [bit]):
+                self._counts(other, bit)
         self._add(vote, [bit])
+        self._counts(vote, bit)
+
+    def _relabelled(self, vote: Vote) -> Iterator[Vote]:
+        yield replace(vote, phase=Phase.COMMIT if vote.phase is Phase.PREPARE else Phase.PREPARE)
+        yield from (replace(vote, view=view) for view in range(self.scope.views) if view != vote.view)
+        yield from (replace(vote, height=one) for one in range(1, self.scope.heights + 1) if one != vote.height)
+
+    def _counts(self, vote: Vote, bit: Mask) -> None:
         place = (vote.view, vote.height, vote.phase, vote.digest)
         self._votes.setdefault(place, {})[vote.member] = (vote, bit)
         plain = Certificate(0, vote.view, vote.height, vote.phase, vote.digest, ())
-        proposal = self._proposal(vote.height, vote.digest)
+        proposal = self._proposal(vote.digest)
         for certificate, mask in self._certificates(plain, self._votes[place]):
             if vote.phase is Phase.PREPARE:
                 self._locked(Prepared(proposal, certificate), mask)
             elif self._verifier.certificate(certificate, VALIDATORS) is not None:
                 self._decided(proposal, certificate, mask)
 
-    def _proposal(self, height: int, digest: bytes) -> Proposal:
-        found = [one for one in self._values(height, 1) if one.digest == digest]
+    def _proposal(self, digest: bytes) -> Proposal:
+        heights = range(1, self.scope.heights + 1)
+        found = [one for height in heights for one in self._values(height, 1) if one.digest == digest]
         assert found, "nobody votes for a value that is not explored"
         return found[0]
 
@@ -282,6 +295,9 @@ class Alphabet:
             member: [(change, [bit]) for change, bit in known.values()]
             for member, known in self._changes.get(view, {}).items()
         }
+        for member in self.scope.honest:  # a lie in another's name: it holds nothing
+            forged = replace(self._signed(ViewChange(0, view, None, (), me)), member=member)
+            by_member.setdefault(member, []).append((forged, [0]))
         by_member[me] = self._claims(view)
         for size in range(2, len(by_member) + 1):
             for members in combinations(sorted(by_member), size):
@@ -300,7 +316,7 @@ class Alphabet:
         return found
 
     def _compose(self, changes: list[ViewChange], groups: list[list[Mask]]) -> None:
-        tried = tuple((key_of(change), _is_lie(change), change.member) for change in changes)
+        tried = tuple((key_of(change), change.signature, _is_lie(change), change.member) for change in changes)
         if tried in self._tried:
             return
         self._tried.add(tried)

@@ -146,13 +146,13 @@ class Local:
             outcome = act(host, self.alphabet.items[event].event if isinstance(event, int) else event)
             if not self.alphabet.scope.slow_disks:
                 crashed = self._settle(host, outcome)
+            now = (host.engine.view, host.engine.changing, len(host.pending))
+            moved = now != (before.view, before.changing, pending)
+            reached = self._reach(host, outcome, noted=not (moved or outcome.sent or outcome.decided))
         except AssertionError as failure:
             # Options are worked out before it is known whether their messages ever exist together with this state.
             # Should they do, the failure is one of the engine.
             return (Reached(FAILED, 0, False, f"FAILS: {failure}"),)
-        now = (host.engine.view, host.engine.changing, len(host.pending))
-        moved = now != (before.view, before.changing, pending)
-        reached = self._reach(host, outcome, noted=not (moved or outcome.sent or outcome.decided))
         if reached.node == node and not reached.sent:
             return ()
         return (reached, *crashed)
@@ -196,9 +196,7 @@ class Local:
         """The options of a state, for all items known so far."""
         if self.versions[state] == self.alphabet.version:
             return self.options[state]
-        version = (
-            self.alphabet.version
-        )  # steps may make new items; then this state is looked at again when next asked for
+        version = self.alphabet.version  # steps may make new items: then this state is worked out again when asked for
         known = {(option.needs, option.target) for option in self.options[state]}
         for option in self._macro_steps(state):
             place = (option.needs, option.target)

@@ -220,18 +220,22 @@ class Replayer(ByzantineNode):
 
 
 class Relabeller(ByzantineNode):
-    """Passes votes of others on, under their signatures, as votes of another phase, height or view."""
+    """Passes votes of others on, under their signatures: for the whole of a life as votes of the other phase, so that a
+    quorum may come together; or of the next height or view, where their senders will vote for something else."""
+
+    def boot(self) -> None:
+        super().boot()
+        self._promotes = self.dice.randrange(2) == 0
 
     def hear(self, key: bytes, kind: Kind, payload: bytes) -> None:
         message = self.read(kind, payload)
         if isinstance(message, Vote):
-            match self.dice.randrange(4):
-                case 0:
-                    self.tell_all((replace(message, phase=Phase.COMMIT),))
-                case 1:
-                    self.tell_all((replace(message, height=message.height + 1),))
-                case 2:
-                    self.tell_all((replace(message, view=message.view + 1),))
+            if self._promotes:
+                self.tell_all((replace(message, phase=Phase.COMMIT),))
+            elif self.dice.randrange(2):
+                self.tell_all((replace(message, height=message.height + 1),))
+            else:
+                self.tell_all((replace(message, view=message.view + 1),))
         super().hear(key, kind, payload)
 
 

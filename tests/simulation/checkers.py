@@ -20,6 +20,7 @@ from consensus.messages import (
     ViewChange,
     Vote,
     decode_message,
+    encode_message,
 )
 from consensus.sync import BUFFER_HEIGHTS_MAX
 from ledger.block import Certificate, CertifiedBlock, CheckpointCertificate, Phase
@@ -137,6 +138,18 @@ class Checkers:
         if certificate.height != height or tuple(batch.digest for batch in block.batches) != proposal.batches:
             self.fail(f"block {height} and its certificate differ")
         self._check_quorum(certificate, height)
+        self._check_voters(certificate)
+
+    def _check_voters(self, certificate: Certificate) -> None:
+        """Whoever is honest and named in it did vote so, durably."""
+        validators = self.sets[certificate.height]
+        for member, signature in certificate.signatures:
+            node = self.cluster.node_of(validators.keys[member])
+            if self.strict and node is not None and self.cluster.is_honest(node):
+                place = (certificate.epoch, certificate.view, certificate.height, certificate.phase)
+                vote = Vote(*place, certificate.digest, member, signature)
+                if encode_message(vote) not in node.durable_messages:
+                    self.fail(f"node {node.index} never voted for block {certificate.height}")
 
     def _check_quorum(self, certificate: Certificate | CheckpointCertificate, height: int) -> None:
         validators = self.sets[height]

@@ -110,6 +110,10 @@ MUTANTS = (
     _one("votes", "signatures do not cover the phase", block, "vote_statement", "int(phase)", "0"),
     _one("votes", "signatures do not cover the height", block, "vote_statement", "view, height, int", "view, 0, int"),
     _one("votes", "signatures do not cover the view", block, "vote_statement", "epoch, view,", "epoch, 0,"),
+    Mutant("votes", "signers need not be distinct", (
+        Change(block, "is_quorum", "and all(low < high for low, high in pairwise(members))", ""),
+        Change(block, "signatures_from_value", "if last < index <", "if index <"),
+    )),
     _one("votes", "no upper end of the log", State, "in_log", "< height <= top", "< height"),
     _one("votes", "a new view does not bind its leader", Ordering, "_refusal", "required is not None and required.",
          "False and required."),
@@ -217,3 +221,8 @@ MUTANTS = (
     _one("execution", "a payment makes money", payments, "_credit", "value=balance + amount",
          "value=balance + amount + 1"),
 )  # fmt: skip
+
+
+def named(name: str) -> Mutant:
+    """The one of that name."""
+    return next(one for one in MUTANTS if one.name == name)

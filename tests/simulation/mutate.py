@@ -11,7 +11,6 @@ raises, or there is no end where the sound code comes to one. The seed that caug
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 import time
@@ -20,16 +19,14 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from tests.simulation.mutants import MUTANTS, Mutant
+from tests.documents import DOCS, put, table
+from tests.simulation.mutants import MUTANTS, Mutant, named
 from tests.simulation.runs import run_seed
 from tests.simulation.shrink import signature_of
 
 SEEDS = 500
 SEED_S_MAX = 60  # a seed takes half a second
-DOCUMENT = Path(__file__).parents[2] / "docs" / "simulation.md"
-BEGIN, END = "<!-- begin of the table of mutants -->", "<!-- end of the table of mutants -->"
 
 
 class NoEnd(Exception):
@@ -72,7 +69,7 @@ def failure(seed: int) -> tuple[str, str] | None:
 
 def hunt(name: str, start: int, seeds: int) -> Verdict:
     """Run seeds until one fails with the fault of that name planted."""
-    mutant = next(one for one in MUTANTS if one.name == name)
+    mutant = named(name)
     began_s = time.monotonic()
     for number in range(seeds):
         with mutant.planted():
@@ -84,20 +81,13 @@ def hunt(name: str, start: int, seeds: int) -> Verdict:
     return Verdict(0, "SURVIVED", "", time.monotonic() - began_s)
 
 
-def table(verdicts: list[Verdict], mutants: list[Mutant]) -> str:
-    lines = ["| room | fault | seeds | first failure |", "|---|---|---|---|"]
-    for mutant, verdict in zip(mutants, verdicts, strict=True):
-        how = re.sub(r"\s*\(at # ms\)|\|", "", verdict.how)
-        lines.append(f"| {mutant.room} | {mutant.name} | {verdict.seeds or 'survived'} | {how} |")
-    return "\n".join(lines) + "\n"
-
-
-def write(text: str) -> None:
-    document = DOCUMENT.read_text()
-    before, _, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert end, f"{DOCUMENT} has no place for the table"
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+def write(verdicts: list[Verdict], mutants: list[Mutant]) -> None:
+    """The table in docs/simulation.md."""
+    rows = [
+        (mutant.room, mutant.name, verdict.seeds or "survived", verdict.how.replace(" (at # ms)", ""))
+        for mutant, verdict in zip(mutants, verdicts, strict=True)
+    ]
+    put(DOCS / "simulation.md", "the table of mutants", table(("room", "fault", "seeds", "first failure"), rows))
 
 
 def main() -> int:
@@ -128,7 +118,7 @@ def main() -> int:
             if arguments.only is not None:
                 print(verdict.account)
     if arguments.write:
-        write(table(verdicts, mutants))
+        write(verdicts, mutants)
     survivors = sum(not verdict.seeds for verdict in verdicts)
     most = max(verdict.seeds for verdict in verdicts)
     print(
