@@ -104,10 +104,8 @@ def find_faults() -> bool:
         took_s = time.monotonic() - began
         steps = len(result.violation or ())
         verdict = f"found in {steps} steps" if found else "NOT FOUND"
-        print(
-            f"{fault.name}: {verdict}; member {fault.scope.byzantine} Byzantine: {result.states:,} states, {took_s:.1f} s",
-            flush=True,
-        )
+        where = f"member {fault.scope.byzantine} Byzantine, {result.states:,} states, {took_s:.1f} s"
+        print(f"{fault.name}: {verdict}; {where}", flush=True)
         _show(result)
     return all_found
 

@@ -1,6 +1,6 @@
 """Faults of agreement: an exploration that finds none of them is blind.
 
-They are those of the simulator's table (tests/simulation/mutants.py) that two values, three views and a restart can show,
+They are those of the simulator's table (tests/simulation/mutants.py) that two values, a few views and a restart show,
 each with the smallest scope where it shows.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from consensus.events import Evidence
+from consensus.events import Evidence, Timer
 from consensus.messages import (
     CheckpointVote,
     NewView,
@@ -23,7 +23,7 @@ from consensus.messages import (
     encode_message,
 )
 from consensus.sync import BUFFER_HEIGHTS_MAX
-from ledger.block import Certificate, CertifiedBlock, CheckpointCertificate, Phase
+from ledger.block import Certificate, CertifiedBlock, CheckpointCertificate, Phase, Proposal
 from ledger.errors import Code
 from ledger.execution import BlockResult
 from ledger.modules import payments
@@ -53,6 +53,7 @@ class Checkers:
         self.sets: dict[int, ValidatorSet] = {1: cluster.genesis.validator_set}  # the set that votes on a height
         self._said: dict[tuple[object, ...], bytes] = {}
         self._money: int | None = None
+        self._latest_ms = 0  # what any honest clock showed
         # Tests that let an "honest" node lie do without what only holds while all Byzantine ones are declared.
         self.strict = False
 
@@ -78,6 +79,52 @@ class Checkers:
         before = self._said.setdefault((node.index, *place), content)
         if before != content:
             self.fail(f"node {node.index} contradicts itself: {place}")
+        self.on_clock(node)
+        self._check_proofs(node, signed)
+        if isinstance(signed, Vote) and signed.phase is Phase.PREPARE:
+            self._check_new_view(node, signed)
+
+    def on_clock(self, node: SimulatedNode) -> None:
+        """A look at a clock, at the latest before it jumps."""
+        self._latest_ms = max(self._latest_ms, node.wall_ms())
+
+    def _check_proofs(self, node: SimulatedNode, message: object) -> None:
+        """Nobody signs for a lock or a claim that is not proved."""
+        if not isinstance(message, ViewChange | NewView):
+            return
+        validators = node.replica.engine.validators_of(message.epoch)
+        if validators is None:
+            return
+        for lock in message.prepared:
+            if not self._are_valid(lock.certificate, validators):
+                self.fail(f"node {node.index} passes on a lock without proof")
+        for claim in message.claims if isinstance(message, NewView) else ():
+            statement = claim.statement(self.cluster.genesis.chain_id)
+            if not self.cluster.signer.check(validators.keys[claim.member], statement, claim.signature):
+                self.fail(f"node {node.index} passes on a claim that member {claim.member} never made")
+
+    def _are_valid(self, certificate: Certificate | CheckpointCertificate, validators: ValidatorSet) -> bool:
+        statement = certificate.statement(self.cluster.genesis.chain_id)
+        check, keys = self.cluster.signer.check, validators.keys
+        return all(check(keys[member], statement, signature) for member, signature in certificate.signatures)
+
+    def _check_new_view(self, node: SimulatedNode, vote: Vote) -> None:
+        """In a view after the first, a vote is for what the claims of its new view leave to vote for."""
+        engine, new_view = node.replica.engine, node.replica.engine._views.new_view
+        place = (engine.validators.epoch, new_view.view) if new_view is not None else None
+        if new_view is None or place != (vote.epoch, vote.view):
+            return
+        self._check_proofs(node, new_view)
+        base = max(engine.validators.first_height - 1, *(claim.stable for claim in new_view.claims))
+        locks: dict[int, tuple[int, bytes]] = {}
+        for claim in new_view.claims:
+            for height, view, digest in claim.locks:
+                locks[height] = max(locks.get(height, (-1, b"")), (view, digest))
+        if not base < vote.height <= max(locks, default=0):
+            return
+        wanted = locks[vote.height][1] if vote.height in locks else Proposal.null(vote.height).digest
+        if vote.digest != wanted:
+            self.fail(f"node {node.index} votes against its new view at height {vote.height}")
 
     def on_evidence(self, node: SimulatedNode, evidence: Evidence) -> None:
         """Nobody honest is framed."""
@@ -92,6 +139,12 @@ class Checkers:
         culprit = self.cluster.node_of(key)
         if self.strict and culprit is not None and self.cluster.is_honest(culprit):
             self.fail(f"node {node.index} blames honest node {culprit.index}: {reason}")
+
+    def on_timer(self, node: SimulatedNode, name: str, in_ms: int) -> None:
+        """Nobody waits for a leader longer than the cap."""
+        parameters = (self.cluster.genesis.parameters, node.replica.store.tip.parameters)
+        if name == Timer.PROGRESS.value and in_ms > max(each.view_timeout_ms_max for each in parameters):
+            self.fail(f"node {node.index} will wait {in_ms} ms for its leader")
 
     # What is done
 
@@ -119,6 +172,9 @@ class Checkers:
         if times[0] > times[1]:
             self.fail(f"time runs backwards at height {height}")
         if fresh:
+            drift_ms = max(each.clock_drift_ms_max for each in (self.cluster.genesis.parameters, tip.parameters))
+            if self.strict and block.proposal.time_ms > self._latest_ms + drift_ms:
+                self.fail(f"block {height} is from the future")
             if not all(map(self.cluster.are_signed, block.batches)):
                 self.fail(f"block {height} holds what nobody signed")
             for receipt in result.receipts:
@@ -158,10 +214,8 @@ class Checkers:
         members = [member for member, _ in certificate.signatures]
         if certificate.epoch != validators.epoch or members != sorted(set(members)) or 2 * len(members) < n + f + 1:
             self.fail(f"no quorum of the set of height {height}")
-        statement = certificate.statement(self.cluster.genesis.chain_id)
-        for member, signature in certificate.signatures:
-            if not self.cluster.signer.check(validators.keys[member], statement, signature):
-                self.fail(f"a bad signature in a certificate at height {height}")
+        if not self._are_valid(certificate, validators):
+            self.fail(f"a bad signature in a certificate at height {height}")
 
     def on_stable(self, node: SimulatedNode, height: int) -> None:
         if not self.strict:

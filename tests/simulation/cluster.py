@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -130,6 +131,7 @@ class Cluster:
         self.blamed: list[tuple[int, str]] = []
         self.evidence: list[Evidence] = []
         self.submitted: list[Submitted] = []
+        self.sent: list[Transaction] = []
         self.coverage: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()  # what ended Byzantine nodes
         self.deliveries = 0
@@ -410,7 +412,7 @@ class Cluster:
         self._trouble.clear()
         options.loss = min(options.loss, 1)
         options.long_delay_permille = options.stall_permille = 0
-        options.delay_ms = (min(options.delay_ms[0], 50), min(options.delay_ms[1], 100))
+        options.delay_ms = (min(options.delay_ms[0], 150), min(options.delay_ms[1], 200))
         options.fsync_ms = (min(options.fsync_ms[0], 20), min(options.fsync_ms[1], 50))
         drift_ms_max = options.parameters.clock_drift_ms_max // 4
         for node in self.honest:
@@ -442,6 +444,7 @@ class Cluster:
             valid_until=node.replica.store.tip.height + valid_for,
         )
         self._signed[tx.wire] = True
+        self.sent.append(tx)
         node.replica.submit(tx)
         self.submitted.append(Submitted(tx.id, node.index, node.life, tx.valid_until))
         return tx.id
@@ -454,6 +457,17 @@ class Cluster:
             except Reject:
                 return taken
         return count
+
+    def submit_again(self, count: int, at: int) -> None:
+        """What a client does that heard no answer: the latest transactions once more, at another node perhaps."""
+        replica = self.nodes[at].replica
+        for tx in self.sent[-count:]:
+            if tx.replay_key in replica.executor.replay:
+                continue  # the node's desk answers that it is executed
+            receipt = replica.store.receipt(tx.id)
+            with suppress(Reject):
+                if replica.submit(tx) and receipt is not None and receipt.ok:
+                    self.checkers.fail(f"node {at} takes again what it has executed")
 
     def are_signed(self, batch: Batch) -> bool:
         """Each transaction's signature is checked once a run, not once a node."""

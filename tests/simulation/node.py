@@ -119,6 +119,7 @@ class SimulatedNode:
             self._timers.pop(name, None)
             return
         self._timers[name] = at_ms
+        self.cluster.checkers.on_timer(self, name, at_ms - self.now_ms())
         # Rounded up: a timer may be late, never early.
         delay_ms = -(-max(0, at_ms - self.now_ms()) * MILLION // (MILLION + self.drift_ppm))
         self.cluster.later(self, delay_ms, lambda: self._fire(name, at_ms))

@@ -95,12 +95,12 @@ def draw_options(random: Random, strategies: list[str]) -> Options:
         n=n,
         loss=random.choice([0, 0, 0, 1, 3, 8, 20]),
         duplication=random.choice([0, 0, 0, 5, 20]),
-        delay_ms=random.choice([(0, 2), (1, 5), (1, 5), (1, 50), (20, 60), (5, 200)]),
+        delay_ms=random.choice([(0, 2), (1, 5), (1, 5), (1, 5), (1, 50), (20, 60), (5, 200), (150, 200)]),
         fsync_ms=random.choice([(0, 0), (0, 2), (1, 5), (1, 5), (5, 80)]),
         followers=followers,
         parameters=draw_parameters(random),
         torn=random.randrange(2) == 0,
-        segment_bytes_max=random.choice([8 * 1024, 64 * 1024 * 1024]),
+        segment_bytes_max=random.choice([1024, 8 * 1024, 64 * 1024 * 1024]),
         pool_txs_min=random.choice([10, 500, 500]),
         pool_bytes_per_peer_max=random.choice([4 * 1024, 24 * 1024 * 1024, 24 * 1024 * 1024]),
         ed25519=random.randrange(40) == 0,
@@ -169,6 +169,10 @@ def _draw_burst(random: Random, options: Options) -> Fault:
     }
 
 
+def _draw_again(random: Random, options: Options) -> Fault:
+    return {"node": _any_node(random, options), "count": random.choice([1, 5, 20])}
+
+
 def _draw_crash(random: Random, options: Options) -> Fault:
     return {"node": _any_node(random, options), "power": random.randrange(3) > 0}
 
@@ -235,6 +239,7 @@ def _draw_members(random: Random, options: Options) -> Fault:
 
 
 _DRAW = {
+    "again": _draw_again,
     "crash": _draw_crash,
     "restart": _draw_restart,
     "bounce": _draw_bounce,

@@ -127,6 +127,13 @@ class Run:
         self.cluster.burst(fault["count"], node.index, fault["valid_for"], "m" * fault["memo_size"])
         return True
 
+    def _do_again(self, fault: Fault) -> bool:
+        node = self._node(fault)
+        if node is None or not node.alive or node.paused or not self.cluster.is_honest(node):
+            return False
+        self.cluster.submit_again(fault["count"], node.index)
+        return True
+
     def _do_crash(self, fault: Fault) -> bool:
         node = self._node(fault)
         if node is None or not node.alive:
@@ -184,6 +191,7 @@ class Run:
     def _do_clock(self, fault: Fault) -> None:
         node = self._node(fault)
         assert node is not None
+        self.cluster.checkers.on_clock(node)
         node.clock_offset_ms += fault["jump_ms"]
 
     def _do_stall(self, fault: Fault) -> None:
@@ -372,9 +380,11 @@ class Run:
         return False
 
     def _is_settled(self, nodes: list[SimulatedNode]) -> bool:
-        """One height, nothing left to order, the end certified, no change of members under way."""
+        """One height and view, nothing left to order, the end certified, no change of members under way."""
         tips = [node.replica.store.tip for node in nodes]
-        if len({tip.block_hash for tip in tips}) > 1:
+        engines = [node.replica.engine for node in nodes]
+        views = {(engine.view, engine.changing) for engine in engines if engine.me is not None}
+        if len({tip.block_hash for tip in tips}) > 1 or len(views) > 1:
             return False
         for node, tip in zip(nodes, tips, strict=True):
             engine = node.replica.engine
