@@ -92,22 +92,24 @@ def _show(result: Result) -> None:
         print(f"    {line}")
 
 
-def find_faults() -> bool:
+def find_faults(write: bool) -> bool:
     """Whether each planted fault is found."""
-    all_found = True
+    rows: list[tuple[str, ...]] = []
     for fault in FAULTS:
         began = time.monotonic()
         with fault.plant():
             result = Search(fault.scope, keep_paths=True).run(fault.beginning)
-        found = result.violation is not None
-        all_found = all_found and found
         took_s = time.monotonic() - began
-        steps = len(result.violation or ())
-        verdict = f"found in {steps} steps" if found else "NOT FOUND"
-        where = f"member {fault.scope.byzantine} Byzantine, {result.states:,} states, {took_s:.1f} s"
-        print(f"{fault.name}: {verdict}; {where}", flush=True)
+        violation = result.violation
+        verdict = "NOT FOUND" if violation is None else f"{len(violation)} steps"
+        scope = f"member {fault.scope.byzantine} Byzantine, {fault.scope.heights} heights, {fault.scope.views} views"
+        rows.append((fault.name, verdict, scope, "script" if fault.beginning else "start", f"{result.states:,}"))
+        print(" | ".join(rows[-1]), f"| {took_s:.0f} s", flush=True)
         _show(result)
-    return all_found
+    if write:
+        head = ("fault", "found after", "scope", "from the", "states")
+        put(DOCS / "exploration.md", "the table of faults", table(head, rows))
+    return not any(verdict == "NOT FOUND" for _, verdict, *_ in rows)
 
 
 def main() -> int:
@@ -118,7 +120,11 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="one height and two views, no restarts")
     parser.add_argument("--faults", action="store_true", help="plant each fault and show how it breaks agreement")
-    parser.add_argument("--write", action="store_true", help="rewrite the table in docs/exploration.md")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="rewrite the table in docs/exploration.md; with --faults, that of the faults",
+    )
     parser.add_argument("--byzantine", type=int, choices=range(MEMBERS), help="one scope only, with this identity")
     parser.add_argument("--heights", type=int, default=1, choices=(1, 2))
     parser.add_argument("--views", type=int, default=2, choices=(1, 2, 3))
@@ -130,7 +136,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="take dominated steps too: more states, less to prepare")
     arguments = parser.parse_args()
     if arguments.faults:
-        return 0 if find_faults() else 1
+        return 0 if find_faults(arguments.write) else 1
     chosen = tasks(arguments.quick)
     if arguments.byzantine is not None:
         sizes = (arguments.heights, arguments.views, arguments.restarts, arguments.slow_disks)

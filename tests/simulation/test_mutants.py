@@ -1,0 +1,40 @@
+"""Planted faults are there, are found, and are gone afterwards. `make mutate` finds them all (docs/simulation.md)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.mutants import MUTANTS, Mutant, named
+from tests.simulation.mutate import failure
+
+
+def test_there_are_enough_in_every_room() -> None:
+    rooms = {mutant.room for mutant in MUTANTS}
+    assert {"votes", "views", "restart", "write-ahead log", "fetching", "catching up", "membership"} <= rooms
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 30
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_fault_is_there_while_it_is_planted(mutant: Mutant) -> None:
+    functions = [change.function() for change in mutant.changes]
+    before = [function.__code__ for function in functions]
+    with mutant.planted():
+        for function, code in zip(functions, before, strict=True):
+            assert (function.__code__.co_code, function.__code__.co_consts) != (code.co_code, code.co_consts)
+    assert [function.__code__ for function in functions] == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a quorum is one too small",
+        "gaps between locks are closed up",
+        "votes are sent before they are durable",
+        "our votes are not taken back",
+        "durable before the sync",
+    ],
+)
+def test_a_fault_is_found_within_a_few_seeds(name: str) -> None:
+    with named(name).planted():
+        assert any(failure(seed) is not None for seed in range(8))
+    assert failure(0) is None
