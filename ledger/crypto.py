@@ -19,7 +19,7 @@ from hashlib import sha256
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
-from ledger.errors import SignatureRefused
+from ledger.errors import ConfigError, SignatureRefused
 
 SIGNATURE_RULE = "ed25519-libsodium-strict"
 
@@ -89,3 +89,30 @@ def check_public_key(public: bytes) -> None:
         raise SignatureRefused("not an Ed25519 public key")
     if not bindings.crypto_core_ed25519_is_valid_point(public[1:]):
         raise SignatureRefused("not a point of the prime-order group")
+
+
+_SELF_TEST_KEY = "018139770ea87d175f56a35466c34c7ecccb8d8a91b4ee37a25df60f5b8fc9b394"  # of the seed 02 02 ...
+_SELF_TEST = (  # a case for each point in which libraries differ, of tests/vectors/signatures.json
+    ("a valid one", True, "979b82856e67871cb997e079df60ac246c465744aa47ca889e0abc848557b02e"
+     "a513a00d8c72efb62848246fafc037bd846bdcabd386af5220b84924222ef10d"),
+    ("S above the group order", False, "979b82856e67871cb997e079df60ac246c465744aa47ca889e0abc848557b02e"
+     "92e7956aa6d5010fffe41b128eba16d2846bdcabd386af5220b84924222ef11d"),
+    ("R of mixed order", False, "213d82ce8c3b10723b6544d23d12a8d10983680955c05161e827452ba41ed9fd"
+     "68ee839460f0cdc78d50e03dd2481f6e76abbb63e2d8998be9f23a0cbe245f05"),
+    ("R of small order", False, "0100000000000000000000000000000000000000000000000000000000000000"
+     "866b43f8e03eeb5e33c25217e81edf7314bf435953c1f56e9ddc75bdab4e0f09"),
+)  # fmt: skip
+
+
+def self_test() -> None:
+    """Raise ConfigError unless this machine's libsodium signs and judges as the chain's rule says.
+
+    A node with another build would go on until one crafted signature parts it from the others.
+    """
+    key, message = bytes.fromhex(_SELF_TEST_KEY), b"message"
+    for what, valid, signature in _SELF_TEST:
+        if verify(key, message, ALGORITHM_ED25519 + bytes.fromhex(signature)) != valid:
+            said = "refuses" if valid else "accepts"
+            raise ConfigError(f"the libsodium found here {said} {what}: not the rule {SIGNATURE_RULE} of this chain")
+    if KeyPair.from_seed(bytes([2]) * SEED_SIZE_BYTES).sign(message)[1:].hex() != _SELF_TEST[0][2]:
+        raise ConfigError(f"the libsodium found here signs otherwise than the rule {SIGNATURE_RULE} of this chain says")

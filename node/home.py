@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from ledger.crypto import self_test
 from ledger.errors import ConfigError
 from ledger.execution import Executor
 from ledger.genesis import GENESIS_SIZE_BYTES_MAX, Genesis
@@ -68,7 +69,9 @@ def initialise(config: NodeConfig) -> None:
 
 
 def open_home(config: NodeConfig) -> Home:
-    """Open and lock it. Raises storage errors, or ConfigError when the genesis file is another chain's."""
+    """Open and lock it. Raises storage errors, or ConfigError when the genesis file is another chain's or this machine
+    judges signatures otherwise."""
+    self_test()
     genesis = read_genesis(config.genesis_path)
     registry = load_registry(genesis)
     with ExitStack() as opened:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from ledger import crypto
 from ledger.block import Phase, checkpoint_statement, vote_statement
 from ledger.crypto import KeyPair, check_public_key, hash_bytes, verify, verify_joined
-from ledger.errors import SignatureRefused
+from ledger.errors import ConfigError, SignatureRefused
 from ledger.transaction import Transaction
 from tests.ledger import ed25519
 
@@ -220,3 +222,31 @@ def test_random_bytes_are_no_signature_and_no_error(data: bytes) -> None:
     """Trap 35."""
     assert not verify_joined(data)
     assert not verify_joined(b"\x01" + data[:64].ljust(64) + PAIR.public + data)
+
+
+def test_the_self_test_passes_here() -> None:
+    crypto.self_test()
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_the_self_test_names_a_library_that_judges_otherwise(position: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 42. A build without libsodium's strict rule, or with the cofactor, is stopped at the start."""
+    what, valid, signature = crypto._SELF_TEST[position]
+    right = crypto.verify
+    other = lambda key, message, made: right(key, message, made) != (made[1:].hex() == signature)  # noqa: E731
+    monkeypatch.setattr(crypto, "verify", other)
+    with pytest.raises(ConfigError, match=f"{'refuses' if valid else 'accepts'} {what}"):
+        crypto.self_test()
+
+
+def test_the_self_test_notices_another_way_to_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KeyPair, "sign", lambda pair, message: bytes(crypto.SIGNATURE_SIZE_BYTES))
+    with pytest.raises(ConfigError, match="signs otherwise"):
+        crypto.self_test()
+
+
+def test_the_self_tests_cases_are_published_vectors() -> None:
+    published = json.loads((Path(__file__).parents[1] / "vectors" / "signatures.json").read_text())
+    for _, valid, signature in crypto._SELF_TEST:
+        known = {one["signature"] for one in published["accepted" if valid else "refused"]}
+        assert "01" + signature in known

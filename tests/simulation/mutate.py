@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -107,20 +107,20 @@ def main() -> int:
         parser.error(f"no fault's name holds {arguments.only!r}")
     if arguments.write and arguments.only is not None:
         parser.error("--write is for the whole table")
-    verdicts: list[Verdict] = []
+    verdicts: dict[str, Verdict] = {}
     with ProcessPoolExecutor(arguments.jobs, max_tasks_per_child=1) as pool:
-        running = [pool.submit(hunt, mutant.name, arguments.start, arguments.seeds) for mutant in mutants]
-        for mutant, future in zip(mutants, running, strict=True):
-            verdict = future.result()
-            verdicts.append(verdict)
+        running = {pool.submit(hunt, mutant.name, arguments.start, arguments.seeds): mutant for mutant in mutants}
+        for future in as_completed(running):
+            mutant, verdict = running[future], future.result()
+            verdicts[mutant.name] = verdict
             seeds = f"{verdict.seeds} seeds" if verdict.seeds else f"SURVIVED {arguments.seeds} seeds"
             print(f"{mutant.room}: {mutant.name}: {seeds}, {verdict.took_s:.0f} s: {verdict.how}", flush=True)
             if arguments.only is not None:
                 print(verdict.account)
     if arguments.write:
-        write(verdicts, mutants)
-    survivors = sum(not verdict.seeds for verdict in verdicts)
-    most = max(verdict.seeds for verdict in verdicts)
+        write([verdicts[mutant.name] for mutant in mutants], mutants)
+    survivors = sum(not verdict.seeds for verdict in verdicts.values())
+    most = max(verdict.seeds for verdict in verdicts.values())
     print(
         f"{len(mutants)} faults, {len(mutants) - survivors} caught, within {most} seeds at most, {survivors} survived"
     )
