@@ -219,24 +219,33 @@ class Replayer(ByzantineNode):
                 super().transmit(key, kind, payload)
 
 
-class Relabeller(ByzantineNode):
-    """Passes votes of others on, under their signatures: for the whole of a life as votes of the other phase, so that a
-    quorum may come together; or of the next height or view, where their senders will vote for something else."""
-
-    def boot(self) -> None:
-        super().boot()
-        self._promotes = self.dice.randrange(2) == 0
+class Promoter(ByzantineNode):
+    """Passes others' prepares on, under their signatures, as their commits."""
 
     def hear(self, key: bytes, kind: Kind, payload: bytes) -> None:
         message = self.read(kind, payload)
         if isinstance(message, Vote):
-            if self._promotes:
-                self.tell_all((replace(message, phase=Phase.COMMIT),))
-            elif self.dice.randrange(2):
+            self.tell_all((replace(message, phase=Phase.COMMIT),))
+        super().hear(key, kind, payload)
+
+
+class Relabeller(ByzantineNode):
+    """Passes votes of others on, under their signatures, as votes of the next view or height, where their senders will
+    vote for something else. So that they will, it gives its proposals to one half only.
+    """
+
+    def hear(self, key: bytes, kind: Kind, payload: bytes) -> None:
+        message = self.read(kind, payload)
+        if isinstance(message, Vote):
+            if self.dice.randrange(4) == 0:
                 self.tell_all((replace(message, height=message.height + 1),))
             else:
                 self.tell_all((replace(message, view=message.view + 1),))
         super().hear(key, kind, payload)
+
+    def say(self, key: bytes, message: Message) -> Iterator[Message]:
+        if not isinstance(message, PrePrepare) or key not in self.second_half:
+            yield message
 
 
 class Amnesiac(ByzantineNode):
@@ -555,6 +564,7 @@ STRATEGIES: dict[str, type[ByzantineNode]] = {
     "commit_withholder": CommitWithholder,
     "silent": Silent,
     "replayer": Replayer,
+    "promoter": Promoter,
     "relabeller": Relabeller,
     "amnesiac": Amnesiac,
     "forgetful_new_view": ForgetfulNewView,
