@@ -224,7 +224,7 @@ class Promoter(ByzantineNode):
 
     def hear(self, key: bytes, kind: Kind, payload: bytes) -> None:
         message = self.read(kind, payload)
-        if isinstance(message, Vote):
+        if isinstance(message, Vote) and self.engine.validators.index(key) == message.member:
             self.tell_all((replace(message, phase=Phase.COMMIT),))
         super().hear(key, kind, payload)
 
@@ -236,7 +236,7 @@ class Relabeller(ByzantineNode):
 
     def hear(self, key: bytes, kind: Kind, payload: bytes) -> None:
         message = self.read(kind, payload)
-        if isinstance(message, Vote):
+        if isinstance(message, Vote) and self.engine.validators.index(key) == message.member:
             if self.dice.randrange(4) == 0:
                 self.tell_all((replace(message, height=message.height + 1),))
             else:

@@ -39,6 +39,7 @@ from tests.simulation.trace import Trace
 __all__ = ["CURRENCY", "WALL_MS", "Cluster", "Options", "SimulatedNode", "TokenSigner", "key_of", "make_genesis"]
 
 CURRENCY = "CNY"
+DELIVERIES_MAX = 2_000_000  # a run has some thousands
 HELD_MAX = 4_000  # what the network keeps for a stopped process
 
 
@@ -387,6 +388,8 @@ class Cluster:
         if self._links.get((sender.index, receiver.index)) != link:
             return  # what was on its way when a connection broke is lost
         self.deliveries += 1
+        if self.deliveries > DELIVERIES_MAX:
+            self.checkers.fail("there is no end to what is said")
         self.coverage[f"frame/{kind.name.lower()}"] += 1
         head = b"%d %d %d %d" % (self.now_ms, sender.index, receiver.index, kind)
         self.hash = crc32(payload, crc32(head, self.hash))

@@ -10,7 +10,7 @@ Must not know: clusters.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -64,7 +64,21 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
     options = draw_options(random, strategies)
     end_ms = random.choice([2_000, 4_000, 6_000, 6_000, 10_000, 15_000])
     faults = draw_faults(random, options, end_ms)
+    if random.randrange(12) == 0:
+        _draw_long_chain(random, options, faults)
     return Plan(seed, options, faults, end_ms, _draw_lost(random, options))
+
+
+def _draw_long_chain(random: Random, options: Options, faults: list[Fault]) -> None:
+    """Many blocks under small windows, so that the beginning of the log is cut off again and again."""
+    window, checkpoint_interval = random.choice([1, 2]), random.choice([1, 2])
+    log_window = checkpoint_interval + 2 * window
+    options.parameters = replace(
+        options.parameters, window=window, checkpoint_interval=checkpoint_interval, log_window=log_window
+    )
+    options.segment_bytes_max = 1024
+    load: Fault = {"at_ms": 100, "kind": "load", "every_ms": random.choice([40, 100]), "count": 60}
+    faults.insert(0, load)
 
 
 def draw_parameters(random: Random) -> Parameters:
@@ -235,7 +249,13 @@ def _draw_stall(random: Random, options: Options) -> Fault:
 def _draw_members(random: Random, options: Options) -> Fault:
     changes = ["add", "remove", "rotate", "replace", "remove leader", "replace leader", "parameters"]
     change = random.choice(changes)
-    return {"change": change, "dice": random.randrange(1 << 16), "node": _any_node(random, options)}
+    bounce_ms = random.choice([None, 0, 5, 20, 60])
+    return {
+        "change": change,
+        "dice": random.randrange(1 << 16),
+        "node": _any_node(random, options),
+        "bounce_ms": bounce_ms,
+    }
 
 
 _DRAW = {

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from ledger.errors import Reject
@@ -23,6 +25,7 @@ from tests.simulation.plan import Fault, Plan, draw_plan
 from tests.simulation.trace import Trace
 
 STEP_MS = 100  # of simulated time between two looks at whether the core is done
+WATCH_MS = 10
 # Phase 2 must end within this and so many longest patiences for each member that may lead a view to nothing.
 LIVENESS_MS, PATIENCES_PER_FAULTY = 40_000, 4
 CHANGES = (ProposeValidators.NAME, ProposeParameters.NAME, Vote.NAME)
@@ -127,6 +130,16 @@ class Run:
         self.cluster.burst(fault["count"], node.index, fault["valid_for"], "m" * fault["memo_size"])
         return True
 
+    def _do_load(self, fault: Fault) -> None:
+        """A transaction every so often, at a node that is up."""
+        for number in range(fault["count"]):
+            self.cluster.later(None, number * fault["every_ms"], self._send_somewhere)
+
+    def _send_somewhere(self) -> None:
+        if any(node.alive and not node.paused for node in self.cluster.honest):
+            with suppress(Reject):
+                self.cluster.transfer(valid_for=self.options.parameters.validity_heights_max)
+
     def _do_again(self, fault: Fault) -> bool:
         node = self._node(fault)
         if node is None or not node.alive or node.paused or not self.cluster.is_honest(node):
@@ -225,7 +238,20 @@ class Run:
                 self._submit_change(node, signer, Vote(proposal, True))
         except Reject:
             return False
+        if fault.get("bounce_ms") is not None:
+            self._bounce_next_leader(tip.validators.epoch, fault["bounce_ms"])
         return True
+
+    def _bounce_next_leader(self, epoch: int, after_ms: int) -> None:
+        """Cut the power of whoever leads the next epoch, soon after it began there: its votes may be on its disk then,
+        and the epoch's beginning not."""
+        for node in self.cluster.honest:
+            engine = node.replica.engine
+            if node.alive and engine.validators.epoch > epoch and engine.me == engine.leader:
+                self.cluster.later(None, after_ms, partial(self._do_bounce, _bounce(node)))
+                return
+        if self.cluster.now_ms < self.plan.end_ms:
+            self.cluster.later(None, WATCH_MS, lambda: self._bounce_next_leader(epoch, after_ms))
 
     def _submit_change(self, node: SimulatedNode, signer: SimulatedNode | None, operation: Operation) -> bytes:
         assert signer is not None
@@ -408,6 +434,10 @@ class Run:
                 f" pool {node.replica.pool.sizes()} {sizes}"
             )
         return "\n  ".join(lines)
+
+
+def _bounce(node: SimulatedNode) -> Fault:
+    return {"node": node.index, "power": True, "for_ms": 100}
 
 
 def _is_decided(nodes: list[SimulatedNode]) -> bool:
