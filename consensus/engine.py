@@ -15,6 +15,7 @@ Must not know: networks, disks, keys (it is given a `sign` function), how a bloc
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from consensus.backlog import AVAILABLE_MAX, Backlog
 from consensus.checkpoints import Checkpoints
@@ -31,6 +32,7 @@ from consensus.events import (
     Effect,
     Fired,
     Input,
+    KeyForgotten,
     PeerStatus,
     Persisted,
     Received,
@@ -180,6 +182,8 @@ class Engine:
             case PeerStatus(member, status):
                 self._repair.on_status(member, status)
             case Certified(proposal, verified_certificate):
+                if not self._restart.remembers(verified_certificate.message):
+                    self._mute(proposal.height)
                 self.ordering.on_certified(proposal, verified_certificate.message)
             case CheckpointCertified(verified_checkpoint):
                 self._on_checkpoint_certificate(verified_checkpoint.message)
@@ -240,6 +244,8 @@ class Engine:
         match self._state.unpersisted.pop(token, None):
             case CheckpointVote() as checkpoint:
                 self._on_checkpoint_vote(checkpoint)
+            case _ if self._state.me is None:
+                return
             case Vote() as vote:
                 self.ordering.on_own_vote(vote)
             case (Suspect() | ViewChange() | NewView()) as message:
@@ -258,6 +264,17 @@ class Engine:
                 self.ordering.propose_again(proposal)
         for early in self._views.take_kept():
             self._on_message(early)
+
+    def _mute(self, height: int) -> None:
+        """Our key signed what we know nothing of. Whatever we sign might contradict it: from now on we only follow."""
+        state = self._state
+        state.config = replace(state.config, muted=True)
+        state.me, state.view, state.changing = None, 0, False
+        for slot in state.slots.values():
+            slot.enter_view()
+        self._backlog.enter_view()
+        self._views.reset()
+        state.effects.append(KeyForgotten(height))
 
     # Delivery
 

@@ -195,6 +195,25 @@ class Diverged:
     certified_state_root: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class KeyForgotten:
+    """The block at `height` was decided with a vote of ours that is not in our log: the log is an older copy, or another
+    process has the key. The engine only follows now; one made again must be told so (`EngineConfig.muted`).
+    """
+
+    height: int
+
+
 Effect: TypeAlias = (
-    Send | Broadcast | Persist | SetTimer | CancelTimer | Validate | Deliver | Stable | Evidence | Diverged
+    Send
+    | Broadcast
+    | Persist
+    | SetTimer
+    | CancelTimer
+    | Validate
+    | Deliver
+    | Stable
+    | Evidence
+    | Diverged
+    | KeyForgotten
 )

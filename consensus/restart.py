@@ -14,7 +14,7 @@ from consensus.messages import CheckpointVote, Prepared, PrePrepare, Record, Vot
 from consensus.ordering import Ordering
 from consensus.state import State
 from consensus.views import Views
-from ledger.block import Phase
+from ledger.block import Certificate, Phase
 
 
 class Restart:
@@ -45,6 +45,18 @@ class Restart:
     def enter_epoch(self) -> None:
         """An epoch begins: perhaps we were in it before."""
         self.restore(self._later)
+
+    def remembers(self, certificate: Certificate) -> bool:
+        """Whether we know of our own part in a decision. Who commits holds a lock, in the log until a certified
+        checkpoint passes the height: a vote of ours without one was signed by a life that this log knows nothing of.
+        """
+        state = self._state
+        if state.me is None or certificate.height <= state.forgotten:
+            return True
+        if all(member != state.me for member, _ in certificate.signatures):
+            return True
+        slot = state.slots.get(certificate.height)
+        return slot is not None and slot.prepared is not None and slot.prepared.certificate.view >= certificate.view
 
     def _restore_checkpoint(self, vote: CheckpointVote) -> None:
         checkpoints = self._state.checkpoints

@@ -60,7 +60,7 @@ class State:
     def begin(cls, config: EngineConfig, sign: Sign, tip: Tip, stable: CheckpointCertificate | None) -> State:
         """Above `tip`, the last executed block. `stable` is the epoch's latest certified checkpoint, if any."""
         checkpoints = Checkpoints.of_epoch(tip.validators, config.parameters.log_window, stable)
-        me = tip.validators.index(config.key)
+        me = None if config.muted else tip.validators.index(config.key)
         place = (tip.validators, checkpoints, tip.height, tip.height, tip.epoch_end, tip.checkpoint_height, me)
         return cls(config, sign, config.parameters, *place)
 
@@ -68,7 +68,7 @@ class State:
         """Begin again with another set: nothing is in flight, the closing checkpoint is all that is left of the old."""
         self.former = self.checkpoints if self.checkpoints.stable < self.executed else None
         self.validators, self.parameters, self.epoch_end = validators, parameters, None
-        self.me = validators.index(self.config.key)
+        self.me = None if self.config.muted else validators.index(self.config.key)
         self.checkpoints = Checkpoints.of_epoch(validators, self.parameters.log_window, None)
         self.view, self.changing = 0, False
         self.slots.clear()

@@ -141,6 +141,7 @@ class Code(IntEnum):
     NOT_INITIALISED = 5004
     FORMAT_MISMATCH = 5005
     STATE_DIVERGED = 5006
+    KEY_FORGOTTEN = 5007
     # 9xxx: ours
     INTERNAL = 9001
 

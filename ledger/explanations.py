@@ -260,6 +260,10 @@ _STORAGE: dict[Code, Explanation] = {
         "This node's state differs from what a quorum certified; it stopped.",
         "Keep the folder for examination, then start afresh from the peers.",
     ),
+    Code.KEY_FORGOTTEN: Explanation(
+        "Blocks bear votes of this validator's key that its log does not know of; it signs nothing any more.",
+        "It was started from an older copy of its folder, or twice: stop the other one, and have the key replaced.",
+    ),
     Code.INTERNAL: Explanation("A fault of this software.", "Report it with `medchain support-bundle`."),
 }
 

@@ -128,6 +128,9 @@ class Desk:
         self.stopped = f"its state at height {height} differs from what a quorum certified (MC5006)"
         self._log.critical("state diverged", height=height, own=own.hex(), certified=certified.hex())
 
+    def on_key_forgotten(self, height: int) -> None:
+        self._log.critical("key forgotten", height=height, code=Code.KEY_FORGOTTEN.label)
+
     def on_evidence(self, evidence: Evidence) -> None:
         proof = evidence.proof
         self._log.error("equivocation", member=proof.member, epoch=proof.epoch, offence=proof.offence.name.lower())
@@ -341,6 +344,7 @@ class Desk:
             view=engine.view,
             leader=self.name_of(engine.validators.keys[engine.leader]),
             changing=engine.changing,
+            muted=self.store.is_muted(self._key.public),
             waiting=self.replica.pool.waiting_txs > 0,
             last_progress_ms=self._last_block_ms,
             stopped=self.stopped,

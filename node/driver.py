@@ -43,6 +43,8 @@ class Observer(Protocol):
 
     def on_diverged(self, height: int, own: bytes, certified: bytes) -> None: ...
 
+    def on_key_forgotten(self, height: int) -> None: ...
+
     def on_evidence(self, evidence: Evidence) -> None: ...
 
 
@@ -189,6 +191,9 @@ class Driver:
 
     def diverged(self, height: int, own: bytes, certified: bytes) -> None:
         self._observer.on_diverged(height, own, certified)
+
+    def key_forgotten(self, height: int) -> None:
+        self._observer.on_key_forgotten(height)
 
     def evidence(self, evidence: Evidence) -> None:
         self._observer.on_evidence(evidence)

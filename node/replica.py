@@ -30,6 +30,7 @@ from consensus.events import (
     Evidence,
     Fired,
     Input,
+    KeyForgotten,
     PeerStatus,
     Persist,
     Persisted,
@@ -121,6 +122,8 @@ class Outside(Protocol):
 
     def diverged(self, height: int, own: bytes, certified: bytes) -> None: ...
 
+    def key_forgotten(self, height: int) -> None: ...
+
     def evidence(self, evidence: Evidence) -> None: ...
 
 
@@ -155,7 +158,7 @@ class Replica:
         parameters = store.tip.parameters
         self.verifier = verifier or Verifier(self.genesis.chain_id)
         self.pool = BatchPool(replace(pool or PoolConfig(), batch_txs_max=parameters.batch_txs_max))
-        config = EngineConfig(self.genesis.chain_id, key, parameters)
+        config = EngineConfig(self.genesis.chain_id, key, parameters, muted=store.is_muted(key))
         self.engine = Engine(config, sign, store.tip, store.latest_checkpoint())
         self.sync: BlockSync[CertifiedBlock] = BlockSync(eager=self.engine.me is None)
         self.reports = Reports(self.genesis.chain_id, key, sign, self.genesis.parameters.validity_heights_max)
@@ -574,6 +577,10 @@ class Replica:
                 self.reports.note(proof)
             case Diverged(height, own, certified):
                 self.outside.diverged(height, own, certified)
+            case KeyForgotten(height):
+                self.store.mute(self.key)
+                self.sync.eager = True
+                self.outside.key_forgotten(height)
 
     def _send(self, key: bytes, message: object) -> None:
         kind, payload = _frame(message)

@@ -42,6 +42,7 @@ class Facts:
     waiting: bool
     last_progress_ms: int
     stopped: str | None
+    muted: bool = False  # this node's key signs nothing any more
     behind: Sequence[tuple[str, int]] = ()  # reachable validators that catch up, with their heights
     suspecting: bool = False  # this node wants to leave the view
     decided: int = 0  # the last height in order that is decided, executed or not
@@ -73,6 +74,12 @@ def _sentence(facts: Facts) -> tuple[bool, str]:
     stalled = idle_ms > QUIET_MS and (facts.waiting or facts.decided > facts.height)
     if facts.stopped is not None:
         return True, f"This node has stopped signing: {facts.stopped}"
+    if facts.muted:
+        return stalled, (
+            "This node signs nothing: blocks bear votes of its key that are not in its log, so it was started from an "
+            "older copy of its folder, or another process has its key (MC5007). It follows the chain. Stop the other "
+            f"one, and have the validators replace the key.{_absent(facts)}"
+        )
     if facts.disk_busy_since_ms is not None and facts.now_ms - facts.disk_busy_since_ms > DISK_MS:
         return stalled, (
             f"This node's disk has not finished a write for {(facts.now_ms - facts.disk_busy_since_ms) // 1_000} s; "

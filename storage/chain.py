@@ -114,6 +114,14 @@ class ChainStore:
     def tip(self) -> Tip:
         return self._tip
 
+    def is_muted(self, key: bytes) -> bool:
+        """Whether this validator's key may sign nothing any more."""
+        return self._kv.get(schema.MUTED + key) is not None
+
+    def mute(self, key: bytes) -> None:
+        """Durably: the key signed what this node does not know of."""
+        self._kv.write([(schema.MUTED + key, b"")], sync=True)
+
     # State
 
     def state_bytes(self, key: bytes) -> bytes | None:

@@ -3,6 +3,7 @@ big-endian, so that keys sort as numbers do. The same table, with examples, is i
 
     key                                       value
     M name                                    `format`: FORMAT; `genesis`: its JSON; `tip`: Tip
+    M `muted` public key(33)                  empty: this key signs nothing any more
     P height(8)                               (proposal, commit certificate)
     B batch digest(33)                        the batch as it travelled, byte for byte
     H height(8)                               header
@@ -35,6 +36,7 @@ CHECKPOINT, VALIDATORS = b"C", b"V"
 FORMAT_KEY = META + b"format"
 GENESIS_KEY = META + b"genesis"
 TIP_KEY = META + b"tip"
+MUTED = META + b"muted"
 
 BUCKET_SIZE_BYTES = 2
 INDEX_HASH_SIZE_BYTES = 20  # nobody finds two names in 2^80 tries; each byte is paid for in every entry

@@ -743,10 +743,13 @@ def test_c32_what_was_signed_binds_a_member_whose_store_lost_the_epochs_beginnin
     """Traps 20, 24. Its log has votes of an epoch that its store, after a power cut, has yet to reach."""
     cluster = cluster_of(followers=1)
     membership(cluster, (cluster.nodes[4].key.public,), ())
-    node = cluster.nodes[0]
-    end = node.replica.engine.epoch_end
+    end = cluster.nodes[0].replica.engine.epoch_end
     assert end is not None
     assert cluster.run(60_000, lambda: min(cluster.heights()) >= end)
+    block = cluster.nodes[1].replica.store.block(end)
+    assert block is not None
+    signers = [cluster.genesis.validator_set.keys[member] for member, _ in block.certificate.signatures]
+    node = next(node for node in cluster.nodes[:4] if node.key.public not in signers)
     engine = node.replica.engine
     assert engine.validators.epoch == 1
     assert engine.me is not None
@@ -759,8 +762,6 @@ def test_c32_what_was_signed_binds_a_member_whose_store_lost_the_epochs_beginnin
     again.restore([own], [])
     again.start(0)
     assert again.validators.epoch == 0
-    block = cluster.nodes[1].replica.store.block(end)
-    assert block is not None
     again.step(Certified(block.proposal, Verified(block.certificate)), 1, WALL_MS)
     again.step(Applied(end, digest, digest, None, None, engine.validators), 2, WALL_MS)
     assert again.validators.epoch == 1
@@ -892,3 +893,43 @@ def test_batches_are_one_decode_for_everyone() -> None:
     block = store.block(place[0])
     assert block is not None
     assert all(Batch.decode(batch.wire).digest == batch.digest for batch in block.batches)
+
+
+def test_c36_a_key_whose_votes_are_forgotten_signs_nothing_more() -> None:
+    """Trap 20. A member is started from a copy of its folder that is some blocks old; then again."""
+    cluster = cluster_of(4, seed=36)
+    node = by_member(cluster, 2)
+    commit(cluster, 3)
+    older = node.disk.copy()
+    commit(cluster, 12)
+    forgotten: list[int] = []
+    node.key_forgotten = forgotten.append  # type: ignore[method-assign]
+    node.crash(power=False)
+    node.disk = older
+    node.boot()
+    assert cluster.run(5_000, lambda: bool(forgotten))
+    assert node.replica.engine.me is None
+    said = set(node.said)
+    commit(cluster, 3)
+    node.crash(power=False)
+    node.boot()
+    assert node.replica.engine.me is None
+    commit(cluster, 3)
+    assert set(node.said) == said
+    assert len(forgotten) == 1
+
+
+def test_the_key_that_replaces_a_forgotten_one_votes() -> None:
+    """Trap 20. Rotated by the others, the member votes again."""
+    cluster = cluster_of(4, followers=1, seed=37)
+    node = by_member(cluster, 1)
+    node.replica.store.mute(node.key.public)
+    node.crash(power=False)
+    node.boot()
+    assert node.replica.engine.me is None
+    membership(cluster, (cluster.nodes[4].key.public,), (node.key.public,))
+    end = cluster.nodes[0].replica.engine.epoch_end
+    assert end is not None
+    assert cluster.run(60_000, lambda: min(cluster.heights()) >= end)
+    assert cluster.nodes[4].replica.engine.me is not None
+    commit(cluster, 2)

@@ -109,8 +109,6 @@ TITLES = {number: title for _, titles in GROUPS for number, title in titles.item
 
 # What tests are missing, of traps that have some.
 PARTLY: dict[int, str] = {
-    20: "a member started from an older copy of its folder, or twice, is borne as a faulty one and proven guilty; "
-    "nothing refuses the start (SECURITY.md forbids it)",
     48: "a fork within one view names its f + 1 culprits; across views, who hid a lock in a view change is not named",
 }
 # Why a trap needs no test.

@@ -195,7 +195,7 @@ MUTANTS = (
          "self._kv.scan_prefix(schema.UNDO)", "()"),
     # Membership and evidence
     _one("membership", "a removed member goes on signing", State, "enter_epoch",
-         "self.me = validators.index(self.config.key)", "self.me = validators.index(self.config.key) or 0"),
+         "else validators.index(self.config.key)", "else validators.index(self.config.key) or 0"),
     _one("membership", "the next set takes over one height early", Executor, "_next_tip", "epoch_end == height",
          "epoch_end == height + 1"),
     _one("membership", "a change takes effect while heights are in flight", members, "_schedule",

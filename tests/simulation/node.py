@@ -203,6 +203,10 @@ class SimulatedNode:
         self._stable = height
         self._want_flush()
 
+    def key_forgotten(self, height: int) -> None:
+        if self.cluster.is_honest(self):
+            raise AssertionError(f"node {self.index} does not know its own vote at {height}")
+
     def diverged(self, height: int, own: bytes, certified: bytes) -> None:
         if self.cluster.is_honest(self):
             raise AssertionError(f"node {self.index} diverged at {height}")

@@ -74,7 +74,11 @@ def _draw_long_chain(random: Random, options: Options, faults: list[Fault]) -> N
     window, checkpoint_interval = random.choice([1, 2]), random.choice([1, 2])
     log_window = checkpoint_interval + 2 * window
     options.parameters = replace(
-        options.parameters, window=window, checkpoint_interval=checkpoint_interval, log_window=log_window
+        options.parameters,
+        window=window,
+        checkpoint_interval=checkpoint_interval,
+        log_window=log_window,
+        validity_heights_max=max(options.parameters.validity_heights_max, 2 * log_window),
     )
     options.segment_bytes_max = 1024
     load: Fault = {"at_ms": 100, "kind": "load", "every_ms": random.choice([40, 100]), "count": 60}
