@@ -197,8 +197,8 @@ class Diverged:
 
 @dataclass(frozen=True, slots=True)
 class KeyForgotten:
-    """The block at `height` was decided with a vote of ours that is not in our log: the log is an older copy, or another
-    process has the key. The engine only follows now; one made again must be told so (`EngineConfig.muted`).
+    """The block at `height` was decided with a vote of ours that is not in our log: the log is an older copy, or
+    another process has the key. The engine only follows now; one made again must be told so (`EngineConfig.muted`).
     """
 
     height: int

@@ -249,7 +249,8 @@ _STORAGE: dict[Code, Explanation] = {
     Code.DATA_LOCKED: Explanation("Another process has the data folder open.", "Stop that process.", retryable=True),
     Code.DATA_CORRUPT: Explanation(
         "The data on disk is damaged; the node stopped rather than guess.",
-        "Move the folder away, initialise the node again with the same key and let it catch up.",
+        "Move the folder away, initialise the node again and let it catch up. A validator needs a new key then, which the "
+        "others let in: it would not remember the votes of the old one.",
     ),
     Code.DISK_FULL: Explanation("The disk is full.", "Make room and start the node again.", retryable=True),
     Code.NOT_INITIALISED: Explanation("The folder holds no node.", "Run `medchain init`."),
@@ -258,7 +259,7 @@ _STORAGE: dict[Code, Explanation] = {
     ),
     Code.STATE_DIVERGED: Explanation(
         "This node's state differs from what a quorum certified; it stopped.",
-        "Keep the folder for examination, then start afresh from the peers.",
+        "Keep the folder for examination, then start afresh from the peers, a validator with a new key.",
     ),
     Code.KEY_FORGOTTEN: Explanation(
         "Blocks bear votes of this validator's key that its log does not know of; it signs nothing any more.",
