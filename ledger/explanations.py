@@ -249,8 +249,7 @@ _STORAGE: dict[Code, Explanation] = {
     Code.DATA_LOCKED: Explanation("Another process has the data folder open.", "Stop that process.", retryable=True),
     Code.DATA_CORRUPT: Explanation(
         "The data on disk is damaged; the node stopped rather than guess.",
-        "Move the folder away, initialise the node again and let it catch up. A validator needs a new key then, which the "
-        "others let in: it would not remember the votes of the old one.",
+        "Move the folder away, initialise anew and let it catch up; a validator with a new key.",
     ),
     Code.DISK_FULL: Explanation("The disk is full.", "Make room and start the node again.", retryable=True),
     Code.NOT_INITIALISED: Explanation("The folder holds no node.", "Run `medchain init`."),
