@@ -81,10 +81,10 @@ class Checkers:
             self.fail(f"node {node.index} contradicts itself: {place}")
         self.on_clock(node)
         if not isinstance(signed, CheckpointVote):
-            now = (signed.epoch, signed.view)
-            if now < node.latest_view:
-                self.fail(f"node {node.index} signs {type(message).__name__} of view {now} after {node.latest_view}")
-            node.latest_view = now
+            latest = node.latest_views.get(signed.epoch, 0)
+            if signed.view < latest:
+                self.fail(f"node {node.index} signs {type(message).__name__} of view {signed.view} after view {latest}")
+            node.latest_views[signed.epoch] = signed.view
         self._check_proofs(node, signed)
         if isinstance(signed, Vote) and signed.phase is Phase.PREPARE:
             self._check_new_view(node, signed)

@@ -50,7 +50,7 @@ class SimulatedNode:
         self.stalled_until_ms = 0
         self.said: dict[bytes, None] = {}  # payloads looked at by the checkers
         self.durable_messages: dict[bytes, None] = {}
-        self.latest_view = (-1, -1)  # of the messages sent: (epoch, view)
+        self.latest_views: dict[int, int] = {}  # epoch -> view of the latest message sent
         self.applied_height = self.events = 0
         self.replica: Replica
         self._new_life()
