@@ -333,6 +333,8 @@ class Forger(ByzantineNode):
         lock = Prepared(proposal, Certificate(epoch, view, height, Phase.PREPARE, proposal.digest, made_up))
         change = self.signed(ViewChange(epoch, view + 1, None, (lock,), self.member))
         assert isinstance(change, ViewChange)
+        repeated = ((self.member, own.signature),) * engine.validators.quorum
+        alone = Prepared(proposal, Certificate(epoch, view, height, Phase.PREPARE, proposal.digest, repeated))
         empty = replace(change, prepared=()).claim
         claims = tuple(replace(empty, member=member) for member in range(engine.validators.quorum))
         leader = engine.leader
@@ -344,7 +346,7 @@ class Forger(ByzantineNode):
                 Vote(epoch, view, height, Phase.COMMIT, proposal.digest, victim, NOBODYS_SIGNATURE),
                 Suspect(epoch, view, victim, NOBODYS_SIGNATURE),
                 TimeoutCertificate(epoch, view, made_up),
-                change,
+                change if self.dice.randrange(2) else self.signed(replace(change, prepared=(alone,))),
                 ViewChange(epoch, view + 1, None, (), victim, change.signature),
                 self.signed(NewView(epoch, view + 1, claims, None, (), self.member)),
             )

@@ -101,7 +101,8 @@ class Checkers:
         if validators is None:
             return
         for lock in message.prepared:
-            if not self._are_valid(lock.certificate, validators):
+            signers = {member for member, _ in lock.certificate.signatures}
+            if len(signers) < validators.quorum or not self._are_valid(lock.certificate, validators):
                 self.fail(f"node {node.index} passes on a lock without proof")
         for claim in message.claims if isinstance(message, NewView) else ():
             statement = claim.statement(self.cluster.genesis.chain_id)
