@@ -35,7 +35,7 @@ from ledger.crypto import HASH_SIZE_BYTES, verify_joined
 from ledger.errors import CodecError
 from ledger.execution import BlockResult, Executor, Tip
 from ledger.genesis import Genesis
-from ledger.state import Changes
+from ledger.state import Changes, state_key
 from ledger.stateproof import RECEIPT_PROOF_HEIGHTS_MAX, Inclusion, ReceiptProof, TransactionProof
 from ledger.transaction import Batch, Transaction
 from ledger.validators import ValidatorSet
@@ -46,6 +46,8 @@ from storage.memory import MemoryKeyValue
 from storage.statetree import ProvenState, StateStore, decode_record
 
 RECEIPTS_ROOTS_CACHED_MAX = 2 * RECEIPT_PROOF_HEIGHTS_MAX  # recomputed from receipts; 33 bytes each
+
+VALIDATORS_KEY = state_key("members", "validators")
 
 T = TypeVar("T")
 BLOCKS_AT_ONCE = 4  # read ahead for a page of events; receipts of a full block take 130 KB
@@ -162,6 +164,10 @@ class ChainStore:
         if tip.validators.epoch != self._tip.validators.epoch:
             key = schema.at_height(schema.VALIDATORS, tip.validators.epoch)
             puts[key] = encode(tip.validators.to_value())
+            assert staged.tree is not None, "an epoch ends with a checkpoint"
+            link = staged.tree.prove(VALIDATORS_KEY)
+            value = encode((encode(tip.validators.to_value()), *link.to_value()))
+            puts[schema.at_height(schema.LINK, self._tip.validators.epoch)] = value
         self._kv.write(puts.items(), staged.deletes, sync=sync)
         self._state.adopt(staged)
         self._tip = tip
@@ -241,6 +247,12 @@ class ChainStore:
         key = schema.at_height(schema.VALIDATORS, epoch)
         data = self._kv.get(key)
         return None if data is None else _read(ValidatorSet.from_value, data, key)
+
+    def link(self, epoch: int) -> tuple[Value, ...] | None:
+        """(validators of the next epoch, encoded; entries; siblings): their proof under the root at the epoch's end."""
+        key = schema.at_height(schema.LINK, epoch)
+        data = self._kv.get(key)
+        return None if data is None else _read(_link_from_value, data, key)
 
     def checkpoint(self, height: int) -> CheckpointCertificate | None:
         """The certificate of the checkpoint at exactly `height`."""
@@ -500,6 +512,13 @@ def _read_batch(data: bytes, key: bytes) -> Batch:
         return Batch.decode(data)
     except CodecError as error:
         raise Corruption(f"record {key.hex()}: {error}") from None
+
+
+def _link_from_value(value: Value) -> tuple[Value, ...]:
+    match value:
+        case (bytes(), bytes(), bytes()):
+            return value
+    raise CodecError("not a link")
 
 
 def _proposed_from_value(value: Value) -> tuple[Proposal, Certificate]:

@@ -17,6 +17,8 @@ big-endian, so that keys sort as numbers do. The same table, with examples, is i
     O height(8)                               state root (33), at checkpoints and at 0
     C height(8)                               checkpoint certificate
     V epoch(8)                                validator set
+    K epoch(8)                                (validators of the next epoch, encoded; entries; siblings): their proof
+                                              under the state root at the epoch's end
 
 Values are canonical encodings unless sizes are given. Must not know: what a key-value store is.
 """
@@ -31,7 +33,7 @@ FORMAT = b"medchain/store/1"
 META, PROPOSAL, BATCH, HEADER, RESULTS = b"M", b"P", b"B", b"H", b"E"
 RECEIPTS, TRANSACTION, INDEX = b"R", b"T", b"I"
 STATE, UNDO, LEAF, ROOT = b"S", b"U", b"L", b"O"
-CHECKPOINT, VALIDATORS = b"C", b"V"
+CHECKPOINT, VALIDATORS, LINK = b"C", b"V", b"K"
 
 FORMAT_KEY = META + b"format"
 GENESIS_KEY = META + b"genesis"

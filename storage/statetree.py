@@ -61,6 +61,11 @@ class TreeChange:
     buckets: dict[int, bytes]
     levels: tuple[bytearray, ...]
 
+    def prove(self, key: bytes) -> StateProof:
+        """A proof, under `root`, of an entry that is among the changes."""
+        bucket = bucket_of(sha256(key).digest())
+        return _proof(self.levels, bucket, self.buckets[bucket])
+
 
 @cache
 def _empty_levels() -> tuple[bytearray, ...]:
@@ -145,13 +150,17 @@ class StateTree:
 
     def prove(self, bucket: int, entries: bytes) -> StateProof:
         """A proof from a bucket's entries at the root."""
-        siblings: list[bytes] = []
-        index = bucket
-        for level in self._levels:
-            first = index - index % FANOUT
-            siblings.extend(_digest_at(level, other) for other in range(first, first + FANOUT) if other != index)
-            index //= FANOUT
-        return StateProof(entries, b"".join(siblings))
+        return _proof(self._levels, bucket, entries)
+
+
+def _proof(levels: tuple[bytearray, ...], bucket: int, entries: bytes) -> StateProof:
+    siblings: list[bytes] = []
+    index = bucket
+    for level in levels:
+        first = index - index % FANOUT
+        siblings.extend(_digest_at(level, other) for other in range(first, first + FANOUT) if other != index)
+        index //= FANOUT
+    return StateProof(entries, b"".join(siblings))
 
 
 def _digest_at(level: bytearray, index: int) -> bytes:

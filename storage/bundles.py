@@ -1,0 +1,119 @@
+"""Makes proof bundles (ledger/proofcheck.py, docs/proofs.md): a fact, and all it takes to check it without this node.
+
+A bundle begins at the validators of an epoch that its reader trusts. Links lead from there to the epoch of the claim:
+each is the checkpoint that closes an epoch, and the next set under its state root. Epochs are left out where a quorum
+of those trusted so far still signed later on.
+
+Must not know: how a bundle is checked, or what a fact means.
+"""
+
+from __future__ import annotations
+
+from ledger.block import Certificate, CheckpointCertificate, Signatures
+from ledger.codec import Value, encode
+from ledger.crypto import hash_bytes
+from ledger.proofcheck import FORMAT
+from ledger.stateproof import Inclusion
+from ledger.validators import ValidatorSet
+from storage.chain import ChainStore
+from storage.errors import Corruption
+
+
+class Unprovable(Exception):
+    """There is no proof of this, or not yet; the text says which."""
+
+
+class Bundler:
+    """Bundles from one store, for a reader who trusts the validators of epoch `since` (0: genesis)."""
+
+    def __init__(self, store: ChainStore, since: int = 0) -> None:
+        self._store, self._since = store, since
+        if since > store.tip.validators.epoch:
+            raise Unprovable(f"epoch {since} has not begun; the chain is in epoch {store.tip.validators.epoch}")
+
+    def state(self, key: bytes) -> bytes:
+        """That the entry at `key` has its value, or that there is none, at the last checkpoint."""
+        proven = self._store.prove_state(key)
+        checkpoint, header = self._store.checkpoint(proven.height), self._store.header(proven.height)
+        if checkpoint is None or header is None:
+            raise Unprovable(f"the checkpoint at height {proven.height} is not certified yet; try again in a moment")
+        entry = (key, proven.value_bytes, *proven.proof.to_value())
+        claim = ("state", header.to_value(), self._checkpoint(checkpoint), *entry)
+        return self._bundle(checkpoint.epoch, checkpoint.signatures, claim)
+
+    def transaction(self, tx_id: bytes) -> bytes:
+        """That a transaction was ordered."""
+        proof, placed = self._store.prove_transaction(tx_id), self._store.transaction(tx_id)
+        if proof is None or placed is None:
+            raise Unprovable("no block orders this transaction")
+        proposal, certificate = proof.proposal, proof.certificate
+        signed = (certificate.epoch, certificate.view, self._by_key(certificate))
+        claim = ("transaction", placed[2].wire, _steps(proof.inclusion), proposal.to_value(), signed)
+        return self._bundle(certificate.epoch, certificate.signatures, claim)
+
+    def receipt(self, tx_id: bytes) -> bytes:
+        """What execution made of a transaction."""
+        proof = self._store.prove_receipt(tx_id)
+        if proof is None:
+            raise Unprovable("no certified checkpoint covers this transaction yet")
+        checkpoint = proof.checkpoint
+        way = (proof.receipt.to_value(), _steps(proof.inclusion), proof.previous_results, proof.following)
+        claim = ("receipt", *way, self._checkpoint(checkpoint))
+        return self._bundle(checkpoint.epoch, checkpoint.signatures, claim)
+
+    # History
+
+    def _bundle(self, epoch: int, signatures: Signatures, claim: tuple[Value, ...]) -> bytes:
+        if epoch < self._since:
+            raise Unprovable(f"it is of epoch {epoch}: begin with the validators of that epoch or an earlier one")
+        signers = self._signers(epoch, signatures)
+        links: list[Value] = []
+        trusted = self._set(self._since)
+        while trusted.epoch < epoch and not _is_trusted(signers, trusted):
+            trusted, link = self._farthest(trusted, epoch)
+            links.append(link)
+        content: tuple[Value, ...] = (FORMAT, self._store.chain_id, tuple(links), claim)
+        return encode((*content, hash_bytes(encode(content))))
+
+    def _farthest(self, trusted: ValidatorSet, epoch: int) -> tuple[ValidatorSet, Value]:
+        """The latest set, up to `epoch`, that a quorum of those trusted has signed for."""
+        for last in range(epoch - 1, trusted.epoch - 1, -1):
+            following, link = self._set(last + 1), self._store.link(last)
+            checkpoint = self._store.checkpoint(following.first_height - 1)
+            if link is None or checkpoint is None:
+                continue
+            if _is_trusted(self._signers(last, checkpoint.signatures), trusted):
+                return following, (self._checkpoint(checkpoint), *link)
+        raise Unprovable(f"the checkpoint that closes epoch {trusted.epoch} is not certified here yet")
+
+    def _set(self, epoch: int) -> ValidatorSet:
+        found = self._store.validator_set(epoch)
+        if found is None:
+            raise Corruption(f"the validators of epoch {epoch} are missing")
+        return found
+
+    def _signers(self, epoch: int, signatures: Signatures) -> set[bytes]:
+        keys = self._set(epoch).keys
+        return {keys[member] for member, _ in signatures}
+
+    def _by_key(self, certificate: Certificate | CheckpointCertificate) -> Value:
+        keys = self._set(certificate.epoch).keys  # in order, so their signatures are
+        return tuple((keys[member], signature) for member, signature in certificate.signatures)
+
+    def _checkpoint(self, checkpoint: CheckpointCertificate) -> Value:
+        return (*checkpoint.to_value()[:-1], self._by_key(checkpoint))
+
+
+def _is_trusted(signers: set[bytes], trusted: ValidatorSet) -> bool:
+    return len(signers & set(trusted.keys)) >= trusted.quorum
+
+
+def _steps(inclusion: Inclusion) -> bytes:
+    """A way up a tree with a side for each step, so that nothing in it can be read in two ways."""
+    steps, siblings = b"", iter(inclusion.path)
+    index, count = inclusion.index, inclusion.count
+    while count > 1:
+        if index ^ 1 < count:
+            steps += bytes([index % 2]) + next(siblings)
+        index, count = index // 2, (count + 1) // 2
+    return steps

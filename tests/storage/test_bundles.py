@@ -1,0 +1,233 @@
+"""Proof bundles: made by a store, checked by a file that knows nothing of it, and refused when a byte is another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger import codec
+from ledger.crypto import hash_bytes, verify
+from ledger.errors import Code
+from ledger.proofcheck import Proven, Refused, Trusted, check, decode, encode
+from storage.bundles import Bundler, Unprovable
+from storage.memory import MemoryKeyValue
+from tests.ledger.test_codec import VALUES
+from tests.storage.test_chain import (
+    GENESIS,
+    KEYS,
+    NEW_KEY,
+    Cluster,
+    Node,
+    busy,
+    change_validators,
+    checkpoint_of,
+    note_key,
+)
+
+AT_GENESIS = Trusted(GENESIS.chain_id, 0, GENESIS.validator_set.keys)
+
+
+def certify(node: Node) -> None:
+    """Certificates for all checkpoints so far."""
+    for height in range(1, node.store.tip.height + 1):
+        if node.store.state_root(height) is not None:
+            node.store.put_checkpoint(checkpoint_of(node.store, height))
+
+
+@pytest.fixture(scope="module")
+def chain() -> Node:
+    """Three epochs: in each one of the first four validators gives way to a fifth, or comes back."""
+    node = Node(MemoryKeyValue(), Cluster())
+    busy(node, 9)
+    change_validators(node)
+    busy(node, 9)
+    certify(node)
+    return node
+
+
+def refused(bundle: bytes, trusted: Trusted = AT_GENESIS) -> bool:
+    try:
+        check(bundle, trusted, verify)
+    except Refused:
+        return True
+    return False
+
+
+def bundles(node: Node) -> dict[str, tuple[bytes, Proven]]:
+    first = node.cluster.blocks[0].batches[0].transactions[0]
+    last = node.store.events((0, 0), 10_000)[-9].transaction
+    bundler = Bundler(node.store)
+    made = {
+        "present": bundler.state(note_key("n2-1")),
+        "absent": bundler.state(note_key("nobody")),
+        "transaction": bundler.transaction(first.id),
+        "later transaction": bundler.transaction(last.id),
+        "receipt": bundler.receipt(first.id),
+        "later receipt": bundler.receipt(last.id),
+    }
+    return {name: (bundle, check(bundle, AT_GENESIS, verify)) for name, bundle in made.items()}
+
+
+def test_a_bundle_tells_a_fact_and_where_it_stood(chain: Node) -> None:
+    store, checkpoint = chain.store, chain.store.latest_checkpoint()
+    assert checkpoint is not None
+    found = {name: proven for name, (_, proven) in bundles(chain).items()}
+    present, absent = found["present"], found["absent"]
+    assert (present.kind, present.height, present.epoch) == ("state", checkpoint.height, 1)
+    assert present.fact["value"] == store.prove_state(note_key("n2-1")).value_bytes
+    assert present.fact["block_hash"] == checkpoint.block_hash
+    assert absent.fact["value"] is None
+    for name in ("transaction", "later transaction"):
+        placed = store.transaction(found[name].fact["id"])
+        assert placed is not None
+        assert (found[name].height, found[name].fact["wire"]) == (placed[0], placed[2].wire)
+    for name in ("receipt", "later receipt"):
+        receipt = store.receipt(found[name].fact["id"])
+        assert receipt is not None
+        assert found[name].fact["code"] == receipt.code == Code.OK
+
+
+def test_a_link_leads_to_the_next_validators_where_too_few_of_the_old_ones_sign(chain: Node) -> None:
+    """Four validators of which one is replaced: three of the old ones still sign, a quorum, so that no link is needed;
+    a reader who trusts others of them needs the link."""
+    bundle, proven = bundles(chain)["present"]
+    assert proven.trusted == AT_GENESIS
+    _, _, links, claim, _ = decode(bundle)
+    assert links == ()
+    link = Bundler(chain.store)._farthest(GENESIS.validator_set, 1)[1]
+    content = ("medchain/proof/1", GENESIS.chain_id, (link,), claim)
+    with_link = encode((*content, hash_bytes(encode(content))))
+    later = check(with_link, AT_GENESIS, verify).trusted
+    assert (later.epoch, later.keys) == (1, chain.store.tip.validators.keys)
+    assert not refused(bundle, later)
+    assert refused(with_link, later), "a link of an epoch before the trusted one"
+
+
+def test_who_trusts_other_validators_or_another_chain_is_not_convinced(chain: Node) -> None:
+    strangers = replace(AT_GENESIS, keys=tuple(sorted(key[:1] + bytes(32) for key in AT_GENESIS.keys)))
+    for name, (bundle, _) in bundles(chain).items():
+        assert refused(bundle, strangers), name
+        assert refused(bundle, replace(AT_GENESIS, chain_id=b"\x01" + bytes(32))), name
+        assert refused(bundle, replace(AT_GENESIS, keys=tuple(sorted((*AT_GENESIS.keys[:1], *strangers.keys))))), name
+
+
+def test_what_is_not_certified_yet_or_unknown_cannot_be_proved() -> None:
+    node = Node(MemoryKeyValue(), Cluster())
+    busy(node, 4)
+    tx = node.cluster.blocks[0].batches[0].transactions[0]
+    bundler = Bundler(node.store)
+    with pytest.raises(Unprovable, match="not certified yet"):
+        bundler.state(note_key("n2-1"))
+    with pytest.raises(Unprovable, match="no certified checkpoint"):
+        bundler.receipt(tx.id)
+    with pytest.raises(Unprovable, match="no block"):
+        bundler.transaction(b"\x01" + bytes(32))
+    with pytest.raises(Unprovable, match="has not begun"):
+        Bundler(node.store, since=1)
+
+
+def resealed(bundle: bytes, random: Random) -> bytes:
+    """With a byte of its content changed and the digest made anew, as whoever means to deceive would do."""
+    content = list(decode(bundle)[:-1])
+    at = random.randrange(2, 4)
+    content[at] = changed(content[at], random)
+    return encode((*content, hash_bytes(encode(tuple(content)))))
+
+
+def changed(value: Any, random: Random) -> Any:
+    """One leaf of a value is another."""
+    match value:
+        case tuple() if value:
+            at = random.randrange(len(value))
+            return (*value[:at], changed(value[at], random), *value[at + 1 :])
+        case bytes() if value:
+            at = random.randrange(len(value))
+            return value[:at] + bytes([value[at] ^ 1 << random.randrange(8)]) + value[at + 1 :]
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case str():
+            return value + "x"
+    return b"x"
+
+
+def mutated(bundle: bytes, random: Random) -> bytes:
+    """Another byte, a byte less, a byte more, two stretches exchanged, or the end cut off."""
+    at, other = sorted(random.sample(range(len(bundle)), 2))
+    match random.randrange(5):
+        case 0:
+            return bundle[:at] + bytes([bundle[at] ^ 1 << random.randrange(8)]) + bundle[at + 1 :]
+        case 1:
+            return bundle[:at] + bundle[at + 1 :]
+        case 2:
+            return bundle[:at] + random.randbytes(1) + bundle[at:]
+        case 3:
+            size = min(random.choice([1, 32, 33, 64, 65]), other - at)
+            return (
+                bundle[:at]
+                + bundle[other : other + size]
+                + bundle[at + size : other]
+                + bundle[at : at + size]
+                + (bundle[other + size :])
+            )
+    return bundle[:at]
+
+
+def test_ten_thousand_tampered_bundles_are_refused(chain: Node) -> None:
+    """Any byte of it: each is hashed, signed or compared."""
+    random, tried = Random(4), 0
+    for bundle, _ in bundles(chain).values():
+        for _ in range(1_700):
+            other = mutated(bundle, random)
+            if other != bundle:
+                tried += 1
+                assert refused(other)
+    assert tried > 10_000
+
+
+def test_a_changed_content_under_a_new_digest_is_refused_or_another_true_absence(chain: Node) -> None:
+    random = Random(5)
+    for name, (bundle, proven) in bundles(chain).items():
+        for _ in range(300):
+            try:
+                other = check(resealed(bundle, random), AT_GENESIS, verify)
+            except Refused:
+                continue
+            assert name == "absent"
+            assert other.fact == proven.fact | {"key": other.fact["key"]}
+            assert chain.store.state_bytes(other.fact["key"]) is None
+
+
+def test_every_byte_matters(chain: Node) -> None:
+    for bundle, _ in bundles(chain).values():
+        for at in range(0, len(bundle), 7):
+            assert refused(bundle[:at] + bytes([bundle[at] ^ 0xFF]) + bundle[at + 1 :]), at
+
+
+@given(VALUES)
+def test_the_checkers_own_codec_is_the_chains(value: codec.Value) -> None:
+    data = codec.encode(value)
+    assert encode(value) == data
+    assert decode(data) == value
+
+
+@given(st.binary(max_size=40))
+def test_the_checkers_own_codec_refuses_what_the_chains_does(data: bytes) -> None:
+    try:
+        expected = codec.decode(data, size_bytes_max=100)
+    except codec.CodecError:
+        with pytest.raises(Refused):
+            decode(data)
+    else:
+        assert decode(data) == expected
+
+
+def test_the_new_validator_is_one_of_those_that_sign() -> None:
+    assert NEW_KEY.public not in AT_GENESIS.keys
+    assert set(AT_GENESIS.keys) == {key.public for key in KEYS}
