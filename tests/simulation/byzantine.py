@@ -267,6 +267,12 @@ class Amnesiac(ByzantineNode):
         self.boot()
 
 
+class Restored(Amnesiac):
+    """Honest, but for its operator's mistake to start it from an older copy; it falls silent when it notices."""
+
+    GOES_ON = False
+
+
 # Views
 
 
@@ -569,6 +575,7 @@ STRATEGIES: dict[str, type[ByzantineNode]] = {
     "promoter": Promoter,
     "relabeller": Relabeller,
     "amnesiac": Amnesiac,
+    "restored": Restored,
     "forgetful_new_view": ForgetfulNewView,
     "doubter": Doubter,
     "forger": Forger,

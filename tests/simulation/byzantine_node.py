@@ -26,6 +26,8 @@ ACT_MS = 200  # how often a strategy does something of its own accord
 class ByzantineNode(SimulatedNode):
     """An honest replica whose frames go through `say` (messages), `pass_on` (the rest) and `hear`; see also `act`."""
 
+    GOES_ON = True  # signs on though it finds votes of its own that it does not know of
+
     def __init__(self, cluster: Cluster, index: int) -> None:
         super().__init__(cluster, index)
         self.dice = Random(cluster.seed * 1_000_003 + index)
@@ -33,7 +35,8 @@ class ByzantineNode(SimulatedNode):
     def boot(self) -> None:
         super().boot()
         self.replica.on_frame = self.hear  # type: ignore[method-assign]
-        self.engine._restart.remembers = lambda certificate: True  # type: ignore[method-assign]
+        if self.GOES_ON:
+            self.engine._restart.remembers = lambda certificate: True  # type: ignore[method-assign]
         self.cluster.later(self, ACT_MS, self._act_again)
 
     def _act_again(self) -> None:

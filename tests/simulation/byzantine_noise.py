@@ -8,9 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from consensus.messages import CheckpointVote, Status, Suspect, ViewChange
+from consensus.messages import CheckpointVote, Status, Suspect, ViewChange, Vote
 from consensus.sync import BLOCKS_PER_REQUEST
-from ledger.block import BLOCK_BATCHES_MAX, CertifiedBlock, Phase, decode_certified, encode_certified
+from ledger.block import (
+    BLOCK_BATCHES_MAX,
+    Certificate,
+    CertifiedBlock,
+    Phase,
+    Proposal,
+    decode_certified,
+    encode_certified,
+)
 from ledger.codec import decode, encode
 from ledger.modules import payments
 from ledger.transaction import HEIGHT_MAX, Batch, Transaction
@@ -183,15 +191,32 @@ class LyingStatus(ByzantineNode):
 
 
 class LyingBlocks(ByzantineNode):
-    """Serves blocks that are not: other transactions, more of them, another block's certificate, too few signatures."""
+    """Serves blocks that are not: other transactions, more of them, another block's certificate, too few signatures.
+    Says that it has more blocks than others, and makes them up.
+    """
 
     def pass_on(self, key: bytes, kind: Kind, payload: bytes) -> Iterable[bytes]:
+        if kind is Kind.STATUS:
+            status = Status.from_value(decode(payload, size_bytes_max=KINDS[kind].size_bytes_max))
+            return (encode(replace(status, height=status.height + 1).to_value()),)
         if kind is not Kind.BLOCK_RESPONSE:
             return (payload,)
         wires = decode(payload, size_bytes_max=KINDS[kind].size_bytes_max)
         assert isinstance(wires, tuple)
         blocks = [decode_certified(wire) for wire in wires if isinstance(wire, bytes)]
-        return (encode(tuple(encode_certified(self._false(block, blocks[0])) for block in blocks)),)
+        made = [self._false(block, blocks[0]) for block in blocks]
+        if not blocks or blocks[-1].height == self.replica.store.tip.height:
+            made.append(self._made_up(self.replica.store.tip.height + 1))
+        return (encode(tuple(map(encode_certified, made))),)
+
+    def _made_up(self, height: int) -> CertifiedBlock:
+        validators, view = self.engine.validators, self.engine.view
+        proposal = Proposal(height, self.wall_ms(), ())
+        own = self.vote(view, height, Phase.COMMIT, proposal.digest)
+        assert isinstance(own, Vote)
+        signatures = tuple((member, own.signature) for member in range(validators.quorum))
+        certificate = Certificate(validators.epoch, view, height, Phase.COMMIT, proposal.digest, signatures)
+        return CertifiedBlock(proposal, certificate, ())
 
     def _false(self, block: CertifiedBlock, other: CertifiedBlock) -> CertifiedBlock:
         certificate, proposal, batches = block.certificate, block.proposal, block.batches

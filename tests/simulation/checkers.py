@@ -273,6 +273,10 @@ class Checkers:
         for name, size in sizes.items():
             if size > bounds.get(name, slots_max * n):
                 self.fail(f"node {node.index}: {size} entries in {name}")
+        decided = [deliver.proposal for deliver in replica._undelivered]
+        decided += [slot.decision[0] for slot in replica.engine.slots.values() if slot.decision is not None]
+        if not replica._synced.keys() <= {digest for proposal in decided for digest in proposal.batches}:
+            self.fail(f"node {node.index} keeps batches of no block")
         pool = replica.pool.sizes()
         if len(replica.sync._buffer) > BUFFER_HEIGHTS_MAX or pool["bytes"] > replica.pool.config.held_bytes_max:
             self.fail(f"node {node.index}: buffers over their bounds {pool}")

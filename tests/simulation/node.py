@@ -48,6 +48,7 @@ class SimulatedNode:
         self.clock_offset_ms = options.skew_ms.get(index, 0)
         self.drift_ppm = options.drift_ppm.get(index, 0)
         self.stalled_until_ms = 0
+        self.hurried_ms = 0  # how far its monotonic clock jumped ahead, all together
         self.said: dict[bytes, None] = {}  # payloads looked at by the checkers
         self.durable_messages: dict[bytes, None] = {}
         self.latest_views: dict[int, int] = {}  # epoch -> view of the latest message sent
@@ -109,7 +110,7 @@ class SimulatedNode:
     # Outside: clocks and timers
 
     def now_ms(self) -> int:
-        return self.cluster.now_ms * (MILLION + self.drift_ppm) // MILLION
+        return self.cluster.now_ms * (MILLION + self.drift_ppm) // MILLION + self.hurried_ms
 
     def wall_ms(self) -> int:
         # Kept by a time service, so it jumps but does not run away, as the monotonic one may.
@@ -124,6 +125,15 @@ class SimulatedNode:
         # Rounded up: a timer may be late, never early.
         delay_ms = -(-max(0, at_ms - self.now_ms()) * MILLION // (MILLION + self.drift_ppm))
         self.cluster.later(self, delay_ms, lambda: self._fire(name, at_ms))
+
+    def hurry(self, ahead_ms: int) -> None:
+        """The monotonic clock jumps ahead, as after a suspension: timers that are due by it fire."""
+        self.hurried_ms += ahead_ms
+        for name, at_ms in list(self._timers.items()):
+            if at_ms <= self.now_ms():
+                self._fire(name, at_ms)
+            elif self._timers.get(name) == at_ms:
+                self.set_timer(name, at_ms)
 
     def _fire(self, name: str, at_ms: int) -> None:
         if self._timers.get(name) == at_ms:

@@ -65,12 +65,14 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
     end_ms = random.choice([2_000, 4_000, 6_000, 6_000, 10_000, 15_000])
     faults = draw_faults(random, options, end_ms)
     if random.randrange(12) == 0:
-        _draw_long_chain(random, options, faults)
+        end_ms = max(end_ms, 6_000)
+        _draw_long_chain(random, options, faults, end_ms)
     return Plan(seed, options, faults, end_ms, _draw_lost(random, options))
 
 
-def _draw_long_chain(random: Random, options: Options, faults: list[Fault]) -> None:
-    """Many blocks under small windows, so that the beginning of the log is cut off again and again."""
+def _draw_long_chain(random: Random, options: Options, faults: list[Fault], end_ms: int) -> None:
+    """Many blocks under small windows, so that the beginning of the log is cut off again and again; in a later view,
+    and with everyone started again in the end."""
     window, checkpoint_interval = random.choice([1, 2]), random.choice([1, 2])
     log_window = checkpoint_interval + 2 * window
     options.parameters = replace(
@@ -81,8 +83,14 @@ def _draw_long_chain(random: Random, options: Options, faults: list[Fault]) -> N
         validity_heights_max=max(options.parameters.validity_heights_max, 2 * log_window),
     )
     options.segment_bytes_max = 1024
-    load: Fault = {"at_ms": 100, "kind": "load", "every_ms": random.choice([40, 100]), "count": 60}
-    faults.insert(0, load)
+    every_ms, everyone = random.choice([40, 100]), list(range(options.n))
+    ahead_ms = 2 * options.parameters.view_timeout_ms
+    faults += [
+        {"at_ms": 100, "kind": "load", "every_ms": every_ms, "count": end_ms // every_ms},
+        {"at_ms": 800, "kind": "hurry", "nodes": everyone, "ahead_ms": ahead_ms, "spread_ms": 5},
+        {"at_ms": end_ms - 1_000, "kind": "power cut", "power": random.randrange(2) == 0, "for_ms": 0},
+    ]
+    faults.sort(key=lambda fault: fault["at_ms"])
 
 
 def draw_parameters(random: Random) -> Parameters:
@@ -246,6 +254,17 @@ def _draw_clock(random: Random, options: Options) -> Fault:
     return {"node": _any_node(random, options), "jump_ms": random.choice([-5_000, -300, 300, 5_000, 3_600_000])}
 
 
+def _draw_hurry(random: Random, options: Options) -> Fault:
+    """Suspended machines, or clocks that ran: patience ends at many members at once, whatever is on its way."""
+    count = random.choice([1, faulty_max(options.n) + 1, options.n, options.n])
+    timeout_ms = options.parameters.view_timeout_ms
+    return {
+        "nodes": sorted(random.sample(range(options.n), count)),
+        "ahead_ms": timeout_ms * random.choice([1, 4, 12]),
+        "spread_ms": random.choice([0, 5, 50]),
+    }
+
+
 def _draw_stall(random: Random, options: Options) -> Fault:
     return {"node": _any_node(random, options), "for_ms": random.choice([200, 1_000, 4_000])}
 
@@ -273,6 +292,7 @@ _DRAW = {
     "cut": _draw_cut,
     "pause": _draw_pause,
     "clock": _draw_clock,
+    "hurry": _draw_hurry,
     "stall": _draw_stall,
     "members": _draw_members,
 }

@@ -207,6 +207,12 @@ class Run:
         self.cluster.checkers.on_clock(node)
         node.clock_offset_ms += fault["jump_ms"]
 
+    def _do_hurry(self, fault: Fault) -> bool:
+        nodes = [self.cluster.nodes[index] for index in fault["nodes"]]
+        for number, node in enumerate(nodes):
+            self.cluster.later(node, number * fault["spread_ms"], partial(node.hurry, fault["ahead_ms"]))
+        return any(node.alive for node in nodes)
+
     def _do_stall(self, fault: Fault) -> None:
         node = self._node(fault)
         assert node is not None
