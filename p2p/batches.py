@@ -197,13 +197,16 @@ class BatchPool:
 
     def ordered(self, batches: Sequence[Batch], now_ms: int) -> None:
         """These were executed: make room, and learn how fast the chain is."""
-        txs = 0
+        txs, known = 0, len(self._known)
         for batch in batches:
             self._release(batch.digest)
             self._wanted.pop(batch.digest, None)
             self._ordered[batch.digest] = None
             txs += len(batch.wires)
             self._known.difference_update(batch.tx_ids)
+        if len(self._known) < known:  # a client sent it to others, too: nobody would order it again
+            self._open = [tx for tx in self._open if tx.id in self._known]
+            self._open_bytes = sum(len(tx.wire) + FRAMING_BYTES for tx in self._open)
         while len(self._ordered) > ORDERED_KEPT:
             self._ordered.popitem(last=False)
         self._learn_rate(txs, now_ms)

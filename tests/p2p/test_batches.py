@@ -64,6 +64,19 @@ def test_a_transaction_is_taken_once_until_it_is_executed() -> None:
     assert pool.waiting_txs == 1
 
 
+def test_what_was_executed_by_way_of_another_node_is_not_packed_again() -> None:
+    """Trap 38. A client sent two of three to another node as well, whose batch was quicker."""
+    pool = BatchPool(SMALL)
+    pool.add(batch(9), None, 0)  # one of ours on its way, so that the next ones wait for company
+    for number in (1, 2, 3):
+        pool.submit(tx(number), 0)
+    assert pool.cut(0) == []
+    pool.ordered([batch(1, 2)], 1)
+    [cut] = pool.cut(8)
+    assert cut == batch(3)
+    assert pool.sizes()["transactions"] == 1
+
+
 def test_a_batch_is_cut_when_it_has_enough_transactions() -> None:
     pool = BatchPool(SMALL)
     for number in range(9):
