@@ -275,6 +275,23 @@ def state(key: bytes, prove: bool) -> Call[Json]:
     return _get("/v1/state", key=key.hex(), prove=prove)
 
 
+def proof_of_state(key: bytes, since: int) -> Call[bytes]:
+    return _proof("state", key=key.hex(), since=since)
+
+
+def proof_of_transaction(tx_id: Id, since: int) -> Call[bytes]:
+    return _proof(f"transactions/{_id(tx_id)}", since=since)
+
+
+def proof_of_receipt(tx_id: Id, since: int) -> Call[bytes]:
+    return _proof(f"receipts/{_id(tx_id)}", since=since)
+
+
+def _proof(path: str, **query: object) -> Call[bytes]:
+    target = f"/v1/proofs/{path}?{urlencode(query)}"
+    return Call("GET", target, lambda body: body, headers={"Accept": "application/octet-stream"})
+
+
 def vault_put(sealed: bytes, token: str) -> Call[Json]:
     headers = {"Authorization": f"Bearer {token}"}
     return Call("POST", "/v1/vault", _object, sealed, "application/octet-stream", headers=headers)

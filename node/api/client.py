@@ -185,6 +185,16 @@ class Client:
     async def state(self, key: bytes, *, prove: bool = False) -> Json:
         return await self.send(calls.state(key, prove))
 
+    async def proof_of_state(self, key: bytes, *, since: int = 0) -> bytes:
+        """A proof bundle (docs/proofs.md) for who trusts the validators of epoch `since`; so are the next two."""
+        return await self.send(calls.proof_of_state(key, since))
+
+    async def proof_of_transaction(self, tx_id: Id, *, since: int = 0) -> bytes:
+        return await self.send(calls.proof_of_transaction(tx_id, since))
+
+    async def proof_of_receipt(self, tx_id: Id, *, since: int = 0) -> bytes:
+        return await self.send(calls.proof_of_receipt(tx_id, since))
+
     async def vault_put(self, sealed: bytes, token: str) -> Json:
         return await self.send(calls.vault_put(sealed, token))
 
@@ -386,6 +396,15 @@ class SyncClient:
 
     def state(self, key: bytes, *, prove: bool = False) -> Json:
         return self.send(calls.state(key, prove))
+
+    def proof_of_state(self, key: bytes, *, since: int = 0) -> bytes:
+        return self.send(calls.proof_of_state(key, since))
+
+    def proof_of_transaction(self, tx_id: Id, *, since: int = 0) -> bytes:
+        return self.send(calls.proof_of_transaction(tx_id, since))
+
+    def proof_of_receipt(self, tx_id: Id, *, since: int = 0) -> bytes:
+        return self.send(calls.proof_of_receipt(tx_id, since))
 
     def vault_put(self, sealed: bytes, token: str) -> Json:
         return self.send(calls.vault_put(sealed, token))

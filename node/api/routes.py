@@ -13,7 +13,7 @@ from ledger.fields import Blob, Choice, Flag, Hash, Integer, Key, Text
 from ledger.gs1 import Epc, Gtin, Text82
 from ledger.modules.parties import Party
 from ledger.modules.payments import CurrencyCode
-from node.api import business_reads, chain_reads, events, submit, vault_access
+from node.api import business_reads, chain_reads, events, proofs, submit, vault_access
 from node.api.exchange import Body, Cursor, Height, Parameter, Route, RouteTable, Typed
 from node.vault import SEALED_SIZE_BYTES_MAX
 
@@ -24,6 +24,7 @@ STATE_KEY_SIZE_BYTES_MAX = 4_096
 
 _ID = Typed(Hash())
 _PROVE = Parameter("prove", Typed(Flag()), "add proof and certificate", default=False)
+_SINCE = Parameter("since", Typed(Integer()), "the epoch whose validators the reader trusts; 0: genesis", default=0)
 _AFTER = Parameter("after", Cursor(), "cursor of the last entry read; none: from the beginning")
 _LIMIT = Parameter("limit", Typed(Integer(1, PAGE_MAX)), "entries at most", default=100)
 _EPC = Parameter("epc", Typed(Epc()), "identifier, e.g. 01/09521234001010/21/SN1", required=True)
@@ -97,6 +98,27 @@ ROUTES: Final[tuple[Route, ...]] = (
             ),
             _PROVE,
         ),
+    ),
+    Route(
+        "GET", "/v1/proofs/state", proofs.state,
+        "A proof bundle of an entry of the state, or of its absence, at the last certified checkpoint.", "proofs", "",
+        query=(
+            Parameter(
+                "key", Typed(Blob(STATE_KEY_SIZE_BYTES_MAX, 1)), "state key in hexadecimal", required=True
+            ),
+            _SINCE,
+        ),
+        media_type=proofs.MEDIA_TYPE, codes=(Code.NOT_FOUND,),
+    ),
+    Route(
+        "GET", "/v1/proofs/transactions/{id}", proofs.transaction, "A proof bundle of a transaction that was ordered.",
+        "proofs", "", path=(_id("transaction"),), query=(_SINCE,), media_type=proofs.MEDIA_TYPE,
+        codes=(Code.NOT_FOUND,),
+    ),
+    Route(
+        "GET", "/v1/proofs/receipts/{id}", proofs.receipt, "A proof bundle of what execution made of a transaction.",
+        "proofs", "", path=(_id("transaction"),), query=(_SINCE,), media_type=proofs.MEDIA_TYPE,
+        codes=(Code.NOT_FOUND,),
     ),
     Route("GET", "/v1/genesis", chain_reads.genesis, "The chain's genesis.", "chain", "Genesis"),
     Route(

@@ -35,11 +35,13 @@ _COMMANDS = {
     "key": ("keys", "key"),
     "member": ("members", "member"),
     "pack": ("chain", "pack"),
+    "prove": ("proofs", "prove"),
     "record": ("records", "record"),
     "start": ("start", "start"),
     "status": ("status", "status"),
     "tx": ("transactions", "tx"),
     "verify": ("verify", "verify"),
+    "verify-proof": ("proofs", "verify_proof"),
     "why": ("status", "why"),
 }
 

@@ -1,0 +1,174 @@
+"""`prove` and `verify-proof`: facts for those who do not trust the node that tells them (docs/proofs.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger.errors import Code
+from node.cli.common import Failure, api_option, connect, json_option, option, print_json, show
+
+TRUST_SIZE_BYTES_MAX = 64 * 1024
+
+
+def bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every `prove` command takes."""
+    for decorate in (
+        api_option,
+        option("--since", default=0, type=click.IntRange(0), help="Epoch whose validators the reader trusts."),
+        option(
+            "--out", required=True, type=click.File("wb"), metavar="FILE", help="Where the bundle goes; - is stdout."
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.group()
+def prove() -> None:
+    """Make proof bundles: one fact in one file, checked by `medchain verify-proof` without any node."""
+
+
+@prove.command()
+@click.argument("parts", nargs=-1, required=True)
+@bundle_options
+def state(parts: tuple[str, ...], out: Any, since: int, api_url: str) -> None:
+    """Prove an entry of the state, or that there is none, at the last certified checkpoint.
+
+    PARTS are the entry's module, table and key: text as it is, bytes as hex:..., integers as int:...
+
+    \b
+    Example:
+        medchain prove state payments balance CNY hospital --out balance.proof
+    """
+    from ledger.state import state_key
+
+    key = state_key(*map(_part, parts))  # type: ignore[arg-type]
+    out.write(connect(api_url).proof_of_state(key, since=since))
+
+
+@prove.command()
+@click.argument("transaction_id", metavar="ID")
+@bundle_options
+def transaction(transaction_id: str, out: Any, since: int, api_url: str) -> None:
+    """Prove that a transaction was ordered, with all it says.
+
+    \b
+    Example:
+        medchain prove transaction 01ab... --out sent.proof
+    """
+    out.write(connect(api_url).proof_of_transaction(transaction_id, since=since))
+
+
+@prove.command()
+@click.argument("transaction_id", metavar="ID")
+@bundle_options
+def receipt(transaction_id: str, out: Any, since: int, api_url: str) -> None:
+    """Prove what execution made of a transaction: accepted, or refused and why.
+
+    \b
+    Example:
+        medchain prove receipt 01ab... --out accepted.proof
+    """
+    out.write(connect(api_url).proof_of_receipt(transaction_id, since=since))
+
+
+def _part(text: str) -> str | int | bytes:
+    kind, colon, rest = text.partition(":")
+    try:
+        if colon and kind == "hex":
+            return bytes.fromhex(rest)
+        if colon and kind == "int":
+            return int(rest)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not what it begins with", param_hint="PARTS") from None
+    return text
+
+
+@click.command(name="verify-proof")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@option("--genesis", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+        help="The chain's genesis, if that is what is trusted.")  # fmt: skip
+@option("--trust", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+        help="Validators that are trusted, as --save-trust wrote them.")  # fmt: skip
+@option("--save-trust", type=click.Path(dir_okay=False, writable=True, path_type=Path), metavar="FILE",
+        help="Keep the latest validators that the bundle leads to.")  # fmt: skip
+@json_option
+def verify_proof(file: Path, genesis: Path | None, trust: Path | None, save_trust: Path | None, as_json: bool) -> None:
+    """Check a proof bundle with no node, no network and no database. Status 1 if it proves nothing.
+
+    \b
+    Example:
+        medchain verify-proof balance.proof --genesis genesis.json
+    """
+    from ledger.crypto import verify
+    from ledger.proofcheck import BUNDLE_SIZE_BYTES_MAX, Refused, check
+
+    if (genesis is None) == (trust is None):
+        raise click.UsageError("One of --genesis and --trust says whom to trust.")
+    trusted = _of_genesis(genesis) if genesis is not None else _read_trust(trust)
+    try:
+        with click.open_file(str(file), "rb") as opened:
+            data = opened.read(BUNDLE_SIZE_BYTES_MAX + 1)
+        proven = check(data, trusted, verify)
+    except Refused as error:
+        raise Failure(Code.CHECK_FAILED, f"the bundle proves nothing: {error}") from None
+    if save_trust is not None:
+        found = proven.trusted
+        keys = [key.hex() for key in found.keys]
+        save_trust.write_text(json.dumps({"chain": found.chain_id.hex(), "epoch": found.epoch, "keys": keys}, indent=2))
+    document = {"proven": proven.kind, "height": proven.height, "epoch": proven.epoch, **_shown(proven.fact)}
+    if as_json:
+        print_json(document)
+    else:
+        show(document, False)
+
+
+def _of_genesis(path: Path) -> Any:
+    from ledger.proofcheck import Trusted
+    from node.home import read_genesis
+
+    genesis = read_genesis(path)
+    return Trusted(genesis.chain_id, 0, genesis.validator_set.keys)
+
+
+def _read_trust(path: Path | None) -> Any:
+    from ledger.proofcheck import Trusted
+
+    assert path is not None
+    try:
+        if path.stat().st_size > TRUST_SIZE_BYTES_MAX:
+            raise ValueError
+        document = json.loads(path.read_text())
+        keys = tuple(sorted(bytes.fromhex(key) for key in document["keys"]))
+        trusted = Trusted(bytes.fromhex(document["chain"]), document["epoch"], keys)
+        if type(trusted.epoch) is not int or not keys or any(len(key) != 33 for key in (trusted.chain_id, *keys)):
+            raise ValueError
+    except OSError as error:
+        raise Failure(Code.BAD_CONFIGURATION, f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise Failure(Code.BAD_CONFIGURATION, f"{path}: not what --save-trust writes") from None
+    return trusted
+
+
+def _shown(fact: dict[str, Any]) -> dict[str, Any]:
+    """For people: entries and transactions decoded, bytes in hexadecimal."""
+    from ledger.proofcheck import Refused, decode
+    from ledger.transaction import Transaction
+    from node.jsonvalues import value_to_json
+
+    found = dict(fact)
+    for name in ("key", "value"):
+        if isinstance(found.get(name), bytes):
+            try:
+                found[name] = value_to_json(decode(found[name]))
+            except Refused:  # any bytes may be proved absent
+                found[name] = found[name].hex()
+    if "wire" in found:
+        tx = Transaction.decode(found["wire"])
+        found["sender"], found["operation"] = tx.sender, tx.operation
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in found.items()}
