@@ -288,7 +288,7 @@ def proof_of_receipt(tx_id: Id, since: int) -> Call[bytes]:
 
 
 def _proof(path: str, **query: object) -> Call[bytes]:
-    target = f"/v1/proofs/{path}?{urlencode(query)}"
+    target = _target(f"/v1/proofs/{path}", query)
     return Call("GET", target, lambda body: body, headers={"Accept": "application/octet-stream"})
 
 

@@ -171,4 +171,4 @@ def _shown(fact: dict[str, Any]) -> dict[str, Any]:
     if "wire" in found:
         tx = Transaction.decode(found["wire"])
         found["sender"], found["operation"] = tx.sender, tx.operation
-    return {name: value.hex() if isinstance(value, bytes) else value for name, value in found.items()}
+    return {name: value_to_json(value) for name, value in found.items()}

@@ -57,7 +57,7 @@ HEAD = ("Byzantine", "heights", "views", "restarts", "", "states", "transitions"
 
 
 def explore(task: Task) -> Result:
-    """Run one, and print its line of the table."""
+    """Run one; a violation is printed as a script."""
     result = Search(task.scope, states_max=task.states_max, reduce=task.reduce).run(task.beginning)
     if result.violation is not None:
         search = Search(task.scope, states_max=task.states_max, reduce=task.reduce, keep_paths=True)

@@ -13,6 +13,7 @@ from ledger.proofcheck import Proven, Trusted, check
 from ledger.state import state_key
 from node import cli
 from node.api.client import Client
+from node.cli.proofs import _shown
 from tests.node.api_http import get
 from tests.node.api_service import GENESIS, HOSPITAL, running
 
@@ -90,3 +91,8 @@ async def test_the_command_refuses_a_tampered_bundle_and_other_trust(
     assert run("verify-proof", proof, "--trust", trust) == 2
     assert "not what --save-trust writes" in capsys.readouterr().err
     assert run("verify-proof", proof) == 2
+
+
+def test_bytes_in_a_refusals_detail_are_shown_in_hexadecimal() -> None:
+    shown = _shown({"id": b"\x01", "code": 2204, "detail": ("serial", b"\xab", 3)})
+    assert json.loads(json.dumps(shown)) == {"id": "01", "code": 2204, "detail": ["serial", "ab", 3]}

@@ -68,10 +68,8 @@ class BatchForger(ByzantineNode):
     """Spreads batches of payments in the names of others, signed by nobody."""
 
     def act(self) -> None:
-        victim, body = (
-            self.dice.choice(self.others),
-            worthless(self, self.dice.randrange(1 << 40)).wire[len(UNSIGNED) :],
-        )
+        victim = self.dice.choice(self.others)
+        body = worthless(self, self.dice.randrange(1 << 40)).wire[len(UNSIGNED) :]
         self.frame_all(Kind.BATCH, Batch((UNSIGNED + victim + body[len(victim) :],)).wire)
 
 

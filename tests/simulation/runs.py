@@ -123,9 +123,16 @@ class Run:
         index = fault["node"]
         return None if index is None or index >= len(self.cluster.nodes) else self.cluster.nodes[index]
 
-    def _do_burst(self, fault: Fault) -> bool:
+    def _client_of(self, fault: Fault) -> SimulatedNode | None:
+        """The fault's node, if it would answer a client honestly now."""
         node = self._node(fault)
         if node is None or not node.alive or node.paused or not self.cluster.is_honest(node):
+            return None
+        return node
+
+    def _do_burst(self, fault: Fault) -> bool:
+        node = self._client_of(fault)
+        if node is None:
             return False
         self.cluster.burst(fault["count"], node.index, fault["valid_for"], "m" * fault["memo_size"])
         return True
@@ -141,8 +148,8 @@ class Run:
                 self.cluster.transfer(valid_for=self.options.parameters.validity_heights_max)
 
     def _do_again(self, fault: Fault) -> bool:
-        node = self._node(fault)
-        if node is None or not node.alive or node.paused or not self.cluster.is_honest(node):
+        node = self._client_of(fault)
+        if node is None:
             return False
         self.cluster.submit_again(fault["count"], node.index)
         return True
