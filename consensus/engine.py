@@ -71,11 +71,19 @@ SEAL_OVERDUE = 2  # times `seal_after_ms`
 class Engine:
     """One member's (or follower's) consensus. Feed it with `step`; carry out the effects in order."""
 
-    def __init__(self, config: EngineConfig, sign: Sign, tip: Tip, stable: CheckpointCertificate | None) -> None:
-        """Begin above `tip`, the last executed block. `stable` is the epoch's latest certified checkpoint, if any."""
+    def __init__(
+        self,
+        config: EngineConfig,
+        sign: Sign,
+        tip: Tip,
+        stable: CheckpointCertificate | None,
+        former: ValidatorSet | None = None,
+    ) -> None:
+        """Begin above `tip`, the last executed block. `stable` is the latest certified checkpoint, if any; `former` the
+        set of the epoch before, if the checkpoint that closes that epoch is not certified here yet."""
         self.config = config
         parameters = config.parameters
-        self._state = State.begin(config, sign, tip, stable)
+        self._state = State.begin(config, sign, tip, stable, former)
         self._backlog = Backlog()
         self._patience = Patience(parameters.view_timeout_ms, parameters.view_timeout_ms_max)
         self._views = Views(self._state, self._backlog, self._patience)
@@ -133,6 +141,12 @@ class Engine:
     @property
     def epoch_end(self) -> int | None:
         return self._state.epoch_end
+
+    @property
+    def unclosed(self) -> int | None:
+        """The epoch before, while the checkpoint that closes it is not certified here: this one cannot end until then.
+        """
+        return None if self._state.former is None else self._state.former.validators.epoch
 
     @property
     def halted(self) -> bool:
@@ -193,13 +207,19 @@ class Engine:
         self._check_invariants()
         return effects
 
-    def start(self, now_ms: int) -> list[Effect]:
-        """Begin, after any `restore`: arms the timers and validates again what was in flight."""
+    def start(self, now_ms: int, executed: Iterable[CheckpointCertificate] = ()) -> list[Effect]:
+        """Begin, after any `restore`: arms the timers and validates again what was in flight. `executed`: checkpoints
+        of the store without signatures yet. Power may have failed before our votes for them were durable, and nobody
+        executes them again."""
         state = self._state
         state.effects = []
         state.now_ms = state.progress_at_ms = now_ms
         self._patience.begin_view(now_ms, state.delivered)
         self._own_status()
+        for claim in executed:
+            checkpoints = self._of_epoch(claim.epoch)
+            if checkpoints is not None and claim.height not in checkpoints.own:
+                self._vote_checkpoint(checkpoints, claim)
         self.ordering.resume()
         if state.changing:
             self._views.repeat_view_change()
@@ -269,11 +289,8 @@ class Engine:
         """Our key signed what we know nothing of. Whatever we sign might contradict it: from now on we only follow."""
         state = self._state
         state.config = replace(state.config, muted=True)
-        state.me, state.view, state.changing = None, 0, False
-        for slot in state.slots.values():
-            slot.enter_view()
-        self._backlog.enter_view()
-        self._views.reset()
+        state.me = None
+        self._views.begin_first()
         state.effects.append(KeyForgotten(height))
 
     # Delivery
@@ -308,7 +325,9 @@ class Engine:
         state.epoch_end = event.epoch_end
         if event.state_root is not None:
             state.last_checkpoint = event.height
-            self._vote_checkpoint(event, event.state_root)
+            ours = (event.block_hash, event.state_root, event.results_hash)
+            claim = CheckpointCertificate(state.validators.epoch, event.height, *ours, ())
+            self._vote_checkpoint(state.checkpoints, claim)
         self._settle(state.checkpoints)
         if event.next_validators is not None:
             self._enter_epoch(event.next_validators, event.next_parameters or state.parameters)
@@ -316,22 +335,25 @@ class Engine:
         for height in [known for known in state.slots if known <= state.executed - state.parameters.log_window]:
             del state.slots[height]
 
-    def _vote_checkpoint(self, event: Applied, state_root: bytes) -> None:
-        state, own = self._state, self._state.checkpoints.own
-        if event.height <= state.checkpoints.stable:
+    def _vote_checkpoint(self, checkpoints: Checkpoints, claim: CheckpointCertificate) -> None:
+        """Vouch for what was executed; `claim` is what a certificate of it would say."""
+        state, own = self._state, checkpoints.own
+        if claim.height <= checkpoints.stable:
             return
-        epoch, me = state.validators.epoch, 0 if state.me is None else state.me
-        vote = CheckpointVote(epoch, event.height, event.block_hash, state_root, event.results_hash, me)
-        before = own.get(event.height)
+        me = None if state.config.muted else checkpoints.validators.index(state.config.key)
+        ours = (claim.block_hash, claim.state_root, claim.results_hash)
+        vote = CheckpointVote(claim.epoch, claim.height, *ours, 0 if me is None else me)
+        before = own.get(vote.height)
         if before is not None and before.claim != vote.claim:
-            self._halt(event.height, state_root, before.state_root)  # executed again, to another end: sign no second
+            # Executed again, to another end: sign no second.
+            self._halt(vote.height, vote.state_root, before.state_root)
             return
-        if state.me is None or state.halted:
-            own[event.height] = vote  # unsigned: a follower only compares
+        if me is None or state.halted:
+            own[vote.height] = vote  # unsigned: a follower only compares
             return
         vote = state.signed(vote)
-        own[event.height] = vote
-        state.persist(event.height, (vote,), vote, (Broadcast(vote),))
+        own[vote.height] = vote
+        state.persist(vote.height, (vote,), vote, (Broadcast(vote),))
 
     def _halt(self, height: int, own_state_root: bytes, other_state_root: bytes) -> None:
         self._state.halted = True
@@ -371,7 +393,8 @@ class Engine:
         checkpoints.advance(certificate)
         state.effects.append(Stable(certificate))
         if checkpoints is state.former:
-            state.former = None
+            if checkpoints.stable == state.validators.first_height - 1:
+                state.former = None
             return
         for height in [known for known in state.slots if known <= checkpoints.stable]:
             del state.slots[height]
@@ -387,9 +410,7 @@ class Engine:
         """Begin again with another set: nothing is in flight, unless we were in this epoch before a restart."""
         self._state.enter_epoch(validators, parameters)
         self._patience.set_limits(parameters.view_timeout_ms, parameters.view_timeout_ms_max)
-        self._patience.begin_view(self._state.now_ms, self._state.delivered)
-        self._backlog.enter_view()
-        self._views.reset()
+        self._views.begin_first()
         self._repair.reset()
         self._restart.enter_epoch()
         self.ordering.resume()
@@ -480,7 +501,7 @@ class Engine:
         return {
             "slots": len(state.slots),
             "votes": sum(len(slot.prepares) + len(slot.commits) for slot in state.slots.values()),
-            "checkpoints": state.checkpoints.entries(),
+            "checkpoints": state.checkpoints.entries() + (state.former.entries() if state.former else 0),
             "available": len(self._backlog),
             "unpersisted": len(state.unpersisted),
             **self._views.table_sizes(),

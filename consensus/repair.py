@@ -7,6 +7,7 @@ Must not know: clocks; when a status is due is the engine's business.
 
 from __future__ import annotations
 
+from consensus.checkpoints import Checkpoints
 from consensus.messages import Status
 from consensus.state import State
 from consensus.views import Views
@@ -25,12 +26,18 @@ class Repair:
 
     def status(self) -> Status:
         state = self._state
-        return Status(state.validators.epoch, state.view, state.changing, state.delivered, state.checkpoints.stable)
+        # Others must see that the last checkpoint of the epoch before is open here.
+        stable = (state.former or state.checkpoints).stable
+        return Status(state.validators.epoch, state.view, state.changing, state.delivered, stable)
 
     def on_status(self, member: int, status: Status) -> None:
         """Send a member what it evidently lacks."""
         state = self._state
-        if status.epoch != state.validators.epoch or state.me is None or member == state.me or state.halted:
+        if status.epoch != state.validators.epoch or member == state.me or state.halted:
+            return
+        for checkpoints in (state.checkpoints, state.former):
+            self._resend_checkpoints(member, status.stable, checkpoints)
+        if state.me is None:
             return
         if status.view < state.view or (status.view == state.view and status.changing and not state.changing):
             self._views.help_in(member)
@@ -40,10 +47,13 @@ class Repair:
             if self._height_of.get(member) == status.height:
                 self._resend_votes(member, status.height)
             self._height_of[member] = status.height
-        for checkpoints in (state.checkpoints, state.former):
-            if checkpoints is not None:
-                for vote in checkpoints.votes_of(state.me, status.stable):
-                    state.send(member, vote)
+
+    def _resend_checkpoints(self, member: int, above: int, checkpoints: Checkpoints | None) -> None:
+        """Our own votes of an epoch. Those of the epoch before may have been given as a member that has left since."""
+        me = None if checkpoints is None else checkpoints.validators.index(self._state.config.key)
+        if checkpoints is not None and me is not None:
+            for vote in checkpoints.votes_of(me, above):
+                self._state.send(member, vote)
 
     def _resend_votes(self, member: int, above: int) -> None:
         state = self._state

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from consensus.checkpoints import Checkpoints
 from consensus.messages import CheckpointVote, Prepared, PrePrepare, Record, Vote
 from consensus.ordering import Ordering
 from consensus.state import State
@@ -30,14 +31,14 @@ class Restart:
         known = tuple(records)
         epoch = state.validators.epoch
         self._later = tuple(record for record in known if _epoch_of(record) > epoch)
+        if state.former is not None:
+            self._restore_checkpoints(known, state.former)
         if state.me is None:
             return
+        self._restore_checkpoints(known, state.checkpoints)
         ours = [record for record in known if _epoch_of(record) == epoch]
         for record in ours:
-            if isinstance(record, CheckpointVote):
-                self._restore_checkpoint(record)
-            else:
-                self._views.restore(record)
+            self._views.restore(record)
         for record in ours:
             self._restore_vote(record)
         self._ordering.count_restored()
@@ -58,11 +59,13 @@ class Restart:
         slot = state.slots.get(certificate.height)
         return slot is not None and slot.prepared is not None and slot.prepared.certificate.view >= certificate.view
 
-    def _restore_checkpoint(self, vote: CheckpointVote) -> None:
-        checkpoints = self._state.checkpoints
-        if vote.height > checkpoints.stable:
-            checkpoints.own[vote.height] = vote
-            checkpoints.record(vote)
+    def _restore_checkpoints(self, records: Iterable[Record], checkpoints: Checkpoints) -> None:
+        epoch = checkpoints.validators.epoch
+        votes = (one for one in records if isinstance(one, CheckpointVote) and one.epoch == epoch)
+        for vote in votes:
+            if vote.height > checkpoints.stable:
+                checkpoints.own[vote.height] = vote
+                checkpoints.record(vote)
 
     def _restore_vote(self, record: Record) -> None:
         """Locks of any view; votes of the view we are in only, no others can be contradicted any more."""

@@ -57,12 +57,20 @@ class State:
     _convicted: set[tuple[int, int]] = field(default_factory=set)  # (epoch, member): one proof for each is enough
 
     @classmethod
-    def begin(cls, config: EngineConfig, sign: Sign, tip: Tip, stable: CheckpointCertificate | None) -> State:
-        """Above `tip`, the last executed block. `stable` is the epoch's latest certified checkpoint, if any."""
+    def begin(
+        cls,
+        config: EngineConfig,
+        sign: Sign,
+        tip: Tip,
+        stable: CheckpointCertificate | None,
+        former: ValidatorSet | None,
+    ) -> State:
+        """See `Engine`."""
         checkpoints = Checkpoints.of_epoch(tip.validators, config.parameters.log_window, stable)
         me = None if config.muted else tip.validators.index(config.key)
         place = (tip.validators, checkpoints, tip.height, tip.height, tip.epoch_end, tip.checkpoint_height, me)
-        return cls(config, sign, config.parameters, *place)
+        open_before = None if former is None else Checkpoints.of_epoch(former, config.parameters.log_window, stable)
+        return cls(config, sign, config.parameters, *place, open_before)
 
     def enter_epoch(self, validators: ValidatorSet, parameters: Parameters) -> None:
         """Begin again with another set: nothing is in flight, the closing checkpoint is all that is left of the old."""
@@ -70,11 +78,8 @@ class State:
         self.validators, self.parameters, self.epoch_end = validators, parameters, None
         self.me = None if self.config.muted else validators.index(self.config.key)
         self.checkpoints = Checkpoints.of_epoch(validators, self.parameters.log_window, None)
-        self.view, self.changing = 0, False
         self.slots.clear()
-        self.proposed_top = 0
         self._convicted.clear()
-        self.progress_at_ms = self.now_ms
 
     @property
     def leader(self) -> int:
@@ -95,7 +100,8 @@ class State:
         is known (section 6); below the lower one our own votes may be forgotten, so that none could be kept to."""
         top = self.checkpoints.stable + self.parameters.log_window
         if self.epoch_end is not None:
-            top = min(top, self.epoch_end)
+            # An epoch may end only when the one before is closed by a certificate: history has no gap (section 6).
+            top = min(top, self.epoch_end - (self.former is not None))
         return self.forgotten < height <= top
 
     @property

@@ -35,10 +35,9 @@ class Views:
 
     def __init__(self, state: State, backlog: Backlog, patience: Patience) -> None:
         self._state, self._backlog, self._patience = state, backlog, patience
-        self.reset()
+        self._clear()
 
-    def reset(self) -> None:
-        """Before an epoch's first view."""
+    def _clear(self) -> None:
         self.suspecting = False
         self.choice: Choice | None = None
         self.timeout: TimeoutCertificate | None = None
@@ -49,6 +48,12 @@ class Views:
         self._suspects: dict[int, Suspect] = {}
         self._view_changes: dict[int, ViewChange] = {}
         self._future: dict[int, tuple[int, list[Message]]] = {}
+
+    def begin_first(self) -> None:
+        """An epoch's view 0, and nothing heard of any other. So it is for one who only follows from now on."""
+        self._clear()
+        self._begin(0)
+        self._state.changing = False
 
     @property
     def is_discontent(self) -> bool:

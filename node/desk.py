@@ -356,6 +356,7 @@ class Desk:
             clock_ahead_ms=self._clock_ahead_ms(),
             disk_busy_since_ms=self.driver.flushing_since_ms,
             epoch_end=engine.epoch_end,
+            unclosed=engine.unclosed,
         )
         return explain(facts)
 

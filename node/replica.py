@@ -41,6 +41,7 @@ from consensus.events import (
     Timer,
     Validate,
     Validated,
+    Verified,
 )
 from consensus.messages import Record, Status, decode_message, decode_record, encode_message
 from consensus.state import Sign
@@ -63,6 +64,7 @@ from ledger.codec import decode, encode
 from ledger.errors import CodecError, Reject
 from ledger.execution import BlockResult, Executor
 from ledger.transaction import BATCH_SIZE_BYTES_MAX, BATCH_TXS_MAX, Batch, Transaction
+from node.history import BadHistory, History
 from node.reports import Reports
 from p2p.allowance import Allowance
 from p2p.batches import BatchPool, PoolConfig
@@ -159,7 +161,11 @@ class Replica:
         self.verifier = verifier or Verifier(self.genesis.chain_id)
         self.pool = BatchPool(replace(pool or PoolConfig(), batch_txs_max=parameters.batch_txs_max))
         config = EngineConfig(self.genesis.chain_id, key, parameters, muted=store.is_muted(key))
-        self.engine = Engine(config, sign, store.tip, store.latest_checkpoint())
+        epoch = store.tip.validators.epoch
+        closed = epoch == 0 or store.closing_checkpoint(epoch - 1) is not None
+        former = None if closed else store.validator_set(epoch - 1)
+        self.engine = Engine(config, sign, store.tip, store.latest_checkpoint(), former)
+        self.history = History(store, self.verifier)
         self.sync: BlockSync[CertifiedBlock] = BlockSync(eager=self.engine.me is None)
         self.reports = Reports(self.genesis.chain_id, key, sign, self.genesis.parameters.validity_heights_max)
         self.counters = Counters()
@@ -196,7 +202,7 @@ class Replica:
         first = self.engine.forgotten + 1
         stored = (self.store.block(height) for height in range(first, tip.height + 1))
         self.engine.restore(votes, [(block.proposal, block.certificate) for block in stored if block is not None])
-        self._carry_out_all(self.engine.start(now_ms))
+        self._carry_out_all(self.engine.start(now_ms, self.store.uncertified()))
         for batch in self.pool.held():
             self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
         self._step_all()
@@ -291,6 +297,10 @@ class Replica:
                     self._on_block_response(key, payload)
                 case Kind.CERTIFIED:
                     self._on_checkpoint(key, payload)
+                case Kind.EPOCH_REQUEST:
+                    self._on_epoch_request(key, payload)
+                case Kind.EPOCH_RESPONSE:
+                    self._on_epoch_response(key, payload)
                 case _:
                     self.outside.misbehaved(key, "unexpected kind of frame")
         except CodecError as error:
@@ -323,14 +333,39 @@ class Replica:
         status = Status.from_value(decode(payload, size_bytes_max=256))
         self.peer_status[key] = status
         self.sync.on_status(key, status.height)
-        certificate = self.engine.checkpoints.certificate
-        if certificate is not None and status.stable < certificate.height <= status.height:
-            self.outside.send(key, Kind.CERTIFIED, encode(certificate.to_value()))
+        self._send_certificate(key, status)
         member = self.engine.validators.index(key)
         if member is not None:
             self._step(PeerStatus(member, status))
         if self.sync.eager or status.height > self.engine.delivered + BLOCKS_PER_REQUEST:
             self._ask_for_blocks(self.outside.now_ms())
+
+    def _send_certificate(self, key: bytes, status: Status) -> None:
+        """What makes stable there what is stable here: the latest checkpoint, or first the one that closes an epoch."""
+        validators = self.engine.validators
+        certificate = self.engine.checkpoints.certificate
+        if validators.epoch > 0 and status.stable < validators.first_height - 1:
+            certificate = self.store.closing_checkpoint(validators.epoch - 1) or certificate
+        if certificate is not None and status.stable < certificate.height <= status.height:
+            self.outside.send(key, Kind.CERTIFIED, encode(certificate.to_value()))
+
+    def _on_epoch_request(self, key: bytes, payload: bytes) -> None:
+        if self._allowance.spend(key, REQUEST_CHARGE_BYTES, self.outside.now_ms()):
+            answer = self.history.answer(payload)
+            self._allowance.spend(key, len(answer), self.outside.now_ms())
+            self.outside.send(key, Kind.EPOCH_RESPONSE, answer)
+
+    def _on_epoch_response(self, key: bytes, payload: bytes) -> None:
+        try:
+            certificates = self.history.take(key, payload)
+        except BadHistory as error:
+            self.outside.misbehaved(key, str(error))
+            return
+        for certificate in certificates:
+            if self.engine.validators_of(certificate.epoch) is None:  # the engine is through with that epoch
+                self.store.put_checkpoint(certificate)
+            else:
+                self._step(CheckpointCertified(Verified(certificate)))
 
     def _on_checkpoint(self, key: bytes, payload: bytes) -> None:
         certificate = CheckpointCertificate.from_value(decode(payload, size_bytes_max=CERTIFICATE_SIZE_BYTES_MAX))
@@ -486,6 +521,9 @@ class Replica:
         self._ask_for_blocks(now_ms)
         self._retry()  # what the pool gave up seeking, or took without being asked, is looked at again
         self._fetch(now_ms)
+        request = self.history.plan(list(self.peers), now_ms)
+        if request is not None:
+            self.outside.send(request[0], Kind.EPOCH_REQUEST, request[1])
         self._report()
         self._allowance.forget_refilled(now_ms)
         decided = {digest for deliver in self._undelivered for digest in deliver.proposal.batches}

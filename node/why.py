@@ -51,6 +51,7 @@ class Facts:
     clock_ahead_ms: int | None = None  # of the last proposer's, where its proposal was refused for its time
     disk_busy_since_ms: int | None = None  # a write that has not come back
     epoch_end: int | None = None  # the last height of this set or these parameters, where a change is decided
+    unclosed: int | None = None  # the epoch before, if no certificate closes it yet: this one cannot end until then
 
 
 def explain(facts: Facts) -> dict[str, Any]:
@@ -71,7 +72,8 @@ def _sentence(facts: Facts) -> tuple[bool, str]:
     reachable = facts.n - len(facts.missing)
     idle_ms = max(0, facts.now_ms - facts.last_progress_ms)
     idle_s = idle_ms // 1_000
-    stalled = idle_ms > QUIET_MS and (facts.waiting or facts.decided > facts.height)
+    waiting = facts.waiting or facts.decided > facts.height or (facts.epoch_end or 0) > facts.height
+    stalled = idle_ms > QUIET_MS and waiting
     if facts.stopped is not None:
         return True, f"This node has stopped signing: {facts.stopped}"
     if facts.muted:
@@ -124,6 +126,12 @@ def _stall(facts: Facts, reachable: int, idle_s: int) -> str:
         return (
             f"Nothing was committed for {idle_s} s: {facts.quorum} validators must be at height {facts.height} and "
             f"{reachable - len(facts.behind)} are; {names} catching up; nothing to do unless it lasts."
+        )
+    if facts.unclosed is not None and facts.height + 1 == facts.epoch_end:
+        return (
+            f"Nothing was committed for {idle_s} s: this epoch ends after height {facts.epoch_end} only once the "
+            f"checkpoint that closed epoch {facts.unclosed} is certified, by a quorum of that epoch's validators; "
+            f"start those that were replaced since."
         )
     if facts.changing:
         return _changing(facts, idle_s)

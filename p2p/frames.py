@@ -51,6 +51,8 @@ class Kind(IntEnum):
     BLOCK_REQUEST = 21
     BLOCK_RESPONSE = 22
     CERTIFIED = 23
+    EPOCH_REQUEST = 24
+    EPOCH_RESPONSE = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ KINDS: Final[dict[Kind, KindRule]] = {
     Kind.BLOCK_REQUEST: KindRule(Channel.CONTROL, KIB),
     Kind.BLOCK_RESPONSE: KindRule(Channel.BULK, 8 * MIB),
     Kind.CERTIFIED: KindRule(Channel.CONTROL, 256 * KIB),  # a header and up to 128 signatures
+    Kind.EPOCH_REQUEST: KindRule(Channel.CONTROL, 64),  # one number
+    Kind.EPOCH_RESPONSE: KindRule(Channel.BULK, MIB),  # sixteen certificates
 }
 
 HANDSHAKE_KINDS: Final = frozenset({Kind.HELLO, Kind.HELLO_ACK, Kind.REJECT})

@@ -83,6 +83,7 @@ class ChainStore:
         self._tip = Tip.from_value(decode_record(tip, schema.TIP_KEY))
         self._state = StateStore(kv, self._tip.checkpoint_height)
         self.get = self._state.get  # the rules' Reader, without a call in between
+        self._closed = 0  # epochs before this one are known to be closed by a certificate
         self._receipts_root = lru_cache(RECEIPTS_ROOTS_CACHED_MAX)(self._compute_receipts_root)
         self._check_tip()
 
@@ -259,6 +260,31 @@ class ChainStore:
         key = schema.at_height(schema.CHECKPOINT, height)
         data = self._kv.get(key)
         return None if data is None else _read(CheckpointCertificate.from_value, data, key)
+
+    def closing_checkpoint(self, epoch: int) -> CheckpointCertificate | None:
+        """The certificate of the checkpoint that closes an epoch: its validators vouch for the next ones."""
+        following = self.validator_set(epoch + 1)
+        return None if following is None else self.checkpoint(following.first_height - 1)
+
+    def unclosed_epoch(self) -> int | None:
+        """The first epoch before the tip's whose closing checkpoint is not certified here; None without one."""
+        while self._closed < self._tip.validators.epoch:
+            if self.closing_checkpoint(self._closed) is None:
+                return self._closed
+            self._closed += 1
+        return None
+
+    def uncertified(self) -> list[CheckpointCertificate]:
+        """The last checkpoint of the epoch before, and the last of this one, as far as they are executed and lack a
+        certificate: what there is to sign, and no signatures."""
+        validators, height = self._tip.validators, self._tip.checkpoint_height
+        ends = {height: validators.epoch, validators.first_height - 1: validators.epoch - 1}
+        found = []
+        for height, epoch in ends.items():
+            header, root, results = self.header(height), self.state_root(height), self.results_hash(height)
+            if header is not None and root is not None and results is not None and self.checkpoint(height) is None:
+                found.append(CheckpointCertificate(epoch, height, header.hash(self.chain_id), root, results, ()))
+        return found
 
     def latest_checkpoint(self) -> CheckpointCertificate | None:
         """The highest certified one that the tip has reached."""

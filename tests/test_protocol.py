@@ -25,11 +25,13 @@ from consensus.messages import (
     ViewChange,
     Vote,
     decode_message,
+    decode_record,
     encode_message,
 )
 from consensus.newview import choose, compose
 from consensus.verify import Verifier
-from ledger.block import Certificate, Phase, Proposal
+from ledger.block import Certificate, CheckpointCertificate, Phase, Proposal
+from ledger.codec import decode
 from ledger.errors import Code, Reject
 from ledger.evidence import Offence, check_evidence
 from ledger.genesis import LOG_WINDOW_MAX, Parameters
@@ -551,21 +553,16 @@ def test_c22_a_member_that_differs_from_a_certified_root_stops() -> None:
 
 def membership(cluster: Cluster, add: tuple[bytes, ...], remove: tuple[bytes, ...]) -> None:
     """Propose and approve a change of validators."""
-    validators = cluster.nodes[0].replica.engine.validators
+    validators = next(node.replica.engine.validators for node in cluster.nodes if node.alive)
     voters = [node for node in cluster.nodes if validators.index(node.key.public) is not None]
 
-    def send(node: SimulatedNode, operation: object) -> bytes:
-        cluster._sent += 1
-        tx = Transaction.create(
-            node.key, cluster.genesis.chain_id, operation.NAME, operation.to_fields(),  # type: ignore[attr-defined]
-            nonce=cluster._sent.to_bytes(16, "big"), valid_until=node.replica.store.tip.height + 500,
-        )  # fmt: skip
-        voters[0].replica.submit(tx)
-        assert cluster.run(10_000, lambda: cluster.final_everywhere([tx.id]))
-        receipt = voters[0].replica.store.receipt(tx.id)
+    def send(node: SimulatedNode, operation: ProposeValidators | GovernanceVote) -> bytes:
+        tx_id = cluster.submit(voters[0], node.index, operation.NAME, operation.to_fields(), 500)
+        assert cluster.run(10_000, lambda: cluster.final_everywhere([tx_id]))
+        receipt = voters[0].replica.store.receipt(tx_id)
         assert receipt is not None
         assert receipt.ok
-        return tx.id
+        return tx_id
 
     statement = join_statement(cluster.genesis.chain_id, VALIDATORS)
     pairs = {node.key.public: node.key for node in cluster.nodes}
@@ -917,6 +914,84 @@ def test_c36_a_key_whose_votes_are_forgotten_signs_nothing_more() -> None:
     commit(cluster, 3)
     assert set(node.said) == said
     assert len(forgotten) == 1
+
+
+def is_closed(cluster: Cluster) -> bool:
+    return all(node.replica.store.unclosed_epoch() is None for node in cluster.nodes)
+
+
+def checkpoint_height(kind: Kind, payload: bytes) -> int | None:
+    """Of a checkpoint vote or certificate that travels."""
+    if kind is Kind.CERTIFIED:
+        return CheckpointCertificate.from_value(decode(payload, size_bytes_max=1 << 20)).height
+    message = decode_message(payload) if kind is Kind.VOTE else None
+    return message.height if isinstance(message, CheckpointVote) else None
+
+
+def test_c37_the_end_of_every_epoch_is_certified_at_every_node() -> None:
+    """Trap 3. What would certify an epoch's last checkpoint is lost, then all members lose power; the next epoch cannot
+    end before that is made good."""
+    cluster = cluster_of(followers=1, seed=38)
+    keys = [node.key.public for node in cluster.nodes]
+    ends: list[int] = []
+
+    def passes(_sender: SimulatedNode, _key: bytes, kind: Kind, payload: bytes) -> bool:
+        end = cluster.nodes[1].replica.engine.epoch_end
+        if not ends and end is not None:
+            ends.append(end)
+        return checkpoint_height(kind, payload) not in ends
+
+    tap(cluster, passes)
+    membership(cluster, (keys[4],), (keys[0],))
+    assert cluster.run(60_000, lambda: all(node.replica.engine.validators.epoch == 1 for node in cluster.nodes[:4]))
+    closing = ends[0]
+    members = cluster.nodes[1:]
+    commit(cluster, 2, at=1)
+    membership(cluster, (keys[0],), (keys[4],))
+    cluster.run(60_000)
+    end = members[0].replica.engine.epoch_end
+    assert end is not None
+    assert all(node.replica.store.tip.height < end for node in cluster.nodes)
+    assert all(node.replica.engine.unclosed == 0 for node in cluster.nodes)
+    for node in cluster.nodes:
+        node.crash()
+    for node in cluster.nodes:
+        node.boot()
+    ends[0] = 0
+    assert cluster.run(60_000, lambda: min(cluster.heights()) >= end and is_closed(cluster))
+    assert all(node.replica.store.checkpoint(closing) for node in cluster.nodes)
+
+
+def test_who_never_voted_for_the_end_of_an_epoch_votes_after_its_start() -> None:
+    """Trap 20. Power fails everywhere when the epoch's last block is on disk and the votes for it are not."""
+    cluster = cluster_of(followers=1, seed=39, fsync_ms=(60, 60))
+    membership(cluster, (cluster.nodes[4].key.public,), (cluster.nodes[0].key.public,))
+    assert cluster.run(60_000, lambda: all(node.replica.engine.validators.epoch for node in cluster.nodes[:4]))
+    for node in cluster.nodes:
+        node.kv.write((), (), sync=True)
+        node.crash(power=True)
+    closing = cluster.nodes[1].replica.store.tip.validators.first_height - 1
+    durable = [decode_record(message) for node in cluster.nodes for message in node.durable_messages]
+    assert not any(isinstance(vote, CheckpointVote) and vote.height == closing for vote in durable)
+    for node in cluster.nodes:
+        node.boot()
+    assert cluster.run(10_000, lambda: is_closed(cluster))
+
+
+def test_who_comes_by_many_epochs_at_once_asks_for_their_ends() -> None:
+    """Trap 3."""
+    cluster = cluster_of(followers=2, seed=40)
+    late = cluster.nodes[5]
+    late.crash()
+    for add, remove in ((4, 0), (0, 4), (4, 0)):
+        keys = cluster.nodes[add].key.public, cluster.nodes[remove].key.public
+        epoch = cluster.nodes[1].replica.engine.validators.epoch
+        membership(cluster, (keys[0],), (keys[1],))
+        others = [node for node in cluster.nodes if node is not late]
+        assert cluster.run(60_000, lambda: all(each.replica.engine.validators.epoch > epoch for each in others))
+    late.boot()
+    assert cluster.run(30_000, lambda: is_closed(cluster))
+    assert late.replica.store.tip.validators.epoch == 3
 
 
 def test_the_key_that_replaces_a_forgotten_one_votes() -> None:

@@ -48,6 +48,8 @@ GONE = tuple(Missing(name, "01", NOW_MS - 90_000) for name in ("pharmacy", "insu
         (replace(STALLED, changing=True), True, ["changing the leader", "view 2", "maker"]),
         (replace(MOVING, changing=True), False, ["changing the leader"]),
         (replace(STALLED, waiting=False, changing=True), True, ["changing the leader", "60 s"]),
+        (replace(STALLED, epoch_end=101, unclosed=3), True, ["after height 101", "closed epoch 3", "start those"]),
+        (replace(STALLED, epoch_end=101, waiting=False), True, ["maker leads view 2"]),
         (replace(STALLED, suspecting=True), True, ["wants to leave view 2", "until 3 validators"]),
         (STALLED, True, ["60 s though transactions wait", "maker leads view 2"]),
         (

@@ -23,7 +23,7 @@ from consensus.messages import (
 )
 from consensus.newview import compose
 from ledger.block import BLOCK_BATCHES_MAX, Certificate, CheckpointCertificate, Phase, Proposal
-from ledger.codec import encode
+from ledger.codec import Value, decode, encode
 from ledger.crypto import hash_bytes
 from ledger.errors import CodecError
 from ledger.transaction import HEIGHT_MAX, Batch
@@ -375,18 +375,33 @@ class WrongRoot(ByzantineNode):
 
 
 class BogusCheckpoint(ByzantineNode):
-    """Sends checkpoint certificates of its own making, for heights near and far."""
+    """Sends checkpoint certificates of its own making, for heights near and far and for epochs that are over."""
 
     def act(self) -> None:
         engine = self.engine
         for height in (engine.executed, engine.executed + 1_000):
-            claim = (self.random_hash(), self.random_hash(), self.random_hash())
-            own = self.signed(CheckpointVote(engine.validators.epoch, height, *claim, self.member))
-            assert isinstance(own, CheckpointVote)
             for count in (1, engine.validators.quorum):
-                signatures = tuple((member, own.signature) for member in range(count))
-                certificate = CheckpointCertificate(own.epoch, height, *claim, signatures)
-                self.frame_all(Kind.CERTIFIED, encode(certificate.to_value()))
+                self.frame_all(Kind.CERTIFIED, encode(self._make(engine.validators.epoch, height, count)))
+
+    def hear(self, key: bytes, kind: Kind, payload: bytes) -> None:
+        store = self.replica.store
+        following = store.validator_set(store.tip.validators.epoch)
+        if kind is not Kind.EPOCH_REQUEST or following is None:
+            super().hear(key, kind, payload)
+            return
+        made = []
+        for epoch in range(decode(payload, size_bytes_max=64), store.tip.validators.epoch):  # type: ignore[arg-type]
+            following = store.validator_set(epoch + 1)
+            assert following is not None
+            made.append(self._make(epoch, following.first_height - 1, following.quorum))
+        super().transmit(key, Kind.EPOCH_RESPONSE, encode(tuple(made)))
+
+    def _make(self, epoch: int, height: int, count: int) -> Value:
+        claim = (self.random_hash(), self.random_hash(), self.random_hash())
+        own = self.signed(CheckpointVote(epoch, height, *claim, self.member))
+        assert isinstance(own, CheckpointVote)
+        signatures = tuple((member, own.signature) for member in range(count))
+        return CheckpointCertificate(epoch, height, *claim, signatures).to_value()
 
 
 # Proposals

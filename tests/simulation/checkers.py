@@ -264,7 +264,7 @@ class Checkers:
         bounds = {
             "slots": slots_max,
             "votes": 2 * n * slots_max,
-            "checkpoints": (n + 1) * 2 * log_window,
+            "checkpoints": 2 * (len(self.cluster.nodes) + 1) * 2 * log_window,  # of two epochs
             "suspects": n,
             "view_changes": n,
             "future": 256 * n,

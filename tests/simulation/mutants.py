@@ -33,6 +33,7 @@ from consensus.views import Views
 from ledger import block, validators
 from ledger.execution import Executor
 from ledger.modules import members, payments
+from node.history import History
 from node.replica import Replica
 from p2p.batches import BatchPool
 from storage.statetree import StateStore
@@ -202,6 +203,14 @@ MUTANTS = (
          "if state.epoch_end is not None and state.executed < state.epoch_end:", "if False:"),
     _one("membership", "an epoch's closing checkpoint is forgotten", State, "enter_epoch",
          "self.checkpoints if self.checkpoints.stable < self.executed else None", "None"),
+    _one("membership", "an epoch's closing checkpoint is forgotten at a restart", Replica, "__init__",
+         "former = None if closed else", "former = None if True else"),
+    _one("membership", "any certificate closes an epoch", Engine, "_settle",
+         "if checkpoints.stable == state.validators.first_height - 1:", "if True:"),
+    _one("membership", "nobody asks for what closed earlier epochs", History, "plan",
+         "lacking is None or", "True or"),
+    _one("membership", "what closes an epoch is not checked", History, "take",
+         "not closes or self._verifier.certificate(certificate, validators) is None", "not closes"),
     _one("evidence", "messages of two places are held against their sender", contradiction, "contradiction",
          "first[:4] != second[:4]", "first[:3] != second[:3]"),
     _one("evidence", "who repeats himself is accused", contradiction, "contradiction",

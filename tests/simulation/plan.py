@@ -67,12 +67,13 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
     if random.randrange(12) == 0:
         end_ms = max(end_ms, 6_000)
         _draw_long_chain(random, options, faults, end_ms)
+    elif random.randrange(12) == 0:
+        end_ms = max(end_ms, 6_000)
+        faults = _draw_changing_members(random, options, faults, end_ms)
     return Plan(seed, options, faults, end_ms, _draw_lost(random, options))
 
 
-def _draw_long_chain(random: Random, options: Options, faults: list[Fault], end_ms: int) -> None:
-    """Many blocks under small windows, so that the beginning of the log is cut off again and again; in a later view,
-    and with everyone started again in the end."""
+def _set_small_windows(random: Random, options: Options) -> None:
     window, checkpoint_interval = random.choice([1, 2]), random.choice([1, 2])
     log_window = checkpoint_interval + 2 * window
     options.parameters = replace(
@@ -82,6 +83,31 @@ def _draw_long_chain(random: Random, options: Options, faults: list[Fault], end_
         log_window=log_window,
         validity_heights_max=max(options.parameters.validity_heights_max, 2 * log_window),
     )
+
+
+def _draw_changing_members(random: Random, options: Options, faults: list[Fault], end_ms: int) -> list[Fault]:
+    """One epoch after the other, and power cut where its first leader has just begun to speak: what he said is on its
+    way then, on his disk, and his store has perhaps not come so far. Or power cut for all."""
+    _set_small_windows(random, options)
+    options.followers = max(options.followers, 1)
+    options.delay_ms = random.choice([(1, 5), (20, 60), (150, 200)])
+    options.fsync_ms = random.choice([(0, 0), (0, 2), (1, 5)])
+    if random.randrange(2):
+        faults = [fault for fault in faults if fault["kind"] == "burst"]
+    every_ms = random.choice([40, 100])
+    faults.append({"at_ms": 100, "kind": "load", "every_ms": every_ms, "count": end_ms // every_ms})
+    for at_ms in range(300, end_ms, 600):
+        change = random.choice(["add", "rotate", "replace", "parameters", "parameters"])
+        cut = {"bounce_ms": random.choice([0, 5, 20, 60]), "everyone": random.randrange(2) == 0}
+        fault = {**_draw_members(random, options), "change": change, **cut}
+        faults.append({"at_ms": at_ms, "kind": "members", **fault})
+    return sorted(faults, key=lambda fault: fault["at_ms"])
+
+
+def _draw_long_chain(random: Random, options: Options, faults: list[Fault], end_ms: int) -> None:
+    """Many blocks under small windows, so that the beginning of the log is cut off again and again; in a later view,
+    and with everyone started again in the end."""
+    _set_small_windows(random, options)
     options.segment_bytes_max = 1024
     every_ms, everyone = random.choice([40, 100]), list(range(options.n))
     ahead_ms = 2 * options.parameters.view_timeout_ms

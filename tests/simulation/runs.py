@@ -252,19 +252,22 @@ class Run:
         except Reject:
             return False
         if fault.get("bounce_ms") is not None:
-            self._bounce_next_leader(tip.validators.epoch, fault["bounce_ms"])
+            self._cut_next_epoch(tip.validators.epoch, fault["bounce_ms"], fault.get("everyone", False))
         return True
 
-    def _bounce_next_leader(self, epoch: int, after_ms: int) -> None:
+    def _cut_next_epoch(self, epoch: int, after_ms: int, everyone: bool) -> None:
         """Cut the power of whoever leads the next epoch, soon after it began there: its votes may be on its disk then,
-        and the epoch's beginning not."""
+        and the epoch's beginning not. Or of all together, while nobody has certified how the epoch before ended."""
         for node in self.cluster.honest:
             engine = node.replica.engine
             if node.alive and engine.validators.epoch > epoch and engine.me == engine.leader:
-                self.cluster.later(None, after_ms, partial(self._do_bounce, _bounce(node)))
+                cut = partial(self._do_bounce, _bounce(node))
+                if everyone:
+                    cut = partial(self._do_power_cut, {"power": True, "for_ms": 0})
+                self.cluster.later(None, after_ms, cut)
                 return
         if self.cluster.now_ms < self.plan.end_ms:
-            self.cluster.later(None, WATCH_MS, lambda: self._bounce_next_leader(epoch, after_ms))
+            self.cluster.later(None, WATCH_MS, lambda: self._cut_next_epoch(epoch, after_ms, everyone))
 
     def _submit_change(self, node: SimulatedNode, signer: SimulatedNode | None, operation: Operation) -> bytes:
         assert signer is not None
@@ -431,6 +434,8 @@ class Run:
             if engine.checkpoints.stable < tip.height and tip.height >= engine.validators.first_height:
                 return False
             if (tip.epoch_end is not None and tip.height <= tip.epoch_end) or _has_work(node):
+                return False
+            if node.replica.store.unclosed_epoch() is not None:
                 return False
         return True
 

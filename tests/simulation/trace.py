@@ -102,6 +102,8 @@ def describe(kind: Kind, payload: bytes) -> str:
             return f"STATUS      {place} height {status.height} stable {status.stable}"
         if kind is Kind.BLOCK_REQUEST:
             return f"BLOCKS?     {decode(payload, size_bytes_max=64)!r}"
+        if kind is Kind.EPOCH_REQUEST:
+            return f"EPOCHS?     from {decode(payload, size_bytes_max=64)!r}"
     except (CodecError, TypeError, ValueError):
         return f"{kind.name:<11} malformed, {len(payload)} bytes"
     return f"{kind.name:<11} {len(payload)} bytes"
