@@ -19,7 +19,6 @@ from node.desk import Desk
 from node.replica import UNPERSISTED_WINDOWS_MAX, RecordKind
 from node.why import explain
 from p2p.frames import Kind
-from storage.errors import StateDiverged
 from tests.node.test_why import MOVING
 from tests.simulation.cluster import WALL_MS, Cluster, SimulatedNode
 from tests.simulation.options import Options
@@ -287,9 +286,7 @@ def test_a_rule_inconsistent_on_one_node_halts_that_node_alone_and_it_says_why()
 
 
 def test_a_node_that_hears_only_after_a_restart_that_it_differs_says_the_same() -> None:
-    """Traps 31, 47. A follower remembers no result of its own: its store, which does, compares. It is no fault of its
-    disk.
-    """
+    """Traps 31, 47. What it executed is in its store, and is compared again. It is no fault of its disk."""
     cluster = cluster_of(followers=1, seed=25)
     odd, members = cluster.nodes[4], cluster.nodes[:4]
     make_inconsistent(cluster, odd)
@@ -305,11 +302,13 @@ def test_a_node_that_hears_only_after_a_restart_that_it_differs_says_the_same() 
     assert odd.replica.store.tip.height == members[0].replica.engine.checkpoints.stable > 0
     odd.crash(power=False)
     cluster.transmit = transmit  # type: ignore[method-assign]
+    told: list[tuple[int, bytes, bytes]] = []
+    odd.diverged = lambda *found: told.append(found)  # type: ignore[method-assign]
     odd.boot()
-    with pytest.raises(StateDiverged) as stopped:
-        cluster.run(10_000)
+    assert cluster.run(10_000, lambda: bool(told))
+    assert odd.replica.engine.halted
     desk = Desk(None, None, None, None, Mock())  # type: ignore[arg-type]
-    desk.on_failed(stopped.value)
+    desk.on_diverged(*told[0])
     assert desk.stopped is not None
     assert "MC5006" in desk.stopped
     assert "disk" not in desk.stopped
