@@ -144,7 +144,7 @@ class Engine:
 
     @property
     def unclosed(self) -> int | None:
-        """The epoch before, while the checkpoint that closes it is not certified here: this one cannot end until then."""
+        """The epoch before, while no certificate here closes it: this one cannot end until then."""
         return None if self._state.former is None else self._state.former.validators.epoch
 
     @property
