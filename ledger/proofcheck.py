@@ -46,7 +46,7 @@ class Trusted:
 class Proven:
     """A fact. `trusted` is the latest set that the bundle's history led to."""
 
-    kind: str  # "state", "transaction" or "receipt"
+    kind: str  # "head", "state", "transaction" or "receipt"
     height: int
     epoch: int
     fact: dict[str, Any]
@@ -68,6 +68,8 @@ def check(bundle: bytes, trusted: Trusted, verify: VerifySignature) -> Proven:
     for link in links:
         trusted = _follow(link, trusted, verify)
     match claim:
+        case ("head", header, checkpoint):
+            return _head(trusted, verify, header, checkpoint)
         case ("state", header, checkpoint, key, value, entries, siblings):
             return _state(trusted, verify, header, checkpoint, (key, value, entries, siblings))
         case ("transaction", wire, steps, proposal, certificate):
@@ -130,19 +132,26 @@ def _checkpoint(value: tuple[Any, ...], trusted: Trusted, verify: VerifySignatur
 # Claims
 
 
-def _state(trusted: Trusted, verify: VerifySignature, header: Any, checkpoint: Any, entry: tuple[Any, ...]) -> Proven:
-    """That an entry of the state had a value, or that there was none, at a certified checkpoint."""
+def _head(trusted: Trusted, verify: VerifySignature, header: Any, checkpoint: Any) -> Proven:
+    """That the chain reached a block, and a state."""
     epoch, height, block_hash, state_root, _ = _checkpoint(checkpoint, trusted, verify)
     if type(header) is not tuple or len(header) != 6:
         raise Refused("not a header")
     if _hash(encode(("medchain/header/1", trusted.chain_id, *header))) != block_hash or header[0] != height:
         raise Refused("the header is not the checkpoint's")
+    fact = {"block_hash": block_hash, "state_root": state_root, "time_ms": header[4]}
+    return Proven("head", height, epoch, fact, trusted)
+
+
+def _state(trusted: Trusted, verify: VerifySignature, header: Any, checkpoint: Any, entry: tuple[Any, ...]) -> Proven:
+    """That an entry of the state had a value, or that there was none, at a certified checkpoint."""
+    head = _head(trusted, verify, header, checkpoint)
     key, value, entries, siblings = entry
     if type(key) is not bytes or not (value is None or type(value) is bytes):
         raise Refused("not an entry of the state")
-    _in_state(state_root, key, value, entries, siblings)
-    fact = {"key": key, "value": value, "block_hash": block_hash, "time_ms": header[4]}
-    return Proven("state", height, epoch, fact, trusted)
+    _in_state(head.fact["state_root"], key, value, entries, siblings)
+    fact = {"key": key, "value": value, "block_hash": head.fact["block_hash"], "time_ms": head.fact["time_ms"]}
+    return Proven("state", head.height, head.epoch, fact, trusted)
 
 
 def _transaction(

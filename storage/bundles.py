@@ -18,6 +18,8 @@ from ledger.validators import ValidatorSet
 from storage.chain import ChainStore
 from storage.errors import Corruption
 
+LINKS_MAX = 64  # in a bundle that shows the head: a reader who looks rarely comes in several steps
+
 
 class Unprovable(Exception):
     """There is no proof of this, or not yet; the text says which."""
@@ -30,6 +32,27 @@ class Bundler:
         self._store, self._since = store, since
         if since > store.tip.validators.epoch:
             raise Unprovable(f"epoch {since} has not begun; the chain is in epoch {store.tip.validators.epoch}")
+
+    def head(self) -> bytes:
+        """How far the chain is certified; at first the end of an earlier epoch, where there are many in between."""
+        checkpoint = self._store.latest_checkpoint()
+        if checkpoint is None:
+            raise Unprovable("no checkpoint is certified yet; try again in a moment")
+        if checkpoint.epoch < self._since:
+            raise Unprovable(f"no checkpoint of epoch {self._since} is certified yet; try again in a moment")
+        links: list[Value] = []
+        trusted = self._set(self._since)
+        while trusted.epoch < checkpoint.epoch:  # to the latest set, whether needed or not: it is the one to trust now
+            trusted, link = self._farthest(trusted, checkpoint.epoch)
+            if len(links) == LINKS_MAX:
+                checkpoint = self._store.closing_checkpoint(trusted.epoch - 1)
+                assert checkpoint is not None, "the link rests on it"
+                break
+            links.append(link)
+        header = self._store.header(checkpoint.height)
+        if header is None:
+            raise Corruption(f"header {checkpoint.height} is missing")
+        return self._sealed(links, ("head", header.to_value(), self._checkpoint(checkpoint)))
 
     def state(self, key: bytes) -> bytes:
         """That the entry at `key` has its value, or that there is none, at the last checkpoint."""
@@ -72,6 +95,9 @@ class Bundler:
         while trusted.epoch < epoch and not _is_trusted(signers, trusted):
             trusted, link = self._farthest(trusted, epoch)
             links.append(link)
+        return self._sealed(links, claim)
+
+    def _sealed(self, links: list[Value], claim: tuple[Value, ...]) -> bytes:
         content: tuple[Value, ...] = (FORMAT, self._store.chain_id, tuple(links), claim)
         return encode((*content, hash_bytes(encode(content))))
 

@@ -275,6 +275,10 @@ def state(key: bytes, prove: bool) -> Call[Json]:
     return _get("/v1/state", key=key.hex(), prove=prove)
 
 
+def proof_of_head(since: int) -> Call[bytes]:
+    return _proof("head", since=since)
+
+
 def proof_of_state(key: bytes, since: int) -> Call[bytes]:
     return _proof("state", key=key.hex(), since=since)
 

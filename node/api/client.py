@@ -185,8 +185,11 @@ class Client:
     async def state(self, key: bytes, *, prove: bool = False) -> Json:
         return await self.send(calls.state(key, prove))
 
+    async def proof_of_head(self, *, since: int = 0) -> bytes:
+        """A proof bundle (docs/proofs.md) for who trusts the validators of epoch `since`; so are the next three."""
+        return await self.send(calls.proof_of_head(since))
+
     async def proof_of_state(self, key: bytes, *, since: int = 0) -> bytes:
-        """A proof bundle (docs/proofs.md) for who trusts the validators of epoch `since`; so are the next two."""
         return await self.send(calls.proof_of_state(key, since))
 
     async def proof_of_transaction(self, tx_id: Id, *, since: int = 0) -> bytes:
@@ -396,6 +399,9 @@ class SyncClient:
 
     def state(self, key: bytes, *, prove: bool = False) -> Json:
         return self.send(calls.state(key, prove))
+
+    def proof_of_head(self, *, since: int = 0) -> bytes:
+        return self.send(calls.proof_of_head(since))
 
     def proof_of_state(self, key: bytes, *, since: int = 0) -> bytes:
         return self.send(calls.proof_of_state(key, since))

@@ -14,6 +14,10 @@ from storage.bundles import Bundler, Unprovable
 MEDIA_TYPE = "application/octet-stream"
 
 
+async def head(api: Api, request: Request) -> Answer:
+    return _answer(api, request, lambda bundler: bundler.head())
+
+
 async def state(api: Api, request: Request) -> Answer:
     return _answer(api, request, lambda bundler: bundler.state(request.query["key"]))
 

@@ -100,6 +100,10 @@ ROUTES: Final[tuple[Route, ...]] = (
         ),
     ),
     Route(
+        "GET", "/v1/proofs/head", proofs.head, "A proof bundle of how far the chain is certified.", "proofs", "",
+        query=(_SINCE,), media_type=proofs.MEDIA_TYPE, codes=(Code.NOT_FOUND,),
+    ),
+    Route(
         "GET", "/v1/proofs/state", proofs.state,
         "A proof bundle of an entry of the state, or of its absence, at the last certified checkpoint.", "proofs", "",
         query=(

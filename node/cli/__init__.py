@@ -33,6 +33,7 @@ _COMMANDS = {
     "evidence": ("members", "evidence"),
     "init": ("start", "init"),
     "key": ("keys", "key"),
+    "light": ("proofs", "light"),
     "member": ("members", "member"),
     "pack": ("chain", "pack"),
     "prove": ("proofs", "prove"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from ledger.errors import Code
-from node.cli.common import Failure, api_option, connect, json_option, option, print_json, show
+from node.cli.common import Failure, api_option, connect, json_option, option, print_json, print_line, show
 
-TRUST_SIZE_BYTES_MAX = 64 * 1024
+WATCH_S = 2
 
 
 def bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,7 +94,7 @@ def _part(text: str) -> str | int | bytes:
 @option("--genesis", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
         help="The chain's genesis, if that is what is trusted.")  # fmt: skip
 @option("--trust", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-        help="Validators that are trusted, as --save-trust wrote them.")  # fmt: skip
+        help="Validators that are trusted, as --save-trust or `medchain light` wrote them.")  # fmt: skip
 @option("--save-trust", type=click.Path(dir_okay=False, writable=True, path_type=Path), metavar="FILE",
         help="Keep the latest validators that the bundle leads to.")  # fmt: skip
 @json_option
@@ -107,20 +107,19 @@ def verify_proof(file: Path, genesis: Path | None, trust: Path | None, save_trus
     """
     from ledger.crypto import verify
     from ledger.proofcheck import BUNDLE_SIZE_BYTES_MAX, Refused, check
+    from node.light import Memory
 
     if (genesis is None) == (trust is None):
         raise click.UsageError("One of --genesis and --trust says whom to trust.")
-    trusted = _of_genesis(genesis) if genesis is not None else _read_trust(trust)
+    believed = _of_genesis(genesis) if genesis is not None else Memory.read(trust or Path())
     try:
         with click.open_file(str(file), "rb") as opened:
             data = opened.read(BUNDLE_SIZE_BYTES_MAX + 1)
-        proven = check(data, trusted, verify)
+        proven = check(data, believed.trusted, verify)
     except Refused as error:
         raise Failure(Code.CHECK_FAILED, f"the bundle proves nothing: {error}") from None
     if save_trust is not None:
-        found = proven.trusted
-        keys = [key.hex() for key in found.keys]
-        save_trust.write_text(json.dumps({"chain": found.chain_id.hex(), "epoch": found.epoch, "keys": keys}, indent=2))
+        Memory(proven.trusted).write(save_trust)
     document = {"proven": proven.kind, "height": proven.height, "epoch": proven.epoch, **_shown(proven.fact)}
     if as_json:
         print_json(document)
@@ -131,28 +130,69 @@ def verify_proof(file: Path, genesis: Path | None, trust: Path | None, save_trus
 def _of_genesis(path: Path) -> Any:
     from ledger.proofcheck import Trusted
     from node.home import read_genesis
+    from node.light import Memory
 
     genesis = read_genesis(path)
-    return Trusted(genesis.chain_id, 0, genesis.validator_set.keys)
+    return Memory(Trusted(genesis.chain_id, 0, genesis.validator_set.keys))
 
 
-def _read_trust(path: Path | None) -> Any:
-    from ledger.proofcheck import Trusted
+@click.command()
+@click.argument("memory", type=click.Path(dir_okay=False, path_type=Path))
+@option("--genesis", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+        help="The chain's genesis, to begin with; later MEMORY is enough.")  # fmt: skip
+@option("--watch", is_flag=True, help="Go on until Ctrl-C, looking every few seconds.")
+@option("--jsonl", "as_jsonl", is_flag=True, help="One JSON document a line.")
+@api_option
+def light(memory: Path, genesis: Path | None, watch: bool, as_jsonl: bool, api_url: str) -> None:
+    """Follow the chain as a light client: by certificates alone, trusting no node.
 
-    assert path is not None
-    try:
-        if path.stat().st_size > TRUST_SIZE_BYTES_MAX:
-            raise ValueError
-        document = json.loads(path.read_text())
-        keys = tuple(sorted(bytes.fromhex(key) for key in document["keys"]))
-        trusted = Trusted(bytes.fromhex(document["chain"]), document["epoch"], keys)
-        if type(trusted.epoch) is not int or not keys or any(len(key) != 33 for key in (trusted.chain_id, *keys)):
-            raise ValueError
-    except OSError as error:
-        raise Failure(Code.BAD_CONFIGURATION, f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise Failure(Code.BAD_CONFIGURATION, f"{path}: not what --save-trust writes") from None
-    return trusted
+    MEMORY is a file that keeps the validators trusted now and the latest certified block; each look begins there, over
+    any changes of validators since. The node is only asked; what it says is checked. Status 1 if it proves nothing, or
+    shows another chain than before. `verify-proof --trust MEMORY` checks bundles with what was learnt.
+
+    \b
+    Example:
+        medchain light phone.json --genesis genesis.json --watch
+    """
+    from ledger.proofcheck import Refused
+    from node.api.calls import ApiError
+    from node.light import Forked, Memory
+
+    if memory.exists():
+        believed = Memory.read(memory)
+    elif genesis is not None:
+        believed = _of_genesis(genesis)
+    else:
+        raise click.UsageError(f"{memory} is not there: --genesis says what to begin with.")
+    with connect(api_url) as client:
+        while True:
+            try:
+                following, proven = believed.learn(client.proof_of_head(since=believed.trusted.epoch))
+            except ApiError as error:
+                if not watch or error.code != Code.NOT_FOUND:
+                    raise
+                time.sleep(WATCH_S)  # nothing is certified there yet
+                continue
+            except (Refused, Forked) as error:
+                raise Failure(Code.CHECK_FAILED, f"{api_url} does not show this chain: {error}") from None
+            moved, believed = following != believed, following
+            if moved:
+                believed.write(memory)
+            if moved == watch:  # each step while it goes on; else where it ends
+                _print_head(believed, proven, as_jsonl)
+            if not moved and not watch:
+                return
+            if not moved:
+                time.sleep(WATCH_S)
+
+
+def _print_head(believed: Any, proven: Any, as_jsonl: bool) -> None:
+    document = {"height": believed.height, "epoch": believed.trusted.epoch, "validators": len(believed.trusted.keys)}
+    document |= _shown(proven.fact)
+    if as_jsonl:
+        print_line(document)
+    else:
+        click.echo("  ".join(f"{name} {value}" for name, value in document.items()))
 
 
 def _shown(fact: dict[str, Any]) -> dict[str, Any]:

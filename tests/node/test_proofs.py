@@ -32,6 +32,12 @@ async def test_a_node_gives_bundles_of_state_transactions_and_receipts(tmp_path:
         async with Client(server.url) as client:
             assert (await get(server.url, f"/v1/proofs/receipts/{tx.id.hex()}")).status == 404
             service.commit(seal=True)
+            reached = proven(await client.proof_of_head())
+            assert (reached.kind, reached.height, reached.fact["state_root"]) == (
+                "head",
+                2,
+                service.store.state_root(2),
+            )
             held = proven(await client.proof_of_state(BALANCE))
             assert (held.kind, held.height, held.fact["key"], held.fact["value"]) == ("state", 2, BALANCE, b"\x05")
             assert proven(await client.proof_of_state(b"nobody")).fact["value"] is None
@@ -89,7 +95,7 @@ async def test_the_command_refuses_a_tampered_bundle_and_other_trust(
     assert run("verify-proof", proof, "--trust", trust) == 1
     trust.write_text("{}")
     assert run("verify-proof", proof, "--trust", trust) == 2
-    assert "not what --save-trust writes" in capsys.readouterr().err
+    assert "not what a light client remembers" in capsys.readouterr().err
     assert run("verify-proof", proof) == 2
 
 
