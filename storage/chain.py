@@ -456,6 +456,10 @@ class ChainStore:
                 _same("state", ours, theirs)
             self._state.check_leaves()
 
+    def check_state(self) -> None:
+        """The entries of the state are those under its last root. Corruption names the first bucket that differs."""
+        self._state.check_leaves()
+
     def _verify_block(self, height: int, tip: Tip, executor: Executor, state: StateStore) -> BlockResult:
         block, validators = self.block(height), tip.validators
         if block is None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -46,8 +47,9 @@ class DataDir:
             raise
 
     @classmethod
-    def create(cls, path: Path | str) -> DataDir:
-        """Make a new one, with an empty log; refuses a folder that holds anything (AlreadyInitialised)."""
+    def create(cls, path: Path | str, fill: Callable[[Path], None] = lambda path: None) -> DataDir:
+        """Make a new one, with an empty log unless `fill` makes another; refuses a folder that holds anything
+        (AlreadyInitialised). It is a node's only once `fill` has returned."""
         path = Path(path).absolute()
         try:
             if path.exists() and any(path.iterdir()):
@@ -55,7 +57,9 @@ class DataDir:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.chmod(0o700)
             (path / "vault").mkdir(mode=0o700)  # of two that create at once, one fails here
-            WriteAheadLog(path / "wal").close()
+            fill(path)
+            if not (path / "wal").exists():
+                WriteAheadLog(path / "wal").close()
             # Last, and whole at once: a folder without it was only begun.
             _write_durably(path / "FORMAT", f"{FORMAT}\n".encode())
         except FileExistsError:

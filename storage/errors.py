@@ -7,6 +7,7 @@
     ├─ AlreadyInitialised  there is something here already: `init` refuses to overwrite it
     ├─ DiskFull            no space; nothing acknowledged is lost, try again once there is room
     ├─ VersionMismatch     written by another version of the format
+    ├─ BadArchive          not a whole backup: nothing was made of it
     ├─ StateDiverged       our result differs from what the validators certified: stop, sign nothing
     ├─ Backlog             more waits to be made durable than is allowed: slow down
     └─ Closed              used after close(): a mistake of the caller
@@ -92,6 +93,13 @@ class VersionMismatch(StorageError):
             else "start a new folder with `medchain init` and let it catch up from its peers"
         )
         super().__init__(f"{self.path} has format {found}, this medchain reads format {supported}: {remedy}")
+
+
+class BadArchive(StorageError):
+    """A file is not a whole backup of a chain, or a chain cannot be backed up yet. Nothing was made of it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"not a whole backup: {what}")
 
 
 class Backlog(StorageError):

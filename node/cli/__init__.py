@@ -21,6 +21,7 @@ __all__ = ["main", "root", "run"]
 
 _COMMANDS = {
     # name -> module in node/cli and the command's name there
+    "backup": ("archive", "backup"),
     "block": ("chain", "block"),
     "claim": ("payments", "claim"),
     "cluster": ("cluster", "cluster"),
@@ -38,6 +39,7 @@ _COMMANDS = {
     "pack": ("chain", "pack"),
     "prove": ("proofs", "prove"),
     "record": ("records", "record"),
+    "restore": ("archive", "restore"),
     "start": ("start", "start"),
     "status": ("status", "status"),
     "tx": ("transactions", "tx"),

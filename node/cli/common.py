@@ -72,6 +72,7 @@ _STORAGE_CODES = {
     "VersionMismatch": Code.FORMAT_MISMATCH,
     "Corruption": Code.DATA_CORRUPT,
     "StateDiverged": Code.STATE_DIVERGED,
+    "BadArchive": Code.CHECK_FAILED,
     "DiskFull": Code.DISK_FULL,
 }
 

@@ -1,0 +1,275 @@
+"""Backups: a data folder as one stream, and back.
+
+A tar archive, so that standard tools look inside: `backup.json` (what it is of), `store/NNNNNNNN.rows` (the database
+as rows), `wal/` and `vault/` (files as they are), and last `SHA256SUMS`, which `sha256sum -c` understands. Private keys
+are not in it. Layout and limits are in docs/storage.md.
+
+An archive may be damaged or made by an enemy: names, kinds and sizes are checked before anything is written, sums
+before anything counts, and the state against the root that a quorum signed before the folder is a node's.
+
+Must not know: networks, or whose node it is.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from ledger.crypto import verify
+from ledger.genesis import Genesis
+from ledger.proofcheck import Refused, Trusted, check
+from storage import schema
+from storage.bundles import Bundler, Unprovable
+from storage.chain import ChainStore
+from storage.datadir import DataDir
+from storage.errors import BadArchive, from_os_error
+from storage.leveldb import LevelDB
+
+FORMAT: Final = "medchain/backup/1"
+ROWS_SIZE_BYTES_TARGET: Final = 4 * 1024 * 1024
+FILE_SIZE_BYTES_MAX: Final = 256 * 1024 * 1024  # of one member; a log's segment has 64 MiB, a row file little over 4
+MANIFEST_SIZE_BYTES_MAX: Final = 64 * 1024
+SUMS_SIZE_BYTES_MAX: Final = 256 * 1024 * 1024  # of a vault with a million records
+
+_NAME = re.compile(r"(store/[0-9]{8}\.rows|wal/[0-9]{16}\.wal|vault/[0-9A-Za-z][0-9A-Za-z._-]{0,127})\Z")
+
+Progress = Callable[[int], None]
+"""Hears how many bytes are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an archive is of."""
+
+    chain_id: bytes
+    height: int
+    block_hash: bytes
+
+    def to_json(self) -> bytes:
+        document = {
+            "format": FORMAT,
+            "store": schema.FORMAT.decode(),
+            "chain": self.chain_id.hex(),
+            "height": self.height,
+            "block": self.block_hash.hex(),
+        }
+        return json.dumps(document, indent=2).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        try:
+            document = json.loads(data)
+            if document["format"] != FORMAT or document["store"] != schema.FORMAT.decode():
+                raise BadArchive(f"it has format {document['format']!r}, {document['store']!r}")
+            height = document["height"]
+            if type(height) is not int:
+                raise ValueError
+            return cls(bytes.fromhex(document["chain"]), height, bytes.fromhex(document["block"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise BadArchive("backup.json is not a manifest") from None
+
+
+# Making one
+
+
+def backup(
+    folder: DataDir,
+    kv: LevelDB,
+    store: ChainStore,
+    out: BinaryIO,
+    *,
+    with_vault: bool,
+    progress: Progress = lambda _: None,
+) -> Manifest:
+    """Write the archive of an open, otherwise idle data folder to `out`. Corruption, or BadArchive where nothing in it
+    is certified yet, before a byte is written."""
+    _check(store)
+    manifest = Manifest(store.chain_id, store.tip.height, store.tip.block_hash)
+    parts = ("wal", "vault") if with_vault else ("wal",)
+    sums: list[str] = []
+    done = 0
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in _members(folder, kv, manifest, parts):
+            _add(tar, name, data)
+            sums.append(f"{sha256(data).hexdigest()}  {name}\n")
+            done += len(data)
+            progress(done)
+        _add(tar, "SHA256SUMS", "".join(sums).encode())
+    out.flush()
+    return manifest
+
+
+def _members(folder: DataDir, kv: LevelDB, manifest: Manifest, parts: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    yield "backup.json", manifest.to_json()
+    for number, rows in enumerate(_rows(kv)):
+        yield f"store/{number:08d}.rows", rows
+    for part in parts:
+        for path in sorted((folder.path / part).iterdir()):
+            name = f"{part}/{path.name}"
+            if path.is_file() and _NAME.match(name):
+                yield name, path.read_bytes()
+
+
+def _rows(kv: LevelDB) -> Iterator[bytes]:
+    """The database in pieces: key length and value length (4 bytes each), key, value."""
+    rows: list[bytes] = []
+    size_bytes = 0
+    for key, value in kv.scan(b""):
+        rows += (len(key).to_bytes(4, "big"), len(value).to_bytes(4, "big"), key, value)
+        size_bytes += 8 + len(key) + len(value)
+        if size_bytes >= ROWS_SIZE_BYTES_TARGET:
+            yield b"".join(rows)
+            rows, size_bytes = [], 0
+    if rows:
+        yield b"".join(rows)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o600
+    tar.addfile(member, io.BytesIO(data))
+
+
+# Reading one
+
+
+def restore(archive: BinaryIO, path: Path, *, with_log: bool, progress: Progress = lambda _: None) -> Manifest:
+    """Make a data folder at `path` (absent or empty: else AlreadyInitialised) of an archive. BadArchive, or Corruption
+    where the state is not what was certified; the folder is no node's then, and may be removed.
+
+    Without its log a validator does not know what it signed: the caller says who may sign then.
+    """
+    found: list[Manifest] = []
+
+    def fill(draft: Path) -> None:
+        with _unpacking():
+            found.append(_unpack(archive, draft, with_log, progress))
+        with closing(LevelDB(draft / "db")) as kv:
+            store = ChainStore(kv)
+            if Manifest(store.chain_id, store.tip.height, store.tip.block_hash) != found[0]:
+                raise BadArchive("the store is not at the block that backup.json names")
+            _check(store)
+
+    DataDir.create(path, fill).close()
+    return found[0]
+
+
+@contextmanager
+def _unpacking() -> Iterator[None]:
+    """What the standard library raises over a bad stream, in one word."""
+    try:
+        yield
+    except (tarfile.TarError, EOFError) as error:
+        raise BadArchive(f"the stream is damaged ({error})") from None
+
+
+def _unpack(archive: BinaryIO, draft: Path, with_log: bool, progress: Progress) -> Manifest:
+    sums: dict[str, str] = {}
+    manifest: Manifest | None = None
+    listed: dict[str, str] | None = None
+    done = 0
+    kv = LevelDB(draft / "db", create=True)
+    try:
+        with tarfile.open(fileobj=archive, mode="r|") as tar:
+            for member in tar:
+                if listed is not None or not member.isreg():
+                    raise BadArchive(f"{_shown(member.name)} does not belong here")
+                data = _read(tar, member)
+                if member.name == "SHA256SUMS":
+                    listed = _sums(data)
+                    continue
+                if member.name in sums:
+                    raise BadArchive(f"{_shown(member.name)} is there twice")
+                sums[member.name] = sha256(data).hexdigest()
+                if member.name == "backup.json" and manifest is None:
+                    manifest = Manifest.from_json(data)
+                elif manifest is not None and member.name.startswith("store/"):
+                    kv.write(_parse_rows(data))
+                elif manifest is not None and (member.name.startswith("vault/") or with_log):
+                    _write_file(draft / member.name, data)
+                elif manifest is None:
+                    raise BadArchive("backup.json does not come first")
+                done += len(data)
+                progress(done)
+        kv.write((), sync=True)
+    finally:
+        kv.close()
+    if manifest is None or listed is None:
+        raise BadArchive("its end is missing")
+    if listed != sums:
+        differs = sorted(name for name in {*listed, *sums} if listed.get(name) != sums.get(name))
+        raise BadArchive(f"{_shown(differs[0])} is not what SHA256SUMS says")
+    return manifest
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    limits = {"backup.json": MANIFEST_SIZE_BYTES_MAX, "SHA256SUMS": SUMS_SIZE_BYTES_MAX}
+    if member.name not in limits and not _NAME.match(member.name):
+        raise BadArchive(f"{_shown(member.name)} does not belong here")
+    if member.size > limits.get(member.name, FILE_SIZE_BYTES_MAX):
+        raise BadArchive(f"{_shown(member.name)} is too large")
+    opened = tar.extractfile(member)
+    data = b"" if opened is None else opened.read()
+    if len(data) != member.size:
+        raise BadArchive("its end is missing")
+    return data
+
+
+def _sums(data: bytes) -> dict[str, str]:
+    try:
+        pairs = (line.split("  ") for line in data.decode().splitlines())
+        return {name: digest for digest, name in pairs}
+    except ValueError:
+        raise BadArchive("SHA256SUMS is not a list of sums") from None
+
+
+def _parse_rows(data: bytes) -> list[tuple[bytes, bytes]]:
+    rows: list[tuple[bytes, bytes]] = []
+    at = 0
+    while at < len(data):
+        key_size, value_size = int.from_bytes(data[at : at + 4], "big"), int.from_bytes(data[at + 4 : at + 8], "big")
+        middle, end = at + 8 + key_size, at + 8 + key_size + value_size
+        if end > len(data) or not key_size:
+            raise BadArchive("a row is cut off")
+        rows.append((data[at + 8 : middle], data[middle:end]))
+        at = end
+    return rows
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as error:
+        raise from_os_error(error, path) from error
+
+
+def _check(store: ChainStore) -> None:
+    """The state is one that a quorum certified, by validators that lead back to genesis."""
+    store.check_state()
+    genesis = Genesis.from_json(store.genesis_json)
+    try:
+        proven = check(Bundler(store).head(), Trusted(genesis.chain_id, 0, genesis.validator_set.keys), verify)
+    except Unprovable as error:
+        raise BadArchive(str(error)) from None
+    except Refused as error:
+        raise BadArchive(f"its certificates do not lead back to genesis ({error})") from None
+    if store.state_root(proven.height) != proven.fact["state_root"]:
+        raise BadArchive(f"its state at height {proven.height} is not the certified one")
+
+
+def _shown(name: str) -> str:
+    """A stranger's text, fit for a message."""
+    return ascii(name[:80])
