@@ -28,12 +28,13 @@ class BadHistory(Exception):
 class History:
     """Asks for missing closing certificates, and hands out those that are here."""
 
-    def __init__(self, store: ChainStore, verifier: Verifier) -> None:
+    def __init__(self, store: ChainStore, verifier: Verifier, key: bytes) -> None:
+        """`key` is this node's: not all begin with the same peer."""
         self._store, self._verifier = store, verifier
         self._lacking: int | None = None
         self._since_ms = 0
         self._asked: tuple[bytes, int] | None = None  # peer and epoch
-        self._turn = 0
+        self._turn = key[-1]
 
     def plan(self, peers: Sequence[bytes], now_ms: int) -> tuple[bytes, bytes] | None:
         """The peer to ask now, and the request; None if nothing lacks or the last one may still answer."""

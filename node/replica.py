@@ -165,7 +165,7 @@ class Replica:
         closed = epoch == 0 or store.closing_checkpoint(epoch - 1) is not None
         former = None if closed else store.validator_set(epoch - 1)
         self.engine = Engine(config, sign, store.tip, store.latest_checkpoint(), former)
-        self.history = History(store, self.verifier)
+        self.history = History(store, self.verifier, key)
         self.sync: BlockSync[CertifiedBlock] = BlockSync(eager=self.engine.me is None)
         self.reports = Reports(self.genesis.chain_id, key, sign, self.genesis.parameters.validity_heights_max)
         self.counters = Counters()

@@ -61,7 +61,7 @@ def peer(node: Node) -> Node:
 
 
 def history_of(store: ChainStore) -> History:
-    return History(store, Verifier(GENESIS.chain_id))
+    return History(store, Verifier(GENESIS.chain_id), bytes(33))
 
 
 def ask(history: History, peers: list[bytes], now_ms: int) -> tuple[bytes, bytes]:

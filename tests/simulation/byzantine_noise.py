@@ -190,20 +190,21 @@ class LyingStatus(ByzantineNode):
 
 class LyingBlocks(ByzantineNode):
     """Serves blocks that are not: other transactions, more of them, another block's certificate, too few signatures.
-    Says that it has more blocks than others, and makes them up.
+    Says at times that it has more blocks than others, and makes them up.
     """
 
     def pass_on(self, key: bytes, kind: Kind, payload: bytes) -> Iterable[bytes]:
         if kind is Kind.STATUS:
             status = Status.from_value(decode(payload, size_bytes_max=KINDS[kind].size_bytes_max))
-            return (encode(replace(status, height=status.height + 1).to_value()),)
+            more = self.now_ms() // 1_000 % 4 == 3  # who is found out is asked no more, so the other lies come first
+            return (encode(replace(status, height=status.height + more).to_value()),)
         if kind is not Kind.BLOCK_RESPONSE:
             return (payload,)
         wires = decode(payload, size_bytes_max=KINDS[kind].size_bytes_max)
         assert isinstance(wires, tuple)
         blocks = [decode_certified(wire) for wire in wires if isinstance(wire, bytes)]
         made = [self._false(block, blocks[0]) for block in blocks]
-        if not blocks or blocks[-1].height == self.replica.store.tip.height:
+        if not blocks:
             made.append(self._made_up(self.replica.store.tip.height + 1))
         return (encode(tuple(map(encode_certified, made))),)
 

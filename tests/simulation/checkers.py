@@ -226,8 +226,18 @@ class Checkers:
             self.fail(f"a bad signature in a certificate at height {height}")
 
     def on_stable(self, node: SimulatedNode, height: int) -> None:
-        if not self.strict:
-            return
+        if self.strict:
+            self._check_checkpoint(node, height)
+
+    def check_history(self, node: SimulatedNode) -> None:
+        """Each epoch before the node's is closed there by a certificate of its set, of what was executed."""
+        store = node.replica.store
+        for epoch in range(1, store.tip.validators.epoch + 1):
+            validators = store.validator_set(epoch)
+            assert validators is not None
+            self._check_checkpoint(node, validators.first_height - 1)
+
+    def _check_checkpoint(self, node: SimulatedNode, height: int) -> None:
         certificate = node.replica.store.checkpoint(height)
         assert certificate is not None
         self._check_quorum(certificate, height)

@@ -70,7 +70,19 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
     elif random.randrange(12) == 0:
         end_ms = max(end_ms, 6_000)
         faults = _draw_changing_members(random, options, faults, end_ms)
+    elif random.randrange(12) == 0:
+        end_ms = max(end_ms, 6_000)
+        faults = _draw_missed_epochs(random, options, end_ms)
+        _favour(options, "bogus_checkpoint", strategies)
+    elif random.randrange(4) == 0:
+        _favour(options, "lying_blocks", strategies)
     return Plan(seed, options, faults, end_ms, _draw_lost(random, options))
+
+
+def _favour(options: Options, strategy: str, strategies: list[str]) -> None:
+    """Where nodes fetch what they were not there to see, have one that lies about it among those who are asked."""
+    if options.followers and options.byzantine and strategy in strategies:
+        options.byzantine[min(options.byzantine)] = strategy
 
 
 def _set_small_windows(random: Random, options: Options) -> None:
@@ -102,6 +114,18 @@ def _draw_changing_members(random: Random, options: Options, faults: list[Fault]
         fault = {**_draw_members(random, options), "change": change, **cut}
         faults.append({"at_ms": at_ms, "kind": "members", **fault})
     return sorted(faults, key=lambda fault: fault["at_ms"])
+
+
+def _draw_missed_epochs(random: Random, options: Options, end_ms: int) -> list[Fault]:
+    """One epoch after the other, and followers that come by all of them at once in the end."""
+    _set_small_windows(random, options)
+    options.followers, options.loss = 3, min(options.loss, 3)
+    options.delay_ms = random.choice([(1, 5), (1, 50)])
+    faults: list[Fault] = [{"at_ms": 100, "kind": "partition", "groups": [list(range(options.n))]}]
+    for at_ms in range(200, end_ms, 400):
+        fault = {**_draw_members(random, options), "node": random.randrange(options.n), "bounce_ms": None}
+        faults.append({"at_ms": at_ms, "kind": "members", **fault})
+    return faults
 
 
 def _draw_long_chain(random: Random, options: Options, faults: list[Fault], end_ms: int) -> None:

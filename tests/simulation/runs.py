@@ -26,8 +26,9 @@ from tests.simulation.trace import Trace
 
 STEP_MS = 100  # of simulated time between two looks at whether the core is done
 WATCH_MS = 10
-# Phase 2 must end within this and so many longest patiences for each member that may lead a view to nothing.
-LIVENESS_MS, PATIENCES_PER_FAULTY = 40_000, 4
+# Phase 2 must end within this, so many longest patiences for each member that may lead a view to nothing, and so many
+# of the network's longest delays for each block of what was accepted: three rounds of votes, and as much for losses.
+LIVENESS_MS, PATIENCES_PER_FAULTY, DELAYS_PER_BLOCK = 40_000, 4, 6
 CHANGES = (ProposeValidators.NAME, ProposeParameters.NAME, Vote.NAME)
 PROPOSAL_VALID_FOR = 10  # heights in which a membership change may be voted for
 # View changes in phase 2 for each faulty member and one more; a Byzantine one that goes on may spoil every view it
@@ -78,6 +79,7 @@ class Run:
         self.faults: Counter[str] = Counter()
         self.changes: list[Submitted] = []  # membership transactions
         self.gone: set[int] = set()  # nodes that stay down
+        self._promised = 0  # transactions that must become final
         self._last_change = (-1, 0)  # its epoch, and the height after which it can no longer pass
 
     def run(self) -> Outcome:
@@ -261,10 +263,12 @@ class Run:
         for node in self.cluster.honest:
             engine = node.replica.engine
             if node.alive and engine.validators.epoch > epoch and engine.me == engine.leader:
-                cut = partial(self._do_bounce, _bounce(node))
-                if everyone:
-                    cut = partial(self._do_power_cut, {"power": True, "for_ms": 0})
-                self.cluster.later(None, after_ms, cut)
+                # A fault of the first phase, or none.
+                if self.cluster.now_ms + after_ms <= self.plan.end_ms:
+                    cut = partial(self._do_bounce, _bounce(node))
+                    if everyone:
+                        cut = partial(self._do_power_cut, {"power": True, "for_ms": 0})
+                    self.cluster.later(None, after_ms, cut)
                 return
         if self.cluster.now_ms < self.plan.end_ms:
             self.cluster.later(None, WATCH_MS, lambda: self._cut_next_epoch(epoch, after_ms, everyone))
@@ -329,8 +333,10 @@ class Run:
     # Phase 2
 
     def limit_ms(self) -> int:
-        parameters = self.options.parameters
-        return LIVENESS_MS + PATIENCES_PER_FAULTY * (faulty_max(self.options.n) + 1) * parameters.view_timeout_ms_max
+        parameters, faulty = self.options.parameters, faulty_max(self.options.n)
+        blocks = -(-self._promised // parameters.block_txs_max)
+        patience_ms = PATIENCES_PER_FAULTY * (faulty + 1) * parameters.view_timeout_ms_max
+        return LIVENESS_MS + patience_ms + DELAYS_PER_BLOCK * blocks * self.options.delay_ms[1]
 
     def heal(self) -> list[SimulatedNode]:
         """End all faults and lose the plan's lost for good; who is left is the core."""
@@ -390,6 +396,7 @@ class Run:
             if any(node.index == item.node and node.life == item.life for node in core)
         ]
         waiting = {item.tx_id: item for item in promised}
+        self._promised = len(waiting)
 
         def done() -> bool:
             for item in list(waiting.values()):
@@ -405,6 +412,7 @@ class Run:
         assert self._until(lambda: self._is_settled(core)), self._account("not at rest", core)
         for node in core:
             cluster.checkers.check_money(node)
+            cluster.checkers.check_history(node)
             cluster.checkers.check_sizes(node)
             epoch, view = before[node.index]
             engine = node.replica.engine
