@@ -70,9 +70,9 @@ vectors: env ## rewrite tests/vectors/*.json from the code
 	@$(BIN)/python -m tests.vectors
 
 lock: env ## resolve requirements.txt again from pyproject.toml
-	@$(BIN)/python -m pip install --quiet pip-tools
-	@$(BIN)/pip-compile --quiet --all-extras --group dev --generate-hashes --allow-unsafe --strip-extras --no-annotate --no-header \
-		--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt pyproject.toml
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --output-file requirements.txt pyproject.toml
 
 clean: ## remove the environment and everything generated
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

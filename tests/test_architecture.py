@@ -40,6 +40,7 @@ ONLY_IN = {  # who may know these libraries
     "prometheus_client": ("node/",),
     "biip": ("node/gateway/",),
     "fhir": ("node/gateway/",),
+    "pyarrow": ("node/export.py",),
 }
 NODE_LINES_MAX = 300
 SET_METHODS = frozenset({"union", "intersection", "difference", "symmetric_difference"})

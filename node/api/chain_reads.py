@@ -78,7 +78,7 @@ async def block(api: Api, request: Request) -> Answer:
     certified, header = store.block(height), store.header(height)
     if certified is None or header is None:
         raise not_found(f"block; the chain has {store.tip.height}")
-    document = block_json(api, certified, header, store.receipts(height), store.state_root(height))
+    document = block_json(store.chain_id, certified, header, store.receipts(height), store.state_root(height))
     checkpoint = store.checkpoint(height)
     document["checkpoint"] = None if checkpoint is None else checkpoint_json(checkpoint)
     return Answer.json(document)

@@ -105,10 +105,10 @@ def header_json(chain_id: bytes, header: Header) -> dict[str, Any]:
 
 
 def block_json(
-    api: Api, block: CertifiedBlock, header: Header, receipts: Sequence[Receipt], state_root: bytes | None
+    chain_id: bytes, block: CertifiedBlock, header: Header, receipts: Sequence[Receipt], state_root: bytes | None
 ) -> dict[str, Any]:
     certificate = block.certificate
-    return header_json(api.service.store.chain_id, header) | {
+    return header_json(chain_id, header) | {
         "view": certificate.view,
         "seal": block.proposal.seal,
         "batches": [digest.hex() for digest in block.proposal.batches],

@@ -32,6 +32,7 @@ _COMMANDS = {
     "errors": ("help", "errors"),
     "events": ("chain", "events"),
     "evidence": ("members", "evidence"),
+    "export": ("export", "export"),
     "init": ("start", "init"),
     "key": ("keys", "key"),
     "light": ("proofs", "light"),

@@ -127,7 +127,8 @@ def examples() -> Iterator[tuple[str, list[str]]]:
 def test_every_example_is_a_command_line_that_parses(
     path: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "observation.json").write_text("{}")
+    for name in ("observation.json", "hospital.tar"):
+        (tmp_path / name).write_text("{}")
     monkeypatch.chdir(tmp_path)
     if arguments == ["--version"]:
         return

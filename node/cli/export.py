@@ -1,0 +1,80 @@
+"""`export`: a stopped node's blocks or receipts as rows for other tools."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node.cli.common import home_option, option
+
+
+@click.group()
+def export() -> None:
+    """Write a chain's blocks or receipts as rows, for other tools."""
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for decorate in (
+        option("--to", "last", type=click.IntRange(1), metavar="HEIGHT", help="Up to this height. Default: the last."),
+        option("--from", "first", type=click.IntRange(1), default=1, metavar="HEIGHT", help="From this height on."),
+        option("--format", "form", type=click.Choice(["ndjson", "parquet"]), default="ndjson",
+               help="One JSON document a line, or Parquet (needs medchain[parquet])."),
+        option("--out", type=click.File("wb", lazy=False), default="-", metavar="FILE",
+               help="Where the rows go. Default: stdout."),
+        home_option,
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+@export.command()
+@_options
+def blocks(home: Path, out: Any, form: str, first: int, last: int | None) -> None:
+    """One row for each block: header, certificate, its transactions' ids and codes.
+
+    \b
+    Example:
+        medchain export blocks --home cluster/hospital --from 100 --to 200
+    """
+    _export("blocks", home, out, form, first, last)
+
+
+@export.command()
+@_options
+def receipts(home: Path, out: Any, form: str, first: int, last: int | None) -> None:
+    """One row for each transaction: who signed what, in which block, and what came of it.
+
+    \b
+    Example:
+        medchain export receipts --home cluster/hospital --format parquet --out receipts.parquet
+    """
+    _export("receipts", home, out, form, first, last)
+
+
+def _export(table: str, home: Path, out: Any, form: str, first: int, last: int | None) -> None:
+    from node import config
+    from node.export import TABLES, write_ndjson, write_parquet
+    from node.home import open_home
+
+    opened = open_home(config.load(home))
+    try:
+        tip_height = opened.store.tip.height
+        last = tip_height if last is None else last
+        if not first <= last <= tip_height:
+            raise click.UsageError(f"heights {first} to {last} are not all there: the chain has 1 to {tip_height}")
+        with click.progressbar(length=last - first + 1, label="blocks", file=sys.stderr, show_pos=True) as bar:
+            rows = TABLES[table](opened.store, opened.registry, _told(range(first, last + 1), bar))
+            count = write_ndjson(rows, out) if form == "ndjson" else write_parquet(table, rows, out)
+    finally:
+        opened.close()
+    click.echo(f"{count} rows of blocks {first} to {last}", err=True)
+
+
+def _told(heights: Iterable[int], bar: Any) -> Iterator[int]:
+    for height in heights:
+        yield height
+        bar.update(1)
