@@ -44,7 +44,7 @@ class Views:
         self.own_suspect: Suspect | None = None  # durable ones only, here and in the next two
         self.own_view_change: ViewChange | None = None
         self.new_view: NewView | None = None
-        self._begun: NewView | None = None  # what the present view began with, durable or not
+        self._entry: tuple[Record, ...] = ()  # how we came into this view, durable or not
         self._suspects: dict[int, Suspect] = {}
         self._view_changes: dict[int, ViewChange] = {}
         self._future: dict[int, tuple[int, list[Message]]] = {}
@@ -169,12 +169,14 @@ class Views:
         entry: tuple[TimeoutCertificate | ViewChange, ...] = (change,)
         if self.timeout is not None:
             entry = (self.timeout, change)
+        self._entry = entry
         state.persist(state.lasting_height(), entry, change, tuple(map(Broadcast, entry)))
 
     def _begin(self, view: int) -> None:
         state = self._state
         state.view = view
-        self.choice = self.new_view = self._begun = None
+        self.choice = self.new_view = None
+        self._entry = ()
         self.own_suspect, self.suspecting = None, False
         state.progress_at_ms = state.now_ms
         self._patience.begin_view(state.now_ms, state.delivered)
@@ -217,8 +219,9 @@ class Views:
             if known is not None:
                 state.compare(known, claim)
         if message.view < state.view or (message.view == state.view and not state.changing):
-            if self._begun is not None:
-                state.compare(self._begun, message)
+            for begun in self._entry:
+                if isinstance(begun, NewView):
+                    state.compare(begun, message)
             state.ignore("old new-view")
             return None
         return self._install(message)
@@ -232,7 +235,7 @@ class Views:
             self._patience.failed()
         self._begin(message.view)
         state.changing = False
-        self.choice, self._begun = choice, message
+        self.choice, self._entry = choice, (message,)
         self.timeout = self.own_view_change = None
         self._suspects.clear()
         for proposal in choice.proposals:
@@ -260,9 +263,10 @@ class Views:
         return None
 
     def lasting_records(self) -> tuple[Record, ...]:
-        """What must be written again before the log is shortened: how we came into this view."""
-        entry = (self.timeout, self.own_view_change) if self._state.changing else (self.new_view,)
-        return tuple(record for record in entry if record is not None)
+        """What must be written again before the log is shortened: how we came into this view. Also while the first
+        writing of it is under way: catching up may bring a checkpoint that lets the log drop it as soon as it is there.
+        """
+        return self._entry
 
     def restore(self, record: Record) -> None:
         """Take one back from the log; in the order written, they lead to the view we were in."""
@@ -273,11 +277,12 @@ class Views:
             case ViewChange(view=view) if view > state.view:
                 state.view, state.changing = view, True
                 self.own_view_change = record
-                self.choice = self.new_view = self._begun = None
+                self.choice = self.new_view = None
+                self._entry = (record,) if self.timeout is None else (self.timeout, record)
                 self._view_changes[record.member] = record
             case NewView(view=view) if view > state.view or (view == state.view and state.changing):
                 state.view, state.changing = view, False
-                self.new_view = self._begun = record
+                self.new_view, self._entry = record, (record,)
                 self.timeout = self.own_view_change = None
                 self.choice = choose(record, state.validators.first_height - 1)
 

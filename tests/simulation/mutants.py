@@ -163,6 +163,8 @@ MUTANTS = (
          "self._segments[count].tag_max < tag:", "self._segments[count].tag_max < tag + 16:"),
     _one("write-ahead log", "the view is lost as the log is shortened", Replica, "_on_stable", "if records:",
          "if False:"),
+    _one("write-ahead log", "the view is lost as the log is shortened before it was on disk", Views, "lasting_records",
+         "self._entry", "self._entry if self.new_view is not None or self.own_view_change is not None else ()"),
     _one("write-ahead log", "batches voted for are not logged", Replica, "_validate", "if fits and pending and",
          "if False and pending and"),
     # Batches

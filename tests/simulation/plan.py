@@ -74,6 +74,8 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
         end_ms = max(end_ms, 6_000)
         faults = _draw_missed_epochs(random, options, end_ms)
         _favour(options, "bogus_checkpoint", strategies)
+    elif random.randrange(8) == 0:
+        faults = _draw_leaving_behind(random, options, end_ms)
     elif random.randrange(4) == 0:
         _favour(options, "lying_blocks", strategies)
     return Plan(seed, options, faults, end_ms, _draw_lost(random, options))
@@ -126,6 +128,30 @@ def _draw_missed_epochs(random: Random, options: Options, end_ms: int) -> list[F
         fault = {**_draw_members(random, options), "node": random.randrange(options.n), "bounce_ms": None}
         faults.append({"at_ms": at_ms, "kind": "members", **fault})
     return faults
+
+
+def _draw_leaving_behind(random: Random, options: Options, end_ms: int) -> list[Fault]:
+    """Again and again a member wakes far behind while the others leave their view, and its power is cut as it catches
+    up: how it came into the view is on its way to a slow disk, and checkpoints let the log drop old segments."""
+    _set_small_windows(random, options)
+    options.delay_ms, options.fsync_ms = random.choice([(0, 2), (1, 5)]), random.choice([(0, 2), (1, 5)])
+    options.segment_bytes_max = 256
+    faults: list[Fault] = [{"at_ms": 100, "kind": "load", "every_ms": 60, "count": end_ms // 60}]
+    for at_ms in range(200, end_ms - 1_000, 2_000):
+        behind, next_leader = random.sample(range(options.n), 2)
+        others = [index for index in range(options.n) if index != behind]
+        wakes_ms = at_ms + 1_200
+        leaves_ms = wakes_ms - random.choice([30, 60, 200])
+        ahead_ms = options.parameters.view_timeout_ms * 4
+        power, for_ms = random.randrange(2) == 0, random.choice([0, 100])
+        faults += [
+            {"at_ms": at_ms, "kind": "pause", "nodes": [behind], "for_ms": 1_200},
+            {"at_ms": leaves_ms, "kind": "hurry", "nodes": others, "ahead_ms": ahead_ms, "spread_ms": 5},
+            {"at_ms": leaves_ms + 15, "kind": "bounce", "node": next_leader, "power": True, "for_ms": 700},
+            {"at_ms": wakes_ms, "kind": "stall", "node": behind, "for_ms": 150},
+            {"at_ms": wakes_ms + 200, "kind": "bounce", "node": behind, "power": power, "for_ms": for_ms},
+        ]
+    return sorted(faults, key=lambda fault: fault["at_ms"])
 
 
 def _draw_long_chain(random: Random, options: Options, faults: list[Fault], end_ms: int) -> None:

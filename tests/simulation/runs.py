@@ -357,16 +357,16 @@ class Run:
 
     def _lose(self) -> list[SimulatedNode]:
         cluster = self.cluster
-        best = max(cluster.honest, key=lambda node: node.replica.store.tip.height)
-        validators = best.replica.store.tip.validators
-        room = validators.f - sum(not self._is_honest_key(key) for key in validators.keys)
+        needed = self._needed()
+        room = {epoch: one.f - sum(not self._is_honest_key(key) for key in one.keys) for epoch, one in needed.items()}
         lost: list[SimulatedNode] = []
         for index, mode in self.plan.lost:
             node = cluster.nodes[index]
-            if validators.index(node.key.public) is not None:
-                if room == 0:
-                    continue
-                room -= 1
+            its = [epoch for epoch, one in needed.items() if one.index(node.key.public) is not None]
+            if any(room[epoch] == 0 for epoch in its):
+                continue
+            for epoch in its:
+                room[epoch] -= 1
             lost.append(node)
             self.faults[f"lost: {mode}"] += 1
             cluster.note(f"lost for good: {mode}", node)
@@ -378,6 +378,18 @@ class Run:
             if mode == "dead":
                 self._end(node)
         return lost
+
+    def _needed(self) -> dict[int, ValidatorSet]:
+        """The sets on whose quorum the end depends: the last one, and one before that has yet to close its epoch."""
+        stores = [node.replica.store for node in self.cluster.honest]
+        best = max(stores, key=lambda store: store.tip.height)
+        last = best.tip.validators
+        found = {last.epoch: last}
+        if any(store.unclosed_epoch() == last.epoch - 1 for store in stores):
+            former = best.validator_set(last.epoch - 1)
+            assert former is not None
+            found[former.epoch] = former
+        return found
 
     def _end(self, node: SimulatedNode) -> None:
         self.gone.add(node.index)
