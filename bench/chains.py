@@ -140,7 +140,8 @@ def make(folder: Path, txs: int, other_keys: int, clock: Clock) -> tuple[int, in
         while block := list(islice(rest, BLOCK_TXS)):
             maker.add(block)
             done += len(block)
-            print(f"  {done:,} transactions", end="\r", file=sys.stderr, flush=True)
+            if sys.stderr.isatty():
+                print(f"  {done:,} transactions", end="\r", file=sys.stderr, flush=True)
         kv.write((), sync=True)
         height = store.tip.height
     for other in others:

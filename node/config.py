@@ -124,6 +124,14 @@ class Log(_Section):
     format: Literal["text", "json"] = Field(default="text", description="text for people, json for collectors")
 
 
+class Storage(_Section):
+    """How much of the past stays on disk."""
+
+    keep_blocks: int = Field(
+        default=0, ge=0, le=2**40, description="last blocks kept whole; 0 keeps all, as an archive does"
+    )
+
+
 class Limits(_Section):
     """What outsiders can make this node hold. Each bounds memory or open files."""
 
@@ -163,6 +171,7 @@ class NodeConfig(BaseSettings):
     api: Api = Api()
     log: Log = Log()
     limits: Limits = Limits()
+    storage: Storage = Storage()
 
     @classmethod
     def settings_customise_sources(

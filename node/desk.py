@@ -283,6 +283,7 @@ class Desk:
             "is_leader": engine.is_leader,
             "height": tip.height,
             "decided": engine.delivered,
+            "pruned": self.store.pruned,
             "block_hash": tip.block_hash.hex(),
             "block_time_ms": tip.time_ms,
             "checkpoint": {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -84,8 +84,9 @@ class Driver:
     def attach(self, replica: Replica, transport: Transport) -> None:
         self.replica, self.transport = replica, transport
 
-    def start(self) -> None:
-        for work in (self._flush_forever(), self._check_forever()):
+    def start(self, *more: Coroutine[Any, Any, None]) -> None:
+        """Begin, with `more` tasks of the node that end with it and may not fail."""
+        for work in (self._flush_forever(), self._check_forever(), *more):
             self._tasks.append(asyncio.create_task(self._guarded(work)))
 
     async def stop(self) -> None:

@@ -22,6 +22,8 @@ from node.plugins import load_registry
 from storage.chain import ChainStore
 from storage.datadir import DataDir
 from storage.leveldb import LevelDB
+from storage.migrations import upgrade
+from storage.pruning import keep_blocks_min
 from storage.wal import WriteAheadLog
 
 DATA = "data"
@@ -77,9 +79,13 @@ def open_home(config: NodeConfig) -> Home:
     with ExitStack() as opened:
         folder = opened.enter_context(DataDir(config.home / DATA))
         kv = opened.enter_context(closing(LevelDB(folder.db)))
+        upgrade(kv)
         store = ChainStore(kv)
         if store.chain_id != genesis.chain_id:
             raise ConfigError(f"{config.genesis_path}: another chain than the one in {folder.path}")
+        keep, needed = config.storage.keep_blocks, keep_blocks_min(store.tip.parameters)
+        if 0 < keep < needed:
+            raise ConfigError(f"storage.keep_blocks: this chain needs {needed} at least, or 0 to keep all")
         # A validator without its log would not remember what it signed: a lost log stops it.
         wal = WriteAheadLog(folder.wal, create=False)
         opened.pop_all()

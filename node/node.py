@@ -27,6 +27,7 @@ from node.driver import Driver
 from node.home import Home, open_home
 from node.logs import make_logger
 from node.replica import RecordKind, Replica
+from node.upkeep import Upkeep
 from node.vault import Vault
 from p2p.batches import PoolConfig
 from p2p.config import Handlers, TransportConfig
@@ -75,7 +76,7 @@ class Node:
             self.desk.open(self.driver, self.replica, self.transport)
             self.api = ApiServer(self.desk, config)
             self.replica.start((RecordKind(record.kind), record.payload) for record in home.wal.replay())
-            self.driver.start()
+            self.driver.start(Upkeep(home.kv, home.store, config.storage.keep_blocks, self._log).run())
             self.desk.follow_members()
             await self.transport.start()
             for peer in config.p2p.peers:

@@ -12,10 +12,8 @@ Must not know: how blocks are agreed on, or what the backend is. Keys are in sto
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import zip_longest
 from typing import TypeVar
 
 from ledger import merkle
@@ -24,16 +22,15 @@ from ledger.block import (
     CertifiedBlock,
     CheckpointCertificate,
     Header,
-    Phase,
     Proposal,
     Receipt,
     encode_certified,
     receipts_root,
 )
 from ledger.codec import Value, encode
-from ledger.crypto import HASH_SIZE_BYTES, verify_joined
+from ledger.crypto import HASH_SIZE_BYTES
 from ledger.errors import CodecError
-from ledger.execution import BlockResult, Executor, Tip
+from ledger.execution import BlockResult, Tip
 from ledger.genesis import Genesis
 from ledger.state import Changes, state_key
 from ledger.stateproof import RECEIPT_PROOF_HEIGHTS_MAX, Inclusion, ReceiptProof, TransactionProof
@@ -42,7 +39,6 @@ from ledger.validators import ValidatorSet
 from storage import schema
 from storage.errors import AlreadyInitialised, Corruption, NotInitialised, StateDiverged, VersionMismatch
 from storage.kv import KeyValue, prefix_end
-from storage.memory import MemoryKeyValue
 from storage.statetree import ProvenState, StateStore, decode_record
 
 RECEIPTS_ROOTS_CACHED_MAX = 2 * RECEIPT_PROOF_HEIGHTS_MAX  # recomputed from receipts; 33 bytes each
@@ -81,6 +77,8 @@ class ChainStore:
         self.genesis_json = genesis.decode()
         self.chain_id = Genesis.from_json(self.genesis_json).chain_id
         self._tip = Tip.from_value(decode_record(tip, schema.TIP_KEY))
+        pruned = kv.get(schema.PRUNED_KEY)
+        self._pruned = 0 if pruned is None else schema.unpack_height(pruned)
         self._state = StateStore(kv, self._tip.checkpoint_height)
         self.get = self._state.get  # the rules' Reader, without a call in between
         self._closed = 0  # epochs before this one are known to be closed by a certificate
@@ -116,6 +114,11 @@ class ChainStore:
     @property
     def tip(self) -> Tip:
         return self._tip
+
+    @property
+    def pruned(self) -> int:
+        """The height up to which only headers and certificates are kept; 0 where nothing was pruned."""
+        return self._pruned
 
     def is_muted(self, key: bytes) -> bool:
         """Whether this validator's key may sign nothing any more."""
@@ -157,7 +160,7 @@ class ChainStore:
         certified = self.checkpoint(height)
         if certified is not None:
             root = None if staged.tree is None else staged.tree.root
-            _check_agrees(certified, (tip.block_hash, root, tip.results_hash))
+            check_agrees(certified, (tip.block_hash, root, tip.results_hash))
         puts = staged.puts
         self._put_block(puts, block, result)
         self._put_transactions(puts, height, result)
@@ -179,7 +182,10 @@ class ChainStore:
         value = (block.proposal.to_value(), block.certificate.to_value())
         puts[schema.at_height(schema.PROPOSAL, height)] = encode(value)
         for digest, batch in zip(block.proposal.batches, block.batches, strict=True):
-            puts[schema.BATCH + digest] = batch.wire
+            key = schema.BATCH + digest
+            if self._kv.get(key) is not None:
+                puts[schema.AGAIN + digest] = schema.pack_height(height)
+            puts[key] = batch.wire
         puts[schema.at_height(schema.HEADER, height)] = encode(result.header.to_value())
         puts[schema.at_height(schema.RESULTS, height)] = result.tip.results_hash
         if result.receipts:
@@ -204,8 +210,28 @@ class ChainStore:
         header = self.header(height)
         if header is not None:
             ours = (header.hash(self.chain_id), self.state_root(height), self.results_hash(height))
-            _check_agrees(certificate, ours)
+            check_agrees(certificate, ours)
         self._kv.write([(schema.at_height(schema.CHECKPOINT, height), encode(certificate.to_value()))])
+
+    def prune(self, height: int) -> None:
+        """Forget what the oldest whole block, which `height` must name, holds beside header and certificate: batches,
+        receipts, places of transactions. One atomic write. What indexes say of it is not found from then on, and stays
+        on disk until `storage.pruning` sweeps it.
+        """
+        proposed = self.proposed(height)
+        if proposed is None or height != self._pruned + 1 or height >= self._tip.height:
+            raise ValueError(f"block {height} is not the oldest of several")
+        deletes = [schema.at_height(schema.RECEIPTS, height)]
+        for digest in proposed[0].batches:
+            again = self._kv.get(schema.AGAIN + digest)
+            if again is None or schema.unpack_height(again) <= height:
+                deletes += (schema.BATCH + digest, schema.AGAIN + digest)
+        for receipt in self.receipts(height):
+            place = self.place(receipt.tx_id)
+            if place is not None and place[0] <= height:
+                deletes.append(schema.TRANSACTION + receipt.tx_id)
+        self._kv.write([(schema.PRUNED_KEY, schema.pack_height(height))], deletes)
+        self._pruned = height
 
     # Blocks
 
@@ -219,9 +245,9 @@ class ChainStore:
         return self._kv.get(schema.at_height(schema.RESULTS, height))
 
     def block(self, height: int) -> CertifiedBlock | None:
-        """The block as it was committed; None above the tip."""
-        proposed = self._proposed(height)
-        if proposed is None:
+        """The block as it was committed; None above the tip and where it was pruned."""
+        proposed = self.proposed(height)
+        if proposed is None or height <= self._pruned:
             return None
         proposal, certificate = proposed
         return CertifiedBlock(proposal, certificate, tuple(map(self._ordered_batch, proposal.batches)))
@@ -238,7 +264,7 @@ class ChainStore:
         return None if data is None else _read_batch(data, key)
 
     def receipts(self, height: int) -> tuple[Receipt, ...]:
-        """In the order of the block's transactions; empty for an empty block and above the tip."""
+        """In the order of the block's transactions; empty for an empty block, above the tip and where pruned."""
         key = schema.at_height(schema.RECEIPTS, height)
         data = self._kv.get(key)
         return () if data is None else _decode_receipts(data, key)
@@ -293,7 +319,8 @@ class ChainStore:
             return _read(CheckpointCertificate.from_value, data, key)
         return None
 
-    def _proposed(self, height: int) -> tuple[Proposal, Certificate] | None:
+    def proposed(self, height: int) -> tuple[Proposal, Certificate] | None:
+        """What was decided and by whom, kept for every height; None above the tip."""
         key = schema.at_height(schema.PROPOSAL, height)
         data = self._kv.get(key)
         return None if data is None else _read(_proposed_from_value, data, key)
@@ -308,7 +335,7 @@ class ChainStore:
 
     def transaction(self, tx_id: bytes) -> tuple[int, int, Transaction] | None:
         """(height, position, transaction) of its first execution, or of its refusal if it never was executed."""
-        place = self._place(tx_id)
+        place = self.place(tx_id)
         if place is None:
             return None
         batch, index = self._locate(*place)
@@ -316,20 +343,22 @@ class ChainStore:
 
     def receipt(self, tx_id: bytes) -> Receipt | None:
         """The receipt at the place `transaction` names."""
-        place = self._place(tx_id)
+        place = self.place(tx_id)
         return None if place is None else self.receipts(place[0])[place[1]]
 
     def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[tuple[int, int, bytes]]:
         """(height, position, transaction id) under `key` in the index `name`, oldest first, beyond `after`."""
         prefix = schema.index_prefix(name, key)
-        start = prefix if after is None else schema.next_key(prefix + schema.pack_place(*after))
+        start = prefix + schema.pack_place(self._pruned + 1, 0)
+        if after is not None:
+            start = max(start, schema.next_key(prefix + schema.pack_place(*after)))
         return [
             (*schema.unpack_place(entry[len(prefix) :]), tx_id)
             for entry, tx_id in self._kv.scan(start, prefix_end(prefix), limit=limit)
         ]
 
     def events(self, after: Place, limit: int) -> list[Event]:
-        """Up to `limit` transactions in their order, beyond `after`; (0, 0) is before all."""
+        """Up to `limit` transactions in their order, beyond `after`, of blocks that are kept; (0, 0) is before all."""
         found: list[Event] = []
         start, first = schema.at_height(schema.RECEIPTS, after[0]), after[1] + 1
         while len(found) < limit:
@@ -353,22 +382,23 @@ class ChainStore:
 
     def transactions_since(self, height: int) -> Iterator[tuple[int, tuple[Transaction, ...]]]:
         """(height, transactions) of each block from `height` on: what `Executor.accept` takes to rebuild its window."""
-        for each in range(max(height, 1), self._tip.height + 1):
+        for each in range(max(height, self._pruned + 1), self._tip.height + 1):
             yield each, tuple(map(Transaction.decode, self._wires(each)))
 
-    def _place(self, tx_id: bytes) -> Place | None:
+    def place(self, tx_id: bytes) -> Place | None:
+        """(height, position) of its first execution, or of its refusal if it never was executed."""
         data = self._kv.get(schema.TRANSACTION + tx_id)
         return None if data is None else schema.unpack_place(data)
 
     def _wires(self, height: int) -> list[bytes]:
-        proposed = self._proposed(height)
+        proposed = self.proposed(height)
         if proposed is None:
             raise Corruption(f"block {height} is missing")
         return [wire for digest in proposed[0].batches for wire in self._ordered_batch(digest).wires]
 
     def _locate(self, height: int, position: int) -> tuple[Batch, int]:
         """The batch that holds a block's transaction, and its index there."""
-        proposed = self._proposed(height)
+        proposed = self.proposed(height)
         if proposed is None:
             raise Corruption(f"block {height} is missing")
         index = position
@@ -383,8 +413,8 @@ class ChainStore:
 
     def prove_transaction(self, tx_id: bytes) -> TransactionProof | None:
         """That it was ordered: checked with the validators of `certificate.epoch`. None if unknown."""
-        place = self._place(tx_id)
-        proposed = None if place is None else self._proposed(place[0])
+        place = self.place(tx_id)
+        proposed = None if place is None else self.proposed(place[0])
         if place is None or proposed is None:
             return None
         batch, index = self._locate(*place)
@@ -395,7 +425,7 @@ class ChainStore:
         """What became of it: checked with the validators of `checkpoint.epoch`. None if it is unknown, or until a
         checkpoint at or above its height has been certified.
         """
-        place = self._place(tx_id)
+        place = self.place(tx_id)
         if place is None:
             return None
         height, position = place
@@ -414,96 +444,15 @@ class ChainStore:
             return ReceiptProof(receipts[position], inclusion, previous, following, certificate)
         return None
 
-    # Verification
-
-    def verify_chain(
-        self,
-        executor: Executor,
-        progress: Callable[[int, int], None] = lambda height, tip_height: None,
-        *,
-        scratch: KeyValue | None = None,
-    ) -> None:
-        """Re-check everything stored against a second execution from genesis; `progress` hears (height, tip's height).
-
-        `executor` is a fresh one of this chain. `scratch` is an empty store for the second state, in memory if not
-        given. Corruption names the height and what differs.
-        """
-        if executor.genesis.chain_id != self.chain_id or len(executor.replay):
-            raise ValueError("verification needs a fresh executor of this chain")
-        changes, tip = executor.begin()
-        state = StateStore(MemoryKeyValue() if scratch is None else scratch, 0)
-        with _naming("genesis"):
-            _same("state root", self.state_root(0), state.write(changes, 0, seal=True))
-            _same("results hash", self.results_hash(0), tip.results_hash)
-            _same("validators", self.validator_set(tip.validators.epoch), tip.validators)
-        transactions = index_entries = 0
-        for height in range(1, self._tip.height + 1):
-            with _naming(f"block {height}"):
-                result = self._verify_block(height, tip, executor, state)
-                transactions += self._verify_places(height, result)
-                index_entries += self._verify_index(height, result)
-            tip = result.tip
-            progress(height, self._tip.height)
-        with _naming(f"after block {tip.height}"):
-            _same("tip", self._tip, tip)
-            for kind, prefix, count in (
-                ("number of transaction places", schema.TRANSACTION, transactions),
-                ("number of index entries", schema.INDEX, index_entries),
-                ("number of headers", schema.HEADER, tip.height),
-            ):
-                _same(kind, sum(1 for _ in self._kv.scan_prefix(prefix)), count)
-            for ours, theirs in zip_longest(self._state.entries(), state.entries()):
-                _same("state", ours, theirs)
-            self._state.check_leaves()
+    # Checks
 
     def check_state(self) -> None:
         """The entries of the state are those under its last root. Corruption names the first bucket that differs."""
         self._state.check_leaves()
 
-    def _verify_block(self, height: int, tip: Tip, executor: Executor, state: StateStore) -> BlockResult:
-        block, validators = self.block(height), tip.validators
-        if block is None:
-            raise Corruption("the block is missing")
-        certificate = block.certificate
-        about = (certificate.height, certificate.phase, certificate.digest, block.height)
-        _same("certificate", about, (height, Phase.COMMIT, block.proposal.digest, height))
-        _same("certificate's signatures", certificate.valid(self.chain_id, validators), True)
-        _same("batches", block.batches_match(), True)
-        result = executor.execute(state, tip, block.proposal, block.batches)
-        for tx in result.transactions:
-            _same(f"signature of transaction {tx.id.hex()}", verify_joined(tx.wire), True)
-        _same("header", self.header(height), result.header)
-        _same("receipts", self.receipts(height), result.receipts)
-        _same("results hash", self.results_hash(height), result.tip.results_hash)
-        root = state.write(result.changes, height, seal=result.is_checkpoint)
-        _same("state root", self.state_root(height), root)
-        _same("validators", self.validator_set(result.tip.validators.epoch), result.tip.validators)
-        checkpoint = self.checkpoint(height)
-        if checkpoint is not None:
-            _check_agrees(checkpoint, (result.tip.block_hash, root, result.tip.results_hash))
-            about_checkpoint = (checkpoint.height, checkpoint.valid(self.chain_id, validators))
-            _same("checkpoint certificate", about_checkpoint, (height, True))
-        executor.accept(result.transactions, height)
-        return result
-
-    def _verify_places(self, height: int, result: BlockResult) -> int:
-        """How many of a block's transactions are found at this very block; successes must be."""
-        count = 0
-        for position, receipt in enumerate(result.receipts):
-            here = self._place(receipt.tx_id) == (height, position)
-            if receipt.ok or self._place(receipt.tx_id) is None:
-                _same(f"place of transaction {receipt.tx_id.hex()}", here, True)
-            count += here
-        return count
-
-    def _verify_index(self, height: int, result: BlockResult) -> int:
-        entries = {
-            schema.index_prefix(name, key) + schema.pack_place(height, position): result.receipts[position].tx_id
-            for name, key, position in result.indexes
-        }
-        for entry, tx_id in entries.items():
-            _same(f"index entry {entry.hex()}", self._kv.get(entry), tx_id)
-        return len(entries)
+    def state_entries(self) -> Iterator[tuple[bytes, bytes]]:
+        """All (key, encoded value) after the tip."""
+        return self._state.entries()
 
     def _compute_receipts_root(self, height: int) -> bytes:
         return receipts_root(self.receipts(height))
@@ -517,21 +466,7 @@ def _read(from_value: Callable[[Value], T], data: bytes, key: bytes) -> T:
         raise Corruption(f"record {key.hex()}: {error}") from None
 
 
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Say in which block something was found."""
-    try:
-        yield
-    except (Corruption, CodecError) as error:
-        raise Corruption(f"{where}: {error}") from error
-
-
-def _same(what: str, ours: object, theirs: object) -> None:
-    if ours != theirs:
-        raise Corruption(f"{what}: what is stored is not what it must be")
-
-
-def _check_agrees(certificate: CheckpointCertificate, ours: tuple[bytes, bytes | None, bytes | None]) -> None:
+def check_agrees(certificate: CheckpointCertificate, ours: tuple[bytes, bytes | None, bytes | None]) -> None:
     """Compare (block hash, state root, results hash) with what a quorum signed (Trap 31)."""
     if ours != (certificate.block_hash, certificate.state_root, certificate.results_hash):
         raise StateDiverged(f"checkpoint {certificate.height} differs from what the validators certified")

@@ -2,10 +2,11 @@
 big-endian, so that keys sort as numbers do. The same table, with examples, is in docs/storage.md.
 
     key                                       value
-    M name                                    `format`: FORMAT; `genesis`: its JSON; `tip`: Tip
+    M name                                    `format`: FORMAT; `genesis`: its JSON; `tip`: Tip; `pruned`: height(8)
     M `muted` public key(33)                  empty: this key signs nothing any more
     P height(8)                               (proposal, commit certificate)
     B batch digest(33)                        the batch as it travelled, byte for byte
+    D batch digest(33)                        height(8) of the last block that ordered this batch again
     H height(8)                               header
     E height(8)                               results hash (33) after that block; height 0: before the first
     R height(8)                               receipts of a block that has any: (ids joined, exceptions)
@@ -28,9 +29,9 @@ from __future__ import annotations
 from hashlib import sha256
 from struct import Struct
 
-FORMAT = b"medchain/store/1"
+FORMAT = b"medchain/store/2"
 
-META, PROPOSAL, BATCH, HEADER, RESULTS = b"M", b"P", b"B", b"H", b"E"
+META, PROPOSAL, BATCH, AGAIN, HEADER, RESULTS = b"M", b"P", b"B", b"D", b"H", b"E"
 RECEIPTS, TRANSACTION, INDEX = b"R", b"T", b"I"
 STATE, UNDO, LEAF, ROOT = b"S", b"U", b"L", b"O"
 CHECKPOINT, VALIDATORS, LINK = b"C", b"V", b"K"
@@ -38,6 +39,7 @@ CHECKPOINT, VALIDATORS, LINK = b"C", b"V", b"K"
 FORMAT_KEY = META + b"format"
 GENESIS_KEY = META + b"genesis"
 TIP_KEY = META + b"tip"
+PRUNED_KEY = META + b"pruned"
 MUTED = META + b"muted"
 
 BUCKET_SIZE_BYTES = 2
@@ -46,7 +48,14 @@ INDEX_HASH_SIZE_BYTES = 20  # nobody finds two names in 2^80 tries; each byte is
 _HEIGHT = Struct(">Q")
 _PLACE = Struct(">QI")
 
+pack_height = _HEIGHT.pack
 pack_place = _PLACE.pack
+
+
+def unpack_height(data: bytes) -> int:
+    """The height from its 8 bytes."""
+    height: int = _HEIGHT.unpack(data)[0]
+    return height
 
 
 def unpack_place(data: bytes) -> tuple[int, int]:
@@ -76,6 +85,12 @@ def index_prefix(name: str, key: bytes) -> bytes:
     encoded = name.encode()
     digest = sha256(len(encoded).to_bytes(2, "big") + encoded + key).digest()
     return INDEX + digest[:INDEX_HASH_SIZE_BYTES]
+
+
+def indexed_height(key: bytes) -> int:
+    """The height in the key of an index entry."""
+    height: int = _HEIGHT.unpack_from(key, len(INDEX) + INDEX_HASH_SIZE_BYTES)[0]
+    return height
 
 
 def state_entry(key: bytes, key_hash: bytes) -> bytes:

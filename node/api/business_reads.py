@@ -47,7 +47,7 @@ async def _history(api: Api, request: Request, index: str, key: bytes, wanted: W
     limit = request.query["limit"]
     found = api.service.store.lookup(index, key, after=request.query["after"], limit=limit)
     following = found[-1][:2] if len(found) == limit else None
-    return Answer.json(page_json(await _steps(api, found, wanted), following))
+    return Answer.json(page_json(api.service.store, await _steps(api, found, wanted), following))
 
 
 # Records
@@ -81,9 +81,8 @@ async def record_history(api: Api, request: Request) -> Answer:
     merged = sorted({*own, *wide})[:limit]
     following = merged[-1][:2] if len(own) == limit or len(wide) == limit else None
     ids = {tx_id for _, _, tx_id in own}
-    return Answer.json(
-        page_json(await _steps(api, merged, lambda tx: tx.id in ids or _covers(api, tx, entry)), following)
-    )
+    steps = await _steps(api, merged, lambda tx: tx.id in ids or _covers(api, tx, entry))
+    return Answer.json(page_json(store, steps, following))
 
 
 def _covers(api: Api, tx: Transaction, entry: RecordEntry) -> bool:
@@ -109,7 +108,7 @@ async def patient_records(api: Api, request: Request) -> Answer:
             items.append(_record_json(commitment, _record(api, commitment)))
         if index % SLICE == SLICE - 1:
             await asyncio.sleep(0)
-    return Answer.json(page_json(items, found[-1][:2] if len(found) == limit else None))
+    return Answer.json(page_json(store, items, found[-1][:2] if len(found) == limit else None))
 
 
 # Drugs

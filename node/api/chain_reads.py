@@ -16,7 +16,7 @@ from ledger.rules import Member, member_by_id, member_by_key
 from ledger.state import state_key
 from node.api import events
 from node.api.exchange import Answer, Api, Request, Stream
-from node.api.problems import Problem, bad_request, not_found
+from node.api.problems import Problem, bad_request, not_found, pruned
 from node.api.views import (
     block_json,
     checkpoint_json,
@@ -76,6 +76,8 @@ async def block(api: Api, request: Request) -> Answer:
     store = api.service.store
     height = request.path["height"] if request.path["height"] is not None else store.tip.height
     certified, header = store.block(height), store.header(height)
+    if header is not None and height <= store.pruned:
+        raise pruned(store.pruned)
     if certified is None or header is None:
         raise not_found(f"block; the chain has {store.tip.height}")
     document = block_json(store.chain_id, certified, header, store.receipts(height), store.state_root(height))
@@ -152,7 +154,7 @@ async def proposals(api: Api, request: Request) -> Answer:
     found = store.lookup("governance", b"proposals", after=request.query["after"], limit=request.query["limit"])
     items = [_proposal_json(api, place[:2], place[2]) for place in found]
     last = found[-1][:2] if len(found) == request.query["limit"] else None
-    return Answer.json(page_json([item for item in items if item is not None], last))
+    return Answer.json(page_json(store, [item for item in items if item is not None], last))
 
 
 def _proposal_json(api: Api, place: tuple[int, int], tx_id: bytes) -> dict[str, Any] | None:
@@ -199,7 +201,7 @@ async def evidence(api: Api, request: Request) -> Answer:
     found = store.lookup("governance", b"evidence", after=request.query["after"], limit=limit)
     items = [_evidence_json(api, place[:2], place[2]) for place in found]
     last = found[-1][:2] if len(found) == limit else None
-    return Answer.json(page_json([item for item in items if item is not None], last))
+    return Answer.json(page_json(store, [item for item in items if item is not None], last))
 
 
 def _evidence_json(api: Api, place: tuple[int, int], tx_id: bytes) -> dict[str, Any] | None:

@@ -15,8 +15,9 @@ from typing import Any
 from ledger.errors import FieldReject
 from ledger.fields import Integer
 from node.api.exchange import POSITION_MAX, Answer, Api, Cursor, Place, Request, Stream, Typed, cursor
-from node.api.problems import bad_request, json_bytes
+from node.api.problems import bad_request, json_bytes, pruned
 from node.api.views import event_json, header_json
+from storage.chain import ChainStore
 
 START: Place = (0, 0)
 STREAM_PAGE = 50  # events or headers between two turns of the event loop
@@ -34,7 +35,8 @@ async def events(api: Api, request: Request) -> Answer | Stream:
     if STREAM in accepts:
         if resumed is not None:
             after = _resume(resumed)
-        return Stream(lambda write: _stream(api, _place(api, after), write))
+        start = _place(api, after)
+        return Stream(lambda write: _stream(api, start, write))
     place, limit = _place(api, after), request.query["limit"]
     found: list[dict[str, Any]] = []
     while len(found) < limit:
@@ -57,13 +59,27 @@ def _resume(text: str) -> Place | None:
 
 def _place(api: Api, after: Place | None) -> Place:
     """`latest` is the end of the chain now: the last possible position of the tip's block."""
-    return (api.service.store.tip.height, POSITION_MAX) if after is None else after
+    store = api.service.store
+    if after is None:
+        return store.tip.height, POSITION_MAX
+    if _is_pruned(store, after):
+        raise pruned(store.pruned)
+    return after
+
+
+def _is_pruned(store: ChainStore, place: Place) -> bool:
+    """Whether some of what follows the place is gone."""
+    height, position = place
+    if height != store.pruned:
+        return height < store.pruned
+    header = store.header(height)
+    return header is not None and position + 1 < header.tx_count
 
 
 async def _stream(api: Api, place: Place, write: Callable[[bytes], Awaitable[None]]) -> None:
     store = api.service.store
     await write(RETRY)
-    while True:
+    while not _is_pruned(store, place):  # else it ends, and who comes back for the rest is told
         height = store.tip.height
         page = store.events(place, STREAM_PAGE)
         if page:

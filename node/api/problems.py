@@ -97,6 +97,11 @@ def not_found(what: str) -> Problem:
     return Problem(Code.NOT_FOUND, text=f"no such {what}")
 
 
+def pruned(height: int) -> Problem:
+    """It is of a block at or below `height`, where this node keeps headers and certificates only."""
+    return Problem(Code.PRUNED, text=f"blocks are whole from height {height + 1} on", more={"from": height + 1})
+
+
 def rejected(code: int, detail: Sequence[Value], prefix: str = "", **more: Any) -> Problem:
     """A refused transaction. `prefix` goes before the path of the field that it names."""
     return Problem(code, *detail, errors=field_errors(code, detail, prefix), more=more)

@@ -88,7 +88,8 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/v1/blocks/{height}", chain_reads.block, "A block with its certificate and outcomes.",
-        "chain", "Block", path=(Parameter("height", Height(), "a height, or latest"),), codes=(Code.NOT_FOUND,),
+        "chain", "Block", path=(Parameter("height", Height(), "a height, or latest"),),
+        codes=(Code.NOT_FOUND, Code.PRUNED),
     ),
     Route(
         "GET", "/v1/state", chain_reads.state, "One entry of the state by its key.", "chain", "State",

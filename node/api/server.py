@@ -387,6 +387,12 @@ class ApiServer:
         except asyncio.CancelledError:
             if self._runner is not None:
                 raise
+        except ConnectionError:
+            raise
+        except Exception as error:  # too late for another answer: cut off, its reader comes back and is told
+            log.error("a stream failed: %s", type(error).__name__)
+            if request.transport is not None:
+                request.transport.abort()
         finally:
             self._streams.discard(task)
         return response

@@ -17,6 +17,7 @@ from ledger.validators import ValidatorSet
 from node.api.exchange import Api, Place, cursor
 from node.api.problems import Codes
 from node.jsonvalues import fields_to_json, value_to_json
+from storage.chain import ChainStore
 
 ITEMS_SHOWN_MAX = 16  # a history names what happened; the thousand serials of one step are in the transaction
 
@@ -170,6 +171,8 @@ def validators_json(api: Api, validators: ValidatorSet) -> dict[str, Any]:
     }
 
 
-def page_json(items: Sequence[Mapping[str, Any]], following: Place | None) -> dict[str, Any]:
-    """A page of a history; `next` is the cursor to go on from, null at the end."""
-    return {"items": list(items), "next": cursor(following) if following is not None else None}
+def page_json(store: ChainStore, items: Sequence[Mapping[str, Any]], following: Place | None) -> dict[str, Any]:
+    """A page of a history; `next` is the cursor to go on from, null at the end; `from` the first height that this node
+    has whole, where that is not 1: what came before is not in any page."""
+    page = {"items": list(items), "next": cursor(following) if following is not None else None}
+    return page | ({"from": store.pruned + 1} if store.pruned else {})

@@ -39,6 +39,7 @@ _COMMANDS = {
     "member": ("members", "member"),
     "pack": ("chain", "pack"),
     "prove": ("proofs", "prove"),
+    "prune": ("upkeep", "prune"),
     "record": ("records", "record"),
     "restore": ("archive", "restore"),
     "start": ("start", "start"),

@@ -20,7 +20,8 @@ def export() -> None:
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (
         option("--to", "last", type=click.IntRange(1), metavar="HEIGHT", help="Up to this height. Default: the last."),
-        option("--from", "first", type=click.IntRange(1), default=1, metavar="HEIGHT", help="From this height on."),
+        option("--from", "first", type=click.IntRange(1), metavar="HEIGHT",
+               help="From this height on. Default: the first that is kept."),
         option("--format", "form", type=click.Choice(["ndjson", "parquet"]), default="ndjson",
                help="One JSON document a line, or Parquet (needs medchain[parquet])."),
         option("--out", type=click.File("wb", lazy=False), default="-", metavar="FILE",
@@ -33,7 +34,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @export.command()
 @_options
-def blocks(home: Path, out: Any, form: str, first: int, last: int | None) -> None:
+def blocks(home: Path, out: Any, form: str, first: int | None, last: int | None) -> None:
     """One row for each block: header, certificate, its transactions' ids and codes.
 
     \b
@@ -45,7 +46,7 @@ def blocks(home: Path, out: Any, form: str, first: int, last: int | None) -> Non
 
 @export.command()
 @_options
-def receipts(home: Path, out: Any, form: str, first: int, last: int | None) -> None:
+def receipts(home: Path, out: Any, form: str, first: int | None, last: int | None) -> None:
     """One row for each transaction: who signed what, in which block, and what came of it.
 
     \b
@@ -55,7 +56,7 @@ def receipts(home: Path, out: Any, form: str, first: int, last: int | None) -> N
     _export("receipts", home, out, form, first, last)
 
 
-def _export(table: str, home: Path, out: Any, form: str, first: int, last: int | None) -> None:
+def _export(table: str, home: Path, out: Any, form: str, first: int | None, last: int | None) -> None:
     from node import config
     from node.export import TABLES, write_ndjson, write_parquet
     from node.home import open_home
@@ -64,8 +65,11 @@ def _export(table: str, home: Path, out: Any, form: str, first: int, last: int |
     try:
         tip_height = opened.store.tip.height
         last = tip_height if last is None else last
-        if not first <= last <= tip_height:
-            raise click.UsageError(f"heights {first} to {last} are not all there: the chain has 1 to {tip_height}")
+        oldest = opened.store.pruned + 1
+        first = oldest if first is None else first
+        if not oldest <= first <= last <= tip_height:
+            text = f"heights {first} to {last} are not all there: this node has {oldest} to {tip_height}"
+            raise click.UsageError(text)
         with click.progressbar(length=last - first + 1, label="blocks", file=sys.stderr, show_pos=True) as bar:
             rows = TABLES[table](opened.store, opened.registry, _told(range(first, last + 1), bar))
             count = write_ndjson(rows, out) if form == "ndjson" else write_parquet(table, rows, out)

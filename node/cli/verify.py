@@ -16,18 +16,24 @@ from node.cli.common import home_option, json_option, show
 def verify(home: Path, as_json: bool) -> None:
     """Re-check a stopped node's data: hashes, signatures, certificates, execution, roots. Status 1 if anything differs.
 
+    Where old blocks were pruned there is nothing to execute from: there, the state is compared with what a quorum
+    certified, and headers and certificates with each other from genesis on.
+
     \b
     Example:
         medchain verify --home cluster/hospital
     """
     from node import config
     from node.home import open_home
+    from storage.verification import verify_store
 
     opened = open_home(config.load(home))
     try:
         tip_height = opened.store.tip.height
         with click.progressbar(length=max(tip_height, 1), label="blocks", file=sys.stderr, show_pos=True) as bar:
-            opened.store.verify_chain(opened.executor, lambda height, _: bar.update(height - bar.pos))
+            verify_store(opened.kv, opened.store, opened.executor, lambda height, _: bar.update(height - bar.pos))
+        pruned = opened.store.pruned
     finally:
         opened.close()
-    show({"home": str(home), "chain": opened.genesis.chain_id.hex(), "height": tip_height, "verified": True}, as_json)
+    document = {"home": str(home), "chain": opened.genesis.chain_id.hex(), "height": tip_height, "verified": True}
+    show(document | ({"pruned": pruned} if pruned else {}), as_json)

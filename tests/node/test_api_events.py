@@ -12,6 +12,7 @@ import pytest
 from ledger.errors import Code, Reject
 from ledger.modules.payments import Transfer
 from node.api.events import STREAM_PAGE
+from storage.errors import Corruption
 from tests.node.api_http import ask, connect, get, request_bytes
 from tests.node.api_service import HOSPITAL, FakeService, running
 
@@ -118,6 +119,28 @@ async def status_of_stream(url: str) -> int:
     writer.close()
     await writer.wait_closed()
     return int(line.split()[1])
+
+
+@pytest.mark.asyncio
+async def test_a_stream_over_broken_data_is_cut_off_not_answered_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head is out: a second one would be read as part of the first answer."""
+
+    def broken(*_: object) -> None:
+        raise Corruption("a receipt is damaged")
+
+    async with running(tmp_path) as (service, server):
+        fill(service, 1)
+        stream = await Stream.open(server.url)
+        await stream.event()
+        monkeypatch.setattr(type(service.store), "events", broken)
+        fill(service, 1)
+        async with asyncio.timeout(10):
+            rest = await stream.reader.read()
+        assert b"HTTP/1.1" not in rest
+        assert b"0\r\n\r\n" not in rest, "a chunked answer that ends so is whole"
+        await stream.close()
 
 
 @pytest.mark.asyncio

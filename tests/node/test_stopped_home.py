@@ -197,7 +197,7 @@ def test_a_range_of_heights(home: Path, medchain: Medchain) -> None:
 def test_heights_that_are_not_there_are_refused(home: Path, heights: tuple[str, ...], medchain: Medchain) -> None:
     status, out, err = medchain("export", "receipts", "--home", home, *heights)
     assert (status, out) == (Exit.USAGE, b"")
-    assert "the chain has 1 to" in err
+    assert "this node has 1 to" in err
 
 
 @pytest.mark.parametrize("table", export.TABLES)

@@ -36,6 +36,7 @@ from storage.errors import AlreadyInitialised, Corruption, NotInitialised, State
 from storage.kv import KeyValue
 from storage.leveldb import LevelDB
 from storage.memory import MemoryKeyValue
+from storage.verification import verify_chain
 
 KEYS = [KeyPair.from_seed(bytes([number]) * 32) for number in range(1, 5)]
 NEW_KEY = KeyPair.from_seed(b"n" * 32)
@@ -408,7 +409,7 @@ def test_each_epochs_validators_are_kept_and_certify_their_heights(node: Node):
         assert proof.verify(tx.id, GENESIS.chain_id, validators)
         assert not proof.verify(tx.id, GENESIS.chain_id, wrong)
     node.store.put_checkpoint(checkpoint_of(node.store, end))
-    node.store.verify_chain(executor())
+    verify_chain(node.kv, node.store, executor())
 
 
 class FailingWrites:
@@ -445,7 +446,7 @@ def test_a_failed_write_moves_nothing_on_and_can_be_repeated(kv: KeyValue):
             node.store.prove_state(note_key("n1-0")),
         )
         node.apply(block)
-    node.store.verify_chain(executor())
+    verify_chain(node.kv, node.store, executor())
 
 
 def test_a_block_out_of_order_or_of_another_result_is_refused(node: Node):
@@ -495,7 +496,7 @@ def test_verification_accepts_a_sound_chain_and_reports_progress(node: Node):
     busy(node, 9)
     node.store.put_checkpoint(checkpoint_of(node.store, 8))
     heights: list[tuple[int, int]] = []
-    node.store.verify_chain(executor(), lambda height, tip: heights.append((height, tip)))
+    verify_chain(node.kv, node.store, executor(), lambda height, tip: heights.append((height, tip)))
     assert heights == [(height, 9) for height in range(1, 10)]
 
 
@@ -559,7 +560,7 @@ def test_verification_names_what_was_tampered_with(what: str):
     key, data = tamper(node)
     node.kv.write([] if data is None else [(key, data)], [key] if data is None else [])
     with pytest.raises(Corruption, match=expected):
-        ChainStore(node.kv).verify_chain(executor())
+        verify_chain(node.kv, ChainStore(node.kv), executor())
 
 
 @pytest.mark.parametrize("prefix", [schema.HEADER, schema.LEAF, schema.META])

@@ -1,0 +1,54 @@
+"""`prune`: give back the room that old blocks take (docs/storage.md)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from node.cli.common import home_option, json_option, option, show
+
+
+@click.command()
+@option("--keep", type=click.IntRange(1), metavar="BLOCKS",
+        help="How many of the last blocks stay whole. Default: the setting storage.keep_blocks.")  # fmt: skip
+@home_option
+@json_option
+def prune(home: Path, keep: int | None, as_json: bool) -> None:
+    """Forget old blocks of a stopped node, and give their room back to the disk.
+
+    Headers, certificates and the state stay: the node proves and validates as before, and no longer shows transactions,
+    receipts and histories of the blocks that are gone. There is no way back but from a backup or from other nodes, so
+    somebody should keep all of it. A running node does the same from time to time once storage.keep_blocks is set.
+
+    \b
+    Example:
+        medchain prune --home cluster/hospital --keep 100000
+    """
+    from node import config
+    from node.home import open_home
+    from storage.pruning import keep_blocks_min
+    from storage.pruning import prune as slices
+
+    loaded = config.load(home)
+    opened = open_home(loaded)
+    try:
+        kv, store = opened.kv, opened.store
+        needed = keep_blocks_min(store.tip.parameters)
+        keep = loaded.storage.keep_blocks if keep is None else keep
+        if not keep:
+            raise click.UsageError("say how many blocks to keep with --keep, or set storage.keep_blocks")
+        if keep < needed:
+            raise click.UsageError(f"--keep: this chain needs {needed} blocks at least")
+        before, first = kv.approximate_size_bytes(), store.pruned
+        length = max(store.tip.height - keep - first, 1)
+        with click.progressbar(length=length, label="blocks", file=sys.stderr, show_pos=True) as bar:
+            for height in slices(kv, store, keep):
+                bar.update(height - first - bar.pos)
+        click.echo("compacting", err=True)
+        kv.compact()
+        pruned, after = store.pruned, kv.approximate_size_bytes()
+    finally:
+        opened.close()
+    show({"home": str(home), "pruned": pruned, "bytes_before": before, "bytes_after": after}, as_json)

@@ -1,0 +1,244 @@
+"""Checks of a store that trust nothing in it: a second execution from genesis where every block is kept, signatures and
+hashes where old blocks were pruned.
+
+Must not know: networks, files, or whose store it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import zip_longest
+
+from ledger.block import Certificate, CertifiedBlock, Phase, Proposal, next_results_hash, receipts_root
+from ledger.crypto import verify, verify_joined
+from ledger.errors import CodecError
+from ledger.execution import BlockResult, Executor, Tip
+from ledger.genesis import Genesis
+from ledger.proofcheck import Refused, Trusted, check
+from ledger.validators import ValidatorSet
+from storage import schema
+from storage.bundles import Bundler, Unprovable
+from storage.chain import ChainStore, check_agrees
+from storage.errors import Corruption
+from storage.kv import KeyValue
+from storage.memory import MemoryKeyValue
+from storage.statetree import StateStore
+
+Progress = Callable[[int, int], None]
+"""Hears (height, tip's height)."""
+
+
+def _nobody(height: int, tip_height: int) -> None:
+    pass
+
+
+def check_head(store: ChainStore) -> None:
+    """The state is one that a quorum certified, by validators that lead back to genesis. Unprovable where nothing is
+    certified yet, Refused where the certificates do not lead there, Corruption where the state is another."""
+    store.check_state()
+    genesis = Genesis.from_json(store.genesis_json)
+    proven = check(Bundler(store).head(), Trusted(genesis.chain_id, 0, genesis.validator_set.keys), verify)
+    if store.state_root(proven.height) != proven.fact["state_root"]:
+        raise Corruption(f"the state at height {proven.height} is not the certified one")
+
+
+def verify_store(kv: KeyValue, store: ChainStore, executor: Executor, progress: Progress = _nobody) -> None:
+    """The check that fits what is kept. Corruption names the height and what differs."""
+    if store.pruned:
+        verify_kept(store, progress)
+    else:
+        verify_chain(kv, store, executor, progress)
+
+
+# A second execution
+
+
+def verify_chain(
+    kv: KeyValue,
+    store: ChainStore,
+    executor: Executor,
+    progress: Progress = _nobody,
+    *,
+    scratch: KeyValue | None = None,
+) -> None:
+    """Re-check everything stored against a second execution from genesis.
+
+    `executor` is a fresh one of this chain, `kv` what the store lies in, `scratch` an empty one for the second state;
+    in memory if not given.
+    """
+    if executor.genesis.chain_id != store.chain_id or len(executor.replay):
+        raise ValueError("verification needs a fresh executor of this chain")
+    _Replay(kv, store, executor, MemoryKeyValue() if scratch is None else scratch).run(progress)
+
+
+class _Replay:
+    """The second execution."""
+
+    def __init__(self, kv: KeyValue, store: ChainStore, executor: Executor, scratch: KeyValue) -> None:
+        self._kv, self._store, self._executor = kv, store, executor
+        self._state = StateStore(scratch, 0)
+
+    def run(self, progress: Progress) -> None:
+        store = self._store
+        changes, tip = self._executor.begin()
+        with _naming("genesis"):
+            _same("state root", store.state_root(0), self._state.write(changes, 0, seal=True))
+            _same("results hash", store.results_hash(0), tip.results_hash)
+            _same("validators", store.validator_set(tip.validators.epoch), tip.validators)
+        transactions = index_entries = 0
+        for height in range(1, store.tip.height + 1):
+            with _naming(f"block {height}"):
+                result = self._block(height, tip)
+                transactions += self._places(height, result)
+                index_entries += self._index(height, result)
+            tip = result.tip
+            progress(height, store.tip.height)
+        with _naming(f"after block {tip.height}"):
+            _same("tip", store.tip, tip)
+            for kind, prefix, count in (
+                ("number of transaction places", schema.TRANSACTION, transactions),
+                ("number of index entries", schema.INDEX, index_entries),
+                ("number of headers", schema.HEADER, tip.height),
+            ):
+                _same(kind, sum(1 for _ in self._kv.scan_prefix(prefix)), count)
+            for ours, theirs in zip_longest(store.state_entries(), self._state.entries()):
+                _same("state", ours, theirs)
+            store.check_state()
+
+    def _block(self, height: int, tip: Tip) -> BlockResult:
+        store, executor = self._store, self._executor
+        block = _whole(store, height, tip.validators)
+        result = executor.execute(self._state, tip, block.proposal, block.batches)
+        for tx in result.transactions:
+            _same(f"signature of transaction {tx.id.hex()}", verify_joined(tx.wire), True)
+        _same("header", store.header(height), result.header)
+        _same("receipts", store.receipts(height), result.receipts)
+        _same("results hash", store.results_hash(height), result.tip.results_hash)
+        root = self._state.write(result.changes, height, seal=result.is_checkpoint)
+        _same("state root", store.state_root(height), root)
+        _same("validators", store.validator_set(result.tip.validators.epoch), result.tip.validators)
+        checkpoint = store.checkpoint(height)
+        if checkpoint is not None:
+            check_agrees(checkpoint, (result.tip.block_hash, root, result.tip.results_hash))
+            about_checkpoint = (checkpoint.height, checkpoint.valid(store.chain_id, tip.validators))
+            _same("checkpoint certificate", about_checkpoint, (height, True))
+        executor.accept(result.transactions, height)
+        return result
+
+    def _places(self, height: int, result: BlockResult) -> int:
+        """How many of a block's transactions are found at this very block; successes must be."""
+        count = 0
+        for position, receipt in enumerate(result.receipts):
+            place = self._store.place(receipt.tx_id)
+            here = place == (height, position)
+            if receipt.ok or place is None:
+                _same(f"place of transaction {receipt.tx_id.hex()}", here, True)
+            count += here
+        return count
+
+    def _index(self, height: int, result: BlockResult) -> int:
+        entries = {
+            schema.index_prefix(name, key) + schema.pack_place(height, position): result.receipts[position].tx_id
+            for name, key, position in result.indexes
+        }
+        for entry, tx_id in entries.items():
+            _same(f"index entry {entry.hex()}", self._kv.get(entry), tx_id)
+        return len(entries)
+
+
+# What is left after pruning
+
+
+def verify_kept(store: ChainStore, progress: Progress = _nobody) -> None:
+    """Re-check a pruned store: that headers form one chain from genesis, each decided by a quorum of its epoch; that
+    whole blocks are what was decided, and their receipts what was certified; that the state is the certified one.
+    Whether the rules were kept before that state rests on its certificate.
+    """
+    tip_height = store.tip.height
+    parent, results = store.chain_id, store.results_hash(store.pruned)
+    for height in range(1, tip_height + 1):
+        with _naming(f"block {height}"):
+            header = store.header(height)
+            if header is None:
+                raise Corruption("the header is missing")
+            _same("header's parent", (header.height, header.parent_hash), (height, parent))
+            validators = store.validator_set(header.epoch)
+            if validators is None:
+                raise Corruption(f"the validators of epoch {header.epoch} are missing")
+            if height > store.pruned:
+                block = _whole(store, height, validators)
+                proposal = block.proposal
+                results = _kept_results(store, block, results)
+            else:
+                proposal, certificate = _decided(store, height)
+                _check_decision(store, height, proposal, certificate, validators)
+            _same("header", header.proposal_digest, proposal.digest)
+            checkpoint = store.checkpoint(height)
+            if checkpoint is not None:
+                _same("checkpoint certificate", checkpoint.valid(store.chain_id, validators), True)
+                ours = (header.hash(store.chain_id), store.state_root(height), store.results_hash(height))
+                check_agrees(checkpoint, ours)
+            parent = header.hash(store.chain_id)
+        progress(height, tip_height)
+    with _naming(f"after block {tip_height}"):
+        _same("tip", (store.tip.block_hash, store.tip.results_hash), (parent, results))
+        try:
+            check_head(store)
+        except (Unprovable, Refused) as error:
+            raise Corruption(f"its certificates do not lead back to genesis ({error})") from None
+
+
+def _kept_results(store: ChainStore, block: CertifiedBlock, previous: bytes | None) -> bytes:
+    receipts = store.receipts(block.height)
+    _same(
+        "ids of receipts",
+        [one.tx_id for one in receipts],
+        [tx.id for batch in block.batches for tx in batch.transactions],
+    )
+    if previous is None:
+        raise Corruption("the results before it are missing")
+    results = next_results_hash(previous, block.height, receipts_root(receipts))
+    _same("results hash", store.results_hash(block.height), results)
+    return results
+
+
+# Blocks
+
+
+def _decided(store: ChainStore, height: int) -> tuple[Proposal, Certificate]:
+    found = store.proposed(height)
+    if found is None:
+        raise Corruption("the block is missing")
+    return found
+
+
+def _whole(store: ChainStore, height: int, validators: ValidatorSet) -> CertifiedBlock:
+    block = store.block(height)
+    if block is None:
+        raise Corruption("the block is missing")
+    _check_decision(store, height, block.proposal, block.certificate, validators)
+    _same("batches", block.batches_match(), True)
+    return block
+
+
+def _check_decision(
+    store: ChainStore, height: int, proposal: Proposal, certificate: Certificate, validators: ValidatorSet
+) -> None:
+    about = (certificate.height, certificate.phase, certificate.digest, proposal.height)
+    _same("certificate", about, (height, Phase.COMMIT, proposal.digest, height))
+    _same("certificate's signatures", certificate.valid(store.chain_id, validators), True)
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Say in which block something was found."""
+    try:
+        yield
+    except (Corruption, CodecError) as error:
+        raise Corruption(f"{where}: {error}") from error
+
+
+def _same(what: str, ours: object, theirs: object) -> None:
+    if ours != theirs:
+        raise Corruption(f"{what}: what is stored is not what it must be")

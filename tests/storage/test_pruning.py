@@ -1,0 +1,301 @@
+"""What pruning forgets and what it must not; and stores of an earlier format."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.codec import encode
+from ledger.crypto import verify
+from ledger.proofcheck import Trusted, check
+from storage import schema
+from storage.bundles import Bundler
+from storage.chain import ChainStore
+from storage.errors import Corruption, VersionMismatch
+from storage.kv import KeyValue
+from storage.memory import MemoryKeyValue
+from storage.migrations import upgrade
+from storage.pruning import keep_blocks_min, prune
+from storage.verification import verify_chain, verify_kept, verify_store
+from tests.storage.test_chain import GENESIS, PARAMETERS, Cluster, Node, busy, checkpoint_of, executor
+
+KEEP = keep_blocks_min(PARAMETERS)
+HEIGHTS = KEEP + 12
+FORMER = Path(__file__).with_name("data") / "store-1.rows.gz"
+KEPT = (schema.PROPOSAL, schema.HEADER, schema.RESULTS, schema.ROOT, schema.VALIDATORS, schema.CHECKPOINT, schema.STATE)
+FORGOTTEN = (schema.RECEIPTS, schema.TRANSACTION, schema.INDEX, schema.BATCH)
+
+
+def grown(kv: KeyValue) -> Node:
+    node = Node(kv, Cluster())
+    for height in range(1, HEIGHTS + 1):
+        if height % 5 == 0:
+            node.run()
+        else:
+            names = [f"n{height % 7}-{index}" for index in range(3)]
+            node.run([node.cluster.note(name, height, valid_until=height + 10) for name in names])
+    node.store.put_checkpoint(checkpoint_of(node.store, node.store.tip.checkpoint_height))
+    return node
+
+
+@cache
+def grown_once() -> MemoryKeyValue:
+    """To be copied, never changed."""
+    kv = MemoryKeyValue()
+    grown(kv)
+    return kv
+
+
+def copy_of(kv: KeyValue) -> MemoryKeyValue:
+    made = MemoryKeyValue()
+    made.write(list(kv.scan(b"")))
+    return made
+
+
+def rows(kv: KeyValue, prefix: bytes) -> dict[bytes, bytes]:
+    return dict(kv.scan_prefix(prefix))
+
+
+@pytest.fixture
+def pruned() -> Node:
+    node = grown(MemoryKeyValue())
+    assert list(prune(node.kv, node.store, KEEP))[-1] == HEIGHTS - KEEP
+    return node
+
+
+def test_bodies_go_and_headers_certificates_and_state_stay() -> None:
+    node = grown(MemoryKeyValue())
+    before = {prefix: rows(node.kv, prefix) for prefix in (*KEPT, *FORGOTTEN)}
+    whole = [node.store.block(height) for height in range(1, HEIGHTS + 1)]
+    last = HEIGHTS - KEEP
+    assert list(prune(node.kv, node.store, KEEP))[-1] == last
+    for prefix in KEPT:
+        assert rows(node.kv, prefix) == before[prefix], prefix
+    for prefix in FORGOTTEN:
+        assert len(rows(node.kv, prefix)) < len(before[prefix]), prefix
+    for store in (node.store, ChainStore(node.kv)):
+        assert store.pruned == last
+        assert [store.block(height) for height in range(1, HEIGHTS + 1)] == [None] * last + whole[last:]
+        assert store.block_wires(last) is None
+        assert store.receipts(last) == ()
+        assert store.header(last) is not None
+        for block in whole[:last]:
+            assert block is not None
+            for batch in block.batches:
+                assert store.batch(batch.digest) is None
+                for tx in batch.transactions:
+                    assert store.transaction(tx.id) is None
+                    assert store.receipt(tx.id) is None
+        first_kept = next(store.transactions_since(1))
+        assert first_kept[0] == last + 1
+        assert min(event.height for event in store.events((0, 0), 1000)) > last
+        assert all(height > last for height, _, _ in store.lookup("note", b"n1-0", limit=100))
+
+
+def test_what_is_left_is_exactly_what_a_store_of_those_blocks_would_hold(pruned: Node) -> None:
+    """No index entry, place or batch of a forgotten block stays behind on disk."""
+    last = pruned.store.pruned
+    assert all(schema.indexed_height(key) > last for key in rows(pruned.kv, schema.INDEX))
+    assert all(schema.unpack_place(place)[0] > last for place in rows(pruned.kv, schema.TRANSACTION).values())
+    wanted = {digest for height in range(last + 1, HEIGHTS + 1) for digest in batches_of(pruned.store, height)}
+    assert {key[1:] for key in rows(pruned.kv, schema.BATCH)} == wanted
+
+
+def batches_of(store: ChainStore, height: int) -> tuple[bytes, ...]:
+    proposed = store.proposed(height)
+    assert proposed is not None
+    return proposed[0].batches
+
+
+def test_an_index_is_silent_about_forgotten_blocks_before_it_is_swept() -> None:
+    node = grown(MemoryKeyValue())
+    slices = prune(node.kv, node.store, KEEP)
+    for height in slices:
+        assert height == node.store.pruned
+        found = [place for name in range(7) for place in node.store.lookup("note", f"n{name}-0".encode(), limit=1000)]
+        assert all(place[0] > height for place in found)
+        assert node.store.events((0, 0), 1)[0].height > height
+
+
+def test_the_chain_goes_on_and_prunes_again(pruned: Node) -> None:
+    before = pruned.store.pruned
+    reference = grown(MemoryKeyValue())
+    again = Node(pruned.kv, reference.cluster)
+    for _ in range(9):
+        height = again.store.tip.height + 1
+        block = reference.cluster.block(reference.store, [reference.cluster.note("n", height, valid_until=height + 9)])
+        reference.apply(block)
+        again.apply(block)
+    assert again.store.tip == reference.store.tip
+    assert list(prune(pruned.kv, again.store, KEEP))[-1] == before + 9
+    assert list(prune(pruned.kv, again.store, 2 * KEEP))[-1:] == [before + 9]
+
+
+def test_never_fewer_than_the_protocol_needs() -> None:
+    node = grown(MemoryKeyValue())
+    assert list(prune(node.kv, node.store, 1))[-1] == HEIGHTS - KEEP
+
+
+@pytest.mark.parametrize("again_at", [HEIGHTS - KEEP - 1, HEIGHTS - KEEP + 4])
+def test_a_batch_that_a_later_block_orders_again_lives_as_long_as_that_block(again_at: int) -> None:
+    node = Node(MemoryKeyValue(), Cluster())
+    batch = [node.cluster.note("first", 1, valid_until=5)]
+    for height in range(1, HEIGHTS + 1):
+        if height in (2, again_at):
+            node.run(batch)
+        else:
+            node.run([node.cluster.note("n", height, valid_until=height + 9)])
+    block = node.cluster.blocks[again_at - 1]
+    for _ in prune(node.kv, node.store, KEEP):
+        if node.store.pruned < again_at:
+            assert node.store.block(again_at) == block
+            assert len(node.store.receipts(again_at)) == 1
+    (digest,) = batches_of(node.store, 2)
+    assert (node.store.batch(digest) is None) == (again_at <= node.store.pruned)
+    assert bool(rows(node.kv, schema.AGAIN)) == (again_at > node.store.pruned)
+
+
+@given(cut=st.integers(0, 40))
+def test_cut_off_between_two_writes_it_goes_on_where_it_stopped(cut: int) -> None:
+    whole, half = (Node(copy_of(grown_once()), Cluster()) for _ in range(2))
+    for _ in prune(whole.kv, whole.store, KEEP):
+        pass
+    for _, _ in zip(range(cut), prune(half.kv, half.store, KEEP), strict=False):
+        pass
+    store = ChainStore(half.kv)
+    for _ in prune(half.kv, store, KEEP):
+        pass
+    assert list(half.kv.scan(b"")) == list(whole.kv.scan(b""))
+
+
+def test_only_the_oldest_whole_block_and_never_the_tip(pruned: Node) -> None:
+    for height in (0, pruned.store.pruned, pruned.store.pruned + 2, HEIGHTS + 1):
+        with pytest.raises(ValueError, match="not the oldest"):
+            pruned.store.prune(height)
+    node = Node(MemoryKeyValue(), Cluster())
+    busy(node, 1)
+    with pytest.raises(ValueError, match="not the oldest"):
+        node.store.prune(1)
+
+
+def test_a_pruned_store_still_proves_its_state_from_genesis(pruned: Node) -> None:
+    trusted = Trusted(GENESIS.chain_id, 0, GENESIS.validator_set.keys)
+    assert check(Bundler(pruned.store).head(), trusted, verify).height == pruned.store.tip.checkpoint_height
+
+
+# Verification of what is kept
+
+
+def test_a_sound_pruned_store_verifies(pruned: Node) -> None:
+    heard: list[tuple[int, int]] = []
+    verify_store(pruned.kv, ChainStore(pruned.kv), executor(), lambda height, tip: heard.append((height, tip)))
+    assert heard == [(height, HEIGHTS) for height in range(1, HEIGHTS + 1)]
+
+
+@pytest.mark.parametrize("height", [1, HEIGHTS - KEEP, HEIGHTS - KEEP + 1, HEIGHTS - 1])
+@pytest.mark.parametrize("prefix", [schema.HEADER, schema.PROPOSAL], ids=["header", "proposal"])
+def test_a_header_or_certificate_that_is_another_is_found(pruned: Node, prefix: bytes, height: int) -> None:
+    key, other = schema.at_height(prefix, height), schema.at_height(prefix, height + 1)
+    data = pruned.kv.get(other)
+    assert data is not None
+    pruned.kv.write([(key, data)])
+    with pytest.raises(Corruption, match=f"block {height}"):
+        verify_kept(ChainStore(pruned.kv))
+
+
+def test_a_certificate_with_a_false_signature_is_found(pruned: Node) -> None:
+    proposed = pruned.store.proposed(3)
+    assert proposed is not None
+    proposal, certificate = proposed
+    (first, signature), *others = certificate.signatures
+    false = replace(certificate, signatures=((first, signature[:-1] + bytes([signature[-1] ^ 1])), *others))
+    pruned.kv.write([(schema.at_height(schema.PROPOSAL, 3), encode((proposal.to_value(), false.to_value())))])
+    with pytest.raises(Corruption, match="block 3: certificate's signatures"):
+        verify_kept(pruned.store)
+
+
+def test_a_receipt_or_a_state_entry_that_is_another_is_found(pruned: Node) -> None:
+    kept = [height for height in range(pruned.store.pruned + 1, HEIGHTS) if pruned.store.receipts(height)]
+    first, second = (schema.at_height(schema.RECEIPTS, height) for height in kept[:2])
+    good, other = pruned.kv.get(first), pruned.kv.get(second)
+    assert good is not None
+    assert other is not None
+    pruned.kv.write([(first, other)])
+    with pytest.raises(Corruption, match=f"block {kept[0]}: ids of receipts"):
+        verify_kept(pruned.store)
+    pruned.kv.write([(first, good)])
+    key, value = next(iter(rows(pruned.kv, schema.STATE).items()))
+    pruned.kv.write([(key, value + b"\0")])
+    with pytest.raises(Corruption, match="state bucket"):
+        verify_kept(ChainStore(pruned.kv))
+
+
+# Formats
+
+
+@pytest.fixture
+def former() -> Iterator[MemoryKeyValue]:
+    """A store as software of the format before wrote it: 13 blocks; block 10 orders the batches of block 3 again."""
+    data, at = gzip.decompress(FORMER.read_bytes()), 0
+    kv = MemoryKeyValue()
+    while at < len(data):
+        key_size, value_size = int.from_bytes(data[at : at + 4], "big"), int.from_bytes(data[at + 4 : at + 8], "big")
+        middle, end = at + 8 + key_size, at + 8 + key_size + value_size
+        kv.write([(data[at + 8 : middle], data[middle:end])])
+        at = end
+    yield kv
+    kv.close()
+
+
+def test_a_store_of_the_format_before_is_taken_over_whole(former: MemoryKeyValue) -> None:
+    with pytest.raises(VersionMismatch):
+        ChainStore(former)
+    before = dict(former.scan(b""))
+    assert upgrade(former) == b"medchain/store/1"
+    assert upgrade(former) is None
+    after = dict(former.scan(b""))
+    store = ChainStore(former)
+    verify_chain(former, store, executor())
+    again = {schema.AGAIN + digest: schema.pack_height(10) for digest in batches_of(store, 3)}
+    assert batches_of(store, 10) == batches_of(store, 3)
+    assert after == before | again | {schema.FORMAT_KEY: schema.FORMAT}
+
+
+def test_a_takeover_that_is_killed_is_done_again(former: MemoryKeyValue, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = copy_of(former)
+    upgrade(whole)
+    write = former.write
+    for dies_at in (1, 2):
+        writes = itertools.count(1)
+
+        def dying(*arguments: Any, at: int = dies_at, writes: Iterator[int] = writes, **options: Any) -> None:
+            if next(writes) == at:
+                raise KeyboardInterrupt
+            write(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(former, "write", dying)
+            with pytest.raises(KeyboardInterrupt):
+                upgrade(former)
+        with pytest.raises(VersionMismatch):
+            ChainStore(former)
+    upgrade(former)
+    assert list(former.scan(b"")) == list(whole.scan(b""))
+
+
+def test_a_store_of_later_software_is_left_alone(former: MemoryKeyValue) -> None:
+    former.write([(schema.FORMAT_KEY, b"medchain/store/99")])
+    before = list(former.scan(b""))
+    assert upgrade(former) is None
+    assert list(former.scan(b"")) == before
+    with pytest.raises(VersionMismatch, match="99"):
+        ChainStore(former)
