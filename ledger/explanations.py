@@ -251,7 +251,7 @@ _STORAGE: dict[Code, Explanation] = {
         "The data on disk is damaged; the node stopped rather than guess.",
         "Move the folder away, initialise anew and let it catch up; a validator with a new key.",
     ),
-    Code.DISK_FULL: Explanation("The disk is full.", "Make room and start the node again.", retryable=True),
+    Code.DISK_FULL: Explanation("The disk is full.", "Make room; a running node goes on by itself.", retryable=True),
     Code.NOT_INITIALISED: Explanation("The folder holds no node.", "Run `medchain init`."),
     Code.FORMAT_MISMATCH: Explanation(
         "The data was written in a format this version does not read.", "Use the version that wrote it."

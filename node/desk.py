@@ -50,7 +50,8 @@ class Desk:
         self.vault = vault
         self.vault_key: KeyPair | None = key if vault is not None else None
         self.started_ms = self._last_block_ms = _wall_ms()
-        self.stopped: str | None = None
+        self.stopped: str | None = None  # why this node neither accepts nor signs
+        self.full = asyncio.Event()  # the disk: it goes on once there is room
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
         self._waiters: dict[bytes, list[asyncio.Future[tuple[int, int, Receipt]]]] = {}
@@ -65,7 +66,10 @@ class Desk:
         self.transport: Transport
 
     def open(self, driver: Driver, replica: Replica, transport: Transport) -> None:
+        """Serve these; again, after the disk was full, over what was reopened."""
         self.driver, self.replica, self.transport = driver, replica, transport
+        self.stopped = None
+        self.full.clear()
         replica.on_view = self._on_view
 
     def close(self) -> None:
@@ -113,12 +117,16 @@ class Desk:
         self._log.info("leaving for view" if changing else "in view", view=view, leader=leader)
 
     def on_failed(self, error: BaseException) -> None:
+        if isinstance(error, DiskFull):
+            self.stopped = f"{error} ({Code.DISK_FULL.label}). It goes on by itself once there is room."
+            self._log.critical("disk full", error=str(error))
+            self.full.set()
+            return
         self.failure = error
         if isinstance(error, StateDiverged):
             self.stopped = f"its {error} ({Code.STATE_DIVERGED.label})"
         elif isinstance(error, StorageError):
-            code = Code.DISK_FULL if isinstance(error, DiskFull) else Code.DATA_CORRUPT
-            self.stopped = f"its disk failed: {error} ({code.label})"
+            self.stopped = f"its disk failed: {error} ({Code.DATA_CORRUPT.label})"
         else:
             self.stopped = "an internal error; see its log (MC9001)"
         self._log.critical("internal error", error=type(error).__name__, exc_info=error)
@@ -192,20 +200,27 @@ class Desk:
                 taken.append((position, tx))
             else:
                 outcomes[position] = Outcome(tx.id, int(Code.BAD_SIGNATURE))
-        for (position, tx), refusal in zip(taken, self.replica.take(tx for _, tx in taken), strict=True):
+        if self.stopped is not None:  # meanwhile
+            refusals: list[Reject | None] = [self._refusal() for _ in taken]
+        else:
+            refusals = self.replica.take(tx for _, tx in taken)
+        for (position, tx), refusal in zip(taken, refusals, strict=True):
             code, detail = (0, ()) if refusal is None else (int(refusal.code), refusal.detail)
             outcomes[position] = Outcome(tx.id, code, detail)
         return [outcome for outcome in outcomes if outcome is not None]
 
     def _admit(self, tx: Transaction, accepting: bool) -> None:
         if not accepting:
-            raise Reject(Code.NOT_ACCEPTING)
+            raise self._refusal()
         try:
             self._home.executor.check(tx, self.store.tip.height + 1)
         except Reject:
             raise
         except Exception as error:  # a rule module's mistake costs the transaction, never the node
             raise Reject(Code.RULE_FAILED, type(error).__name__) from error
+
+    def _refusal(self) -> Reject:
+        return Reject(Code.DISK_FULL if self.full.is_set() else Code.NOT_ACCEPTING)
 
     def lag(self) -> int:
         """How many blocks behind this node is, as more than f others say."""
@@ -314,6 +329,7 @@ class Desk:
                 "flushes": self.driver.account.flushes,
                 "log_bytes": self._home.wal.size_bytes(),
             },
+            "stopped": self.stopped,
             "why": self.why()["sentence"],
             "started_ms": self.started_ms,
             "version": importlib.metadata.version("medchain"),

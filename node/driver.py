@@ -90,14 +90,16 @@ class Driver:
             self._tasks.append(asyncio.create_task(self._guarded(work)))
 
     async def stop(self) -> None:
-        """Finish what the disk has begun, then let go."""
+        """Finish what the disk has begun, then let go. After a failure nothing more is written, as after a crash."""
+        self._room.set()
         for handle in self._timers.values():
             handle.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._disk, self._wal.flush)
+        if not self._failed:
+            await asyncio.get_running_loop().run_in_executor(self._disk, self._wal.flush)
+        self._failed = True  # what still comes in goes nowhere
         self._disk.shutdown(wait=True)
 
     # Entry points: everything that reaches the replica comes through here

@@ -41,6 +41,15 @@ class Home:
     store: ChainStore
     wal: WriteAheadLog
 
+    def reopen(self) -> None:
+        """Begin again with what is on disk, as after a crash: the way back after DiskFull. It may be called again if it
+        raises."""
+        self.wal.close()
+        self.kv.reopen()
+        self.store = ChainStore(self.kv)
+        self.executor = Executor(self.genesis, self.registry)
+        self.wal = WriteAheadLog(self.folder.wal, create=False)
+
     def close(self) -> None:
         self.wal.close()
         self.kv.close()

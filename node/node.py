@@ -27,12 +27,15 @@ from node.driver import Driver
 from node.home import Home, open_home
 from node.logs import make_logger
 from node.replica import RecordKind, Replica
+from node.room import wait_for_room
 from node.upkeep import Upkeep
 from node.vault import Vault
 from p2p.batches import PoolConfig
 from p2p.config import Handlers, TransportConfig
+from p2p.frames import Kind
 from p2p.queues import LaneLimit, QueueLimits
 from p2p.transport import Transport
+from storage.errors import DiskFull
 
 SUBMIT_TIMEOUT_MS = 30_000
 
@@ -60,32 +63,56 @@ class Node:
         config = self.config
         home = self._home = open_home(config)
         try:
-            vault = Vault(home.folder.vault)
-            self.desk = Desk(config, home, self.key, vault, self._log)
-            self.driver = Driver(home.wal, home.kv, self.desk, self._log)
+            self.desk = Desk(config, home, self.key, Vault(home.folder.vault), self._log)
             self.transport = self._make_transport(home)
-            self.replica = Replica(
-                home.executor,
-                home.store,
-                self.key.public,
-                self.key.sign,
-                self.driver,
-                pool=PoolConfig(held_bytes_max=config.limits.pool_size_bytes_max),
-            )
-            self.driver.attach(self.replica, self.transport)
-            self.desk.open(self.driver, self.replica, self.transport)
+            self._begin(home)
             self.api = ApiServer(self.desk, config)
-            self.replica.start((RecordKind(record.kind), record.payload) for record in home.wal.replay())
-            self.driver.start(Upkeep(home.kv, home.store, config.storage.keep_blocks, self._log).run())
-            self.desk.follow_members()
             await self.transport.start()
             for peer in config.p2p.peers:
                 self.transport.add_address(bytes.fromhex(peer.key), peer.host, peer.port)
             await self.api.start()
+            self._recovery = asyncio.create_task(self._recover(home))
         except BaseException:
             home.close()
             raise
         self._log.info("listening", api=self.api.url, p2p=self.transport.port, height=home.store.tip.height)
+
+    def _begin(self, home: Home) -> None:
+        """A driver and a replica over what is on disk."""
+        config, desk = self.config, self.desk
+        self.driver = Driver(home.wal, home.kv, desk, self._log)
+        self.replica = Replica(
+            home.executor,
+            home.store,
+            self.key.public,
+            self.key.sign,
+            self.driver,
+            pool=PoolConfig(held_bytes_max=config.limits.pool_size_bytes_max),
+        )
+        self.driver.attach(self.replica, self.transport)
+        desk.open(self.driver, self.replica, self.transport)
+        self.replica.start((RecordKind(record.kind), record.payload) for record in home.wal.replay())
+        self.driver.start(Upkeep(home.kv, home.store, config.storage.keep_blocks, self._log).run())
+        desk.follow_members()
+
+    async def _recover(self, home: Home) -> None:
+        """Whenever the disk was full and there is room again, begin again as after a crash; peers and clients stay."""
+        try:
+            while True:
+                await self.desk.full.wait()
+                await wait_for_room(home.folder.path)
+                await self.driver.stop()
+                try:
+                    home.reopen()
+                    self._begin(home)
+                except DiskFull as error:
+                    self.desk.on_failed(error)
+                    continue
+                for peer in self.transport.peers():
+                    self.driver.on_peer_up(peer.key)
+                self._log.warning("there is room on the disk again", height=home.store.tip.height)
+        except Exception as error:
+            self.desk.on_failed(error)
 
     def _make_transport(self, home: Home) -> Transport:
         p2p, limits = self.config.p2p, self.config.limits
@@ -112,7 +139,13 @@ class Node:
             self.desk.on_peer(key, False)
             self.driver.on_peer_down(key)
 
-        handlers = Handlers(self.driver.on_frame, on_peer_up, on_peer_down, self.driver.ready)
+        def on_frame(key: bytes, kind: Kind, payload: bytes) -> None:
+            self.driver.on_frame(key, kind, payload)
+
+        async def ready(key: bytes) -> None:
+            await self.driver.ready(key)
+
+        handlers = Handlers(on_frame, on_peer_up, on_peer_down, ready)
         role = "follower" if home.store.tip.validators.index(self.key.public) is None else "validator"
         return Transport(
             settings,
@@ -130,6 +163,8 @@ class Node:
         home, self._home = self._home, None
         if home is None:
             return
+        self._recovery.cancel()
+        await asyncio.gather(self._recovery, return_exceptions=True)
         await self.api.stop()
         self.desk.close()
         await self.transport.stop()
