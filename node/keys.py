@@ -20,6 +20,7 @@ from pathlib import Path
 from ledger.crypto import SEED_SIZE_BYTES, KeyPair
 from ledger.errors import ConfigError
 from ledger.genesis import DEVELOPMENT_NAMES, development_key
+from storage.files import write_new
 
 HEADER = "medchain secret key 1"
 FILE_SIZE_BYTES_MAX = 1024  # three short lines
@@ -35,15 +36,11 @@ def save(path: Path, key: KeyPair) -> None:
     """Write a new file (0600), durable on return. ConfigError if it exists: a key lost is an identity lost."""
     text = f"{HEADER}\npublic {key.public.hex()}\nsecret {key.seed.hex()}\n"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        write_new(path, text.encode("ascii"))
     except FileExistsError:
         raise ConfigError(f"{path}: exists; a key file is never overwritten, choose another name") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def load(path: Path) -> KeyPair:

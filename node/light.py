@@ -9,13 +9,13 @@ Must not know: how a node is asked.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ledger.crypto import verify
 from ledger.errors import ConfigError
 from ledger.proofcheck import Proven, Refused, Trusted, check
+from storage import files
 
 MEMORY_SIZE_BYTES_MAX = 64 * 1024
 
@@ -55,12 +55,7 @@ class Memory:
             "height": self.height,
             "block": self.block_hash.hex(),
         }
-        draft = path.with_name(path.name + ".new")
-        with draft.open("w") as opened:
-            json.dump(document, opened, indent=2)
-            opened.flush()
-            os.fsync(opened.fileno())
-        draft.replace(path)
+        files.replace(path, json.dumps(document, indent=2).encode())
 
     @classmethod
     def read(cls, path: Path) -> Memory:

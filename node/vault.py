@@ -37,6 +37,7 @@ from nacl.exceptions import CryptoError
 from ledger.codec import Value, decode, encode
 from ledger.crypto import HASH_SIZE_BYTES, PUBLIC_KEY_SIZE_BYTES, KeyPair, check_public_key, hash_bytes
 from ledger.errors import CodecError, SignatureRefused
+from storage.files import DRAFT_SUFFIX, replace, sync_folder
 
 __all__ = [
     "AlreadyHeld",
@@ -285,7 +286,6 @@ def _is_commitment(commitment: object) -> bool:
 
 _RECORD_NAME = re.compile(r"01[0-9a-f]{64}")
 _TOMBSTONE_SUFFIX: Final = ".erased"
-_TEMPORARY_SUFFIX: Final = ".tmp"
 
 
 class Vault:
@@ -311,7 +311,7 @@ class Vault:
         self._sizes: dict[bytes, int] = {}
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.endswith(_TEMPORARY_SUFFIX):
+                if entry.name.endswith(DRAFT_SUFFIX):
                     os.unlink(entry.path)  # of a write that never finished
                 elif _RECORD_NAME.fullmatch(entry.name):
                     self._sizes[bytes.fromhex(entry.name)] = entry.stat(follow_symlinks=False).st_size
@@ -332,7 +332,7 @@ class Vault:
                 return commitment
             if sum(self._sizes.values()) + len(sealed.data) > self._size_bytes_max:
                 raise VaultFull(f"the vault holds at most {self._size_bytes_max} bytes")
-            self._write(self._record(commitment), sealed.data)
+            replace(self._record(commitment), sealed.data)
             self._sizes[commitment] = len(sealed.data)
         return commitment
 
@@ -354,7 +354,7 @@ class Vault:
         """
         with self._lock:
             self._check_held(commitment)
-            self._write(self._tombstone(commitment), encode((TOMBSTONE_TAG, commitment, self._clock_ms())))
+            replace(self._tombstone(commitment), encode((TOMBSTONE_TAG, commitment, self._clock_ms())))
             self._shred(commitment)
 
     def list(self) -> tuple[bytes, ...]:
@@ -396,22 +396,6 @@ class Vault:
         with os.fdopen(descriptor, "rb") as file:
             return file.read(SEALED_SIZE_BYTES_MAX + 1)
 
-    def _write(self, path: Path, data: bytes) -> None:
-        """Whole or not at all, whatever happens: a temporary file, synced, renamed, and the folder synced."""
-        temporary = path.with_name(path.name + _TEMPORARY_SUFFIX)
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), 0o600)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        self._sync_folder()
-
     def _shred(self, commitment: bytes) -> None:
         path = self._record(commitment)
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -420,12 +404,5 @@ class Vault:
             file.flush()
             os.fsync(file.fileno())
         path.unlink()
-        self._sync_folder()
+        sync_folder(self._path)
         del self._sizes[commitment]
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 
 from storage.errors import AlreadyInitialised, Corruption, Locked, NotInitialised, VersionMismatch, from_os_error
+from storage.files import replace, sync_folder
 from storage.wal import WriteAheadLog
 
 FORMAT = "1"
@@ -61,7 +62,8 @@ class DataDir:
             if not (path / "wal").exists():
                 WriteAheadLog(path / "wal").close()
             # Last, and whole at once: a folder without it was only begun.
-            _write_durably(path / "FORMAT", f"{FORMAT}\n".encode())
+            replace(path / "FORMAT", f"{FORMAT}\n".encode())
+            sync_folder(path.parent)
         except FileExistsError:
             raise AlreadyInitialised(path) from None
         except OSError as error:
@@ -121,21 +123,3 @@ class DataDir:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    """Make a file that is there whole or not at all, whatever happens meanwhile."""
-    draft = path.with_suffix(".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    draft.rename(path)
-    for folder in (path.parent, path.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

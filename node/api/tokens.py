@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from ledger.errors import ConfigError
+from storage.files import write_new
 
 FILE_NAME = "operator.token"
 
@@ -36,14 +37,12 @@ def load(home: Path) -> str:
 
 def load_or_create(home: Path) -> str:
     """The token, made on first use."""
+    path = home / FILE_NAME
     try:
-        descriptor = os.open(home / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if not path.exists():
+            write_new(path, f"{secrets.token_hex(32)}\n".encode())
     except FileExistsError:
-        return load(home)
+        pass
     except OSError as error:
-        raise ConfigError(f"{home / FILE_NAME}: {error.strerror}") from None
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        raise ConfigError(f"{path}: {error.strerror}") from None
     return load(home)

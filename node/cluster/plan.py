@@ -27,6 +27,7 @@ from ledger.errors import ConfigError
 from ledger.genesis import Genesis, Parameters, development_key
 from ledger.gs1 import check_digit
 from ledger.rules import Role
+from storage import files
 
 PLAN_FILE = "cluster.json"
 GENESIS_FILE = "genesis.json"
@@ -309,10 +310,10 @@ def write_settings(
     from node.config import FILE_NAME, to_toml
 
     for node in plan.nodes:
-        _replace(directory / node.name / FILE_NAME, to_toml(plan.settings(node)))
+        files.replace(directory / node.name / FILE_NAME, to_toml(plan.settings(node)).encode())
     for node in new:
         initialise(directory / node.name)
-    _replace(directory / PLAN_FILE, plan.to_json())
+    files.replace(directory / PLAN_FILE, plan.to_json().encode())
 
 
 def add_follower(directory: Path, plan: ClusterPlan, initialise: Callable[[Path], None]) -> ClusterPlan:
@@ -336,9 +337,3 @@ def read(directory: Path) -> ClusterPlan:
             f"{directory}: holds no cluster; make one with: medchain cluster up --dir {directory}"
         ) from None
     return ClusterPlan.from_json(data.decode("utf-8", "replace"))
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)

@@ -339,7 +339,7 @@ def test_interrupted_write_leaves_no_record(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(OSError, match="disk full"):
             folder.put(sealed_secret())
     assert list(path.iterdir()) == []
-    (path / ("01" * 33 + ".tmp")).write_bytes(b"half")
+    (path / ("01" * 33 + ".new")).write_bytes(b"half")
     assert Vault(path).list() == ()
     assert list(path.iterdir()) == []
 

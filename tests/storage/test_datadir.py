@@ -109,7 +109,7 @@ def test_a_creation_cut_short_is_no_data_folder(tmp_path: Path, monkeypatch: pyt
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", crash)
+        patch.setattr(Path, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
             DataDir.create(tmp_path / "data")
     with pytest.raises(NotInitialised, match="medchain init"):
