@@ -30,7 +30,7 @@ from node.replica import RecordKind, split_records
 from storage.wal import WriteAheadLog
 
 PAYERS = 8  # clients that wait for each commit before they send the next
-UP_S = (0.2, 2.0)  # how long a round lets all four work before it kills
+UP_S = (0.2, 2.0)  # how long a round lets all work before it kills
 DOWN_S = (0.0, 1.5)  # how long the killed one stays away
 AGREE_S = 60.0
 
@@ -53,14 +53,18 @@ class Record:
 
     def read_log(self, node: ClusterNode) -> None:
         """Every vote in the log of a node that is down; a contradiction with an earlier one raises."""
+        self.read_folder(node.name, node.home / "data" / "wal")
+
+    def read_folder(self, name: str, wal: Path) -> None:
+        """The same for the log in a folder."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "wal"
-            shutil.copytree(node.home / "data" / "wal", copy)
+            shutil.copytree(wal, copy)
             log = WriteAheadLog(copy, create=False)  # cuts a torn tail, in the copy
             try:
                 for entry in log.replay():
                     if entry.kind == RecordKind.VOTES:
-                        self._note(node.name, entry.payload)
+                        self._note(name, entry.payload)
             finally:
                 log.close()
         self.logs += 1
@@ -84,10 +88,10 @@ class Record:
                 raise Violated(f"{place} was signed twice, with different content")
 
 
-async def run(rounds: int, seed: int, folder: Path, say: Say) -> Record:
+async def run(rounds: int, seed: int, members: int, folder: Path, say: Say) -> Record:
     """Raises Violated, or TimeoutError where the chain did not go on."""
     random, record = Random(seed), Record()
-    async with LocalCluster.create(folder, 4) as cluster:
+    async with LocalCluster.create(folder, members) as cluster:
         await cluster.wait_ready()
         async with Watch(cluster.nodes) as watch:
             stopping = asyncio.Event()
@@ -110,7 +114,7 @@ async def _round(cluster: LocalCluster, watch: Watch, random: Random, record: Re
     await asyncio.sleep(random.uniform(*UP_S))
     leader = await watch.leader()
     others = [node for node in cluster.nodes if node is not leader]
-    victim = leader if random.randrange(2) else others[random.randrange(3)]
+    victim = leader if not others or random.randrange(2) else random.choice(others)
     record.leaders += victim is leader
     height = watch.height
     await cluster.kill(victim)
@@ -136,7 +140,7 @@ async def _pay(cluster: LocalCluster, watch: Watch, payer: int, record: Record, 
             nonce=payer.to_bytes(8, "big") + number.to_bytes(8, "big"),
             valid_until=watch.height + 500,
         )
-        node = cluster.nodes[(payer + number) % 4]
+        node = cluster.nodes[(payer + number) % len(cluster.nodes)]
         try:
             outcome = await watch.clients[node.name].submit_wait(tx.wire, 3_000)
         except ClientError:
@@ -167,12 +171,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make kills", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1, help="of the moments and the victims")
+    parser.add_argument("--members", type=int, default=4, help="how many processes; one has nobody to ask afterwards")
     arguments = parser.parse_args()
     began_s = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="medchain-kills-"))
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     try:
-        record = asyncio.run(run(arguments.rounds, arguments.seed, folder / "cluster", say))
+        record = asyncio.run(run(arguments.rounds, arguments.seed, arguments.members, folder / "cluster", say))
     except (Violated, TimeoutError, ClusterError) as error:
         print(f"FAILED: {error!r}; data and logs are in {folder}; again with --seed {arguments.seed}")
         return 1

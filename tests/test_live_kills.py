@@ -17,7 +17,7 @@ from tests import live_kills
 @pytest.mark.asyncio
 async def test_killed_nodes_never_contradict_themselves_and_lose_nothing_acknowledged(tmp_path: Path) -> None:
     """Trap 20. Trap 22. Trap 24."""
-    record = await live_kills.run(3, 7, tmp_path / "cluster", lambda line: None)
+    record = await live_kills.run(3, 7, 4, tmp_path / "cluster", lambda line: None)
     assert record.committed
     assert len(record.votes) > 20
     assert record.logs == 3 + 4
