@@ -28,6 +28,7 @@ from p2p.errors import Fault
 from p2p.frames import Kind
 from p2p.transport import Transport
 from storage.kv import KeyValue
+from storage.shortening import shorten
 from storage.wal import WriteAheadLog
 
 SLICE = 16  # signatures between two turns of the loop: about a millisecond
@@ -220,12 +221,7 @@ class Driver:
             self.call(self.replica.on_durable, sequence)
             if stable > shortened:
                 shortened = stable
-                await loop.run_in_executor(self._disk, self._shorten, stable)
-
-    def _shorten(self, height: int) -> None:
-        # The store must hold on disk what the log is about to forget.
-        self._kv.write((), (), sync=True)
-        self._wal.truncate_before(height + 1)
+                await loop.run_in_executor(self._disk, shorten, self._kv, self._wal, stable)
 
     async def _check_forever(self) -> None:
         while True:

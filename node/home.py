@@ -24,7 +24,8 @@ from storage.datadir import DataDir
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
 from storage.pruning import keep_blocks_min
-from storage.wal import WriteAheadLog
+from storage.shortening import replay
+from storage.wal import Record, WriteAheadLog
 
 DATA = "data"
 
@@ -40,6 +41,10 @@ class Home:
     kv: LevelDB
     store: ChainStore
     wal: WriteAheadLog
+
+    def records(self) -> list[Record]:
+        """What the log holds, once after opening. Corruption where the store has less than it had."""
+        return replay(self.wal, self.folder.db, self.store.tip.height)
 
     def reopen(self) -> None:
         """Begin again with what is on disk, as after a crash: the way back after DiskFull. It may be called again if it

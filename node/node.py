@@ -91,7 +91,7 @@ class Node:
         )
         self.driver.attach(self.replica, self.transport)
         desk.open(self.driver, self.replica, self.transport)
-        self.replica.start((RecordKind(record.kind), record.payload) for record in home.wal.replay())
+        self.replica.start((RecordKind(record.kind), record.payload) for record in home.records())
         self.driver.start(Upkeep(home.kv, home.store, config.storage.keep_blocks, self._log).run())
         desk.follow_members()
 

@@ -280,6 +280,11 @@ class WriteAheadLog:
             raise
         return _Segment(path, number, marker, checksum), descriptor
 
+    def would_drop(self, tag: int) -> bool:
+        """Whether `truncate_before(tag)` would remove a segment."""
+        with self._lock:
+            return len(self._segments) > 1 and self._segments[0].tag_max < tag
+
     def truncate_before(self, tag: int) -> None:
         """Drop the oldest segments in which every record's tag is below `tag`.
 

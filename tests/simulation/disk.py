@@ -15,11 +15,14 @@ import os
 import sys
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from storage import wal as _product_wal
+from storage.chain import ChainStore
 from storage.memory import MemoryKeyValue
+from storage.shortening import replay, shorten
 
 SEGMENT_BYTES_MAX = 64 * 1024 * 1024
 
@@ -197,7 +200,8 @@ class Disk:
         )
         self._opened = True
         self.fs.settle()
-        return [(record.kind, record.tag, record.payload) for record in self.wal.replay()]
+        height = ChainStore(self.kv).tip.height
+        return [(record.kind, record.tag, record.payload) for record in replay(self.wal, Path("db"), height)]
 
     def copy(self) -> Disk:
         """An image of the disk while nothing runs on it."""
@@ -207,11 +211,12 @@ class Disk:
         twin._opened = self._opened
         return twin
 
-    def shorten(self, height: int) -> None:
-        """What node/driver.py does once a checkpoint is stable."""
-        self.kv.write((), (), sync=True)
-        self.wal.truncate_before(height + 1)
+    def shorten(self, height: int) -> int:
+        """What node/driver.py does once a checkpoint is stable; how many records that added."""
+        marks = int(self.wal.would_drop(height + 1))
+        shorten(self.kv, self.wal, height)
         self.fs.settle()
+        return marks
 
     def crash(self, random: Random, *, power: bool, torn: bool) -> None:
         """A killed process leaves what it wrote in the page cache; a power cut only what was synced for certain."""

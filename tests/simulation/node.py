@@ -191,7 +191,7 @@ class SimulatedNode:
         self.replica.on_durable(sequence)
         if stable > self._shortened:
             self._shortened = stable
-            self.disk.shorten(stable)
+            self._log_base -= self.disk.shorten(stable)  # records that the replica knows nothing of
         self._flushing = False
         if self._flush_wanted:
             self.cluster.later(self, 0, self._flush)

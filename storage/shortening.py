@@ -1,0 +1,41 @@
+"""Shortening the write-ahead log, and what makes it safe: that the store has what the log forgets.
+
+A validator whose store fell back behind what its log has dropped could sign again for heights of which it remembers
+nothing. So before segments go, the store is synced, and the log then marks how far the store was: a store that ends
+below the mark has lost what was on disk, and must be mended before its node runs.
+
+Must not know: what the records say.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from storage.errors import Corruption
+from storage.kv import KeyValue
+from storage.wal import Record, WriteAheadLog
+
+MARK: Final = 0  # the kind of such a record; its tag is one above the store's height
+
+
+def shorten(kv: KeyValue, wal: WriteAheadLog, height: int) -> None:
+    """Let the log drop what `height`, stable and in the store, makes obsolete. Waits for the disk."""
+    kv.write((), (), sync=True)
+    if wal.would_drop(height + 1):
+        wal.append(MARK, height + 1, b"")
+        wal.flush()
+    wal.truncate_before(height + 1)
+
+
+def replay(wal: WriteAheadLog, store_path: Path, store_height: int) -> list[Record]:
+    """The log's records but for marks. Corruption, of the store, if it ends below one."""
+    records = list(wal.replay())
+    marked = max((record.tag - 1 for record in records if record.kind == MARK), default=0)
+    if store_height < marked:
+        raise Corruption(
+            store_path,
+            f"it ends at height {store_height}, and was at {marked} when the log was shortened",
+            "Run `medchain repair`: this node must not sign before it has the rest again",
+        )
+    return [record for record in records if record.kind != MARK]
