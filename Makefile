@@ -14,7 +14,7 @@ START ?= 0
 JOBS  ?= 2
 ROUNDS ?= 100
 
-.PHONY: help env demo test check format sim mutate explore bench kills killpoints traps lock vectors clean
+.PHONY: help env demo test check format sim mutate explore bench kills killpoints flips traps lock vectors clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,9 @@ bench: env ## throughput and latency of a local cluster
 
 killpoints: env ## one node killed just before and just after every durable write, at several of its times
 	@$(BIN)/python -m tests.kill_points $(ARGS)
+
+flips: env ## a thousand flipped bits in a closed data folder, each noticed or harmless
+	@$(BIN)/python -m tests.bit_flips $(ARGS)
 
 kills: env ## four real processes, ROUNDS=100 times kill -9, the leader half of the time (ARGS="--members 1": one)
 	@$(BIN)/python -m tests.live_kills --rounds $(ROUNDS) $(ARGS)

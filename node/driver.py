@@ -28,7 +28,7 @@ from p2p.errors import Fault
 from p2p.frames import Kind
 from p2p.transport import Transport
 from storage.kv import KeyValue
-from storage.shortening import shorten
+from storage.shortening import end, shorten
 from storage.wal import WriteAheadLog
 
 SLICE = 16  # signatures between two turns of the loop: about a millisecond
@@ -99,7 +99,7 @@ class Driver:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if not self._failed:
-            await asyncio.get_running_loop().run_in_executor(self._disk, self._wal.flush)
+            await asyncio.get_running_loop().run_in_executor(self._disk, end, self._wal)
         self._failed = True  # what still comes in goes nowhere
         self._disk.shutdown(wait=True)
 

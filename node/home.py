@@ -8,7 +8,7 @@ Must not know: networks, or how the node runs.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from node.config import NodeConfig
 from node.plugins import load_registry
 from storage.chain import ChainStore
 from storage.datadir import DataDir
+from storage.errors import StorageError
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
 from storage.pruning import keep_blocks_min
@@ -57,6 +58,8 @@ class Home:
 
     def close(self) -> None:
         self.wal.close()
+        with suppress(StorageError):  # else the next opening does it
+            self.kv.settle()
         self.kv.close()
         self.folder.close()
 

@@ -63,7 +63,7 @@ FORMAT: Final = "medchain/sealed/v1"
 KEY_TAG: Final = "medchain/record-key/v1"
 BODY_TAG: Final = "medchain/record-body/v1"
 RECORD_TAG: Final = "medchain/record/v1"
-TOMBSTONE_TAG: Final = "medchain/erased/v1"
+TOMBSTONE_TAG: Final = "medchain/erased/v2"
 
 KEY_SIZE_BYTES: Final = 32
 SALT_SIZE_BYTES: Final = 32
@@ -354,7 +354,8 @@ class Vault:
         """
         with self._lock:
             self._check_held(commitment)
-            replace(self._tombstone(commitment), encode((TOMBSTONE_TAG, commitment, self._clock_ms())))
+            said = (TOMBSTONE_TAG, commitment, self._clock_ms())
+            replace(self._tombstone(commitment), encode((*said, hash_bytes(encode(said)))))
             self._shred(commitment)
 
     def list(self) -> tuple[bytes, ...]:
@@ -372,8 +373,9 @@ class Vault:
         except CodecError:
             value = None
         match value:
-            case (tag, named, int(at_ms)) if tag == TOMBSTONE_TAG and named == commitment:
-                return at_ms
+            case (tag, named, int(at_ms), digest) if (tag, named) == (TOMBSTONE_TAG, commitment):
+                if digest == hash_bytes(encode((tag, named, at_ms))):
+                    return at_ms
         raise Malformed("the tombstone is damaged")
 
     def _check_held(self, commitment: bytes) -> None:

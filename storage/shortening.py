@@ -18,6 +18,8 @@ from storage.wal import Record, WriteAheadLog
 
 MARK: Final = 0  # the kind of such a record; its tag is one above the store's height
 
+_CLOSED_TAG: Final = 1  # of the mark that ends a log which was closed in peace: it says nothing of any height
+
 
 def shorten(kv: KeyValue, wal: WriteAheadLog, height: int) -> None:
     """Let the log drop what `height`, stable and in the store, makes obsolete. Waits for the disk."""
@@ -26,6 +28,13 @@ def shorten(kv: KeyValue, wal: WriteAheadLog, height: int) -> None:
         wal.append(MARK, height + 1, b"")
         wal.flush()
     wal.truncate_before(height + 1)
+
+
+def end(wal: WriteAheadLog) -> None:
+    """A last record for a node that stops in peace. Damage to the last one cannot be told from a write that was cut
+    short; with this behind it, damage to a vote is told."""
+    wal.append(MARK, _CLOSED_TAG, b"")
+    wal.flush()
 
 
 def replay(wal: WriteAheadLog, store_path: Path, store_height: int) -> list[Record]:

@@ -64,6 +64,7 @@ PAYMENTS = 12
 SEGMENT_SIZE_BYTES = 2048  # so that the log is rotated and shortened all the time
 WRITE_BUFFER_SIZE_BYTES = 64 * 1024  # and tables are written
 LIFE_S_MAX = 60
+READER = KeyPair.from_seed(bytes(32))  # of the records in the vault
 
 # Where data lies that must survive. Files elsewhere are listed below, with why nothing is lost with them.
 ROOMS: Final = ("storage", "node/vault.py")
@@ -262,8 +263,7 @@ async def _pay(config: NodeConfig, tell: Callable[[str], None]) -> None:
 def _keep_records(folder: Path, tell: Callable[[str], None]) -> None:
     (folder / f"left{DRAFT_SUFFIX}").touch()  # by a write that never finished
     vault = Vault(folder)
-    reader = KeyPair.from_seed(bytes(32))
-    sealed = [seal(os.urandom(32), media_type="text/plain", recipients=[reader.public]) for _ in range(2)]
+    sealed = [seal(os.urandom(32), media_type="text/plain", recipients=[READER.public]) for _ in range(2)]
     for each in sealed:
         tell(f"put {vault.put(each).hex()}")
     tell(f"erasing {sealed[0].commitment.hex()}")
