@@ -249,7 +249,7 @@ _STORAGE: dict[Code, Explanation] = {
     Code.DATA_LOCKED: Explanation("Another process has the data folder open.", "Stop that process.", retryable=True),
     Code.DATA_CORRUPT: Explanation(
         "The data on disk is damaged; the node stopped rather than guess.",
-        "Move the folder away, initialise anew and let it catch up; a validator with a new key.",
+        "Run `medchain repair`, then start the node: it fetches from its peers what is gone.",
     ),
     Code.DISK_FULL: Explanation("The disk is full.", "Make room; a running node goes on by itself.", retryable=True),
     Code.NOT_INITIALISED: Explanation("The folder holds no node.", "Run `medchain init`."),

@@ -122,15 +122,20 @@ class Desk:
             self._log.critical("disk full", error=str(error))
             self.full.set()
             return
+        if isinstance(error, StorageError):  # it stays, to say so
+            is_other = isinstance(error, StateDiverged)
+            code = Code.STATE_DIVERGED if is_other else Code.DATA_CORRUPT
+            self.stopped = f"its {error} ({code.label})" if is_other else f"its disk failed: {error} ({code.label})"
+            self._log.critical("stopped", code=code.label, error=str(error))
+            return
         self.failure = error
-        if isinstance(error, StateDiverged):
-            self.stopped = f"its {error} ({Code.STATE_DIVERGED.label})"
-        elif isinstance(error, StorageError):
-            self.stopped = f"its disk failed: {error} ({Code.DATA_CORRUPT.label})"
-        else:
-            self.stopped = "an internal error; see its log (MC9001)"
+        self.stopped = "an internal error; see its log (MC9001)"
         self._log.critical("internal error", error=type(error).__name__, exc_info=error)
         self.failed.set()
+
+    def on_damage(self, error: StorageError) -> None:
+        """Reading failed: whatever else is damaged, nothing more is signed."""
+        self.driver.fail(error)
 
     def on_diverged(self, height: int, own: bytes, certified: bytes) -> None:
         self.stopped = f"its state at height {height} differs from what a quorum certified (MC5006)"
@@ -361,7 +366,8 @@ class Desk:
             view=engine.view,
             leader=self.name_of(engine.validators.keys[engine.leader]),
             changing=engine.changing,
-            muted=self.store.is_muted(self._key.public),
+            muted=self.store.is_muted(self._key.public, for_good=True),
+            refetching=self.store.refetching,
             waiting=self.replica.pool.waiting_txs > 0,
             last_progress_ms=self._last_block_ms,
             stopped=self.stopped,

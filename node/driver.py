@@ -28,7 +28,7 @@ from p2p.errors import Fault
 from p2p.frames import Kind
 from p2p.transport import Transport
 from storage.kv import KeyValue
-from storage.shortening import end, shorten
+from storage.shortening import end, mute, shorten
 from storage.wal import WriteAheadLog
 
 SLICE = 16  # signatures between two turns of the loop: about a millisecond
@@ -112,10 +112,11 @@ class Driver:
         try:
             return action(*arguments)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             return None
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Nothing reaches the replica any more."""
         if not self._failed:
             self._failed = True
             self._observer.on_failed(error)
@@ -124,7 +125,7 @@ class Driver:
         try:
             await work
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def on_frame(self, key: bytes, kind: Kind, payload: bytes) -> None:
         assert self.replica is not None
@@ -197,6 +198,8 @@ class Driver:
         self._observer.on_diverged(height, own, certified)
 
     def key_forgotten(self, height: int) -> None:
+        assert self.replica is not None
+        mute(self._wal, self.replica.key)
         self._observer.on_key_forgotten(height)
 
     def evidence(self, evidence: Evidence) -> None:

@@ -13,6 +13,7 @@ import json
 import random
 import signal
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +39,7 @@ from p2p.transport import Transport
 from storage.errors import DiskFull
 
 SUBMIT_TIMEOUT_MS = 30_000
+REFETCH_LOOK_S = 0.5
 
 
 class Node:
@@ -96,11 +98,15 @@ class Node:
         desk.follow_members()
 
     async def _recover(self, home: Home) -> None:
-        """Whenever the disk was full and there is room again, begin again as after a crash; peers and clients stay."""
+        """Begin again as after a crash, with peers and clients staying: whenever the disk was full and there is room
+        again, and once lost blocks are fetched, so that the key may sign again."""
+        full = self.desk.full
         try:
             while True:
-                await self.desk.full.wait()
-                await wait_for_room(home.folder.path)
+                if await self._refetched(home):
+                    self._log.warning("what the disk had lost is here again", height=home.store.tip.height)
+                if full.is_set():
+                    await wait_for_room(home.folder.path)
                 await self.driver.stop()
                 try:
                     home.reopen()
@@ -110,9 +116,20 @@ class Node:
                     continue
                 for peer in self.transport.peers():
                     self.driver.on_peer_up(peer.key)
-                self._log.warning("there is room on the disk again", height=home.store.tip.height)
+                self._log.warning("begun again from what is on disk", height=home.store.tip.height)
         except Exception as error:
             self.desk.on_failed(error)
+
+    async def _refetched(self, home: Home) -> bool:
+        """Wait until lost blocks are here again, or until the disk is full; whether it was the first."""
+        full = self.desk.full
+        if not home.store.refetching:
+            await full.wait()
+        while not full.is_set() and home.store.refetching:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REFETCH_LOOK_S):
+                    await full.wait()
+        return not full.is_set()
 
     def _make_transport(self, home: Home) -> Transport:
         p2p, limits = self.config.p2p, self.config.limits

@@ -16,6 +16,7 @@ from ledger.rules import Registry
 from node.config import NodeConfig
 from node.vault import Vault
 from storage.chain import ChainStore
+from storage.errors import StorageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,10 @@ class NodeService(Protocol):
 
     def ready(self) -> bool:
         """Whether it has its peers and has caught up."""
+        ...
+
+    def on_damage(self, error: StorageError) -> None:
+        """Reading the store failed."""
         ...
 
     def metrics_text(self) -> bytes:

@@ -43,6 +43,7 @@ class Facts:
     last_progress_ms: int
     stopped: str | None
     muted: bool = False  # this node's key signs nothing any more
+    refetching: int = 0  # the height up to which lost blocks are fetched again
     behind: Sequence[tuple[str, int]] = ()  # reachable validators that catch up, with their heights
     suspecting: bool = False  # this node wants to leave the view
     decided: int = 0  # the last height in order that is decided, executed or not
@@ -81,6 +82,11 @@ def _sentence(facts: Facts) -> tuple[bool, str]:
             "This node signs nothing: blocks bear votes of its key that are not in its log, so it was started from an "
             "older copy of its folder, or another process has its key (MC5007). It follows the chain. Stop the other "
             f"one, and have the validators replace the key.{_absent(facts)}"
+        )
+    if facts.refetching:
+        return stalled, (
+            f"This node's disk had lost blocks; it fetches them again from its peers, up to height {facts.refetching}, "
+            f"and signs nothing before.{_absent(facts)}"
         )
     if facts.disk_busy_since_ms is not None and facts.now_ms - facts.disk_busy_since_ms > DISK_MS:
         return stalled, (

@@ -79,6 +79,8 @@ class ChainStore:
         self._tip = Tip.from_value(decode_record(tip, schema.TIP_KEY))
         pruned = kv.get(schema.PRUNED_KEY)
         self._pruned = 0 if pruned is None else schema.unpack_height(pruned)
+        refetch = kv.get(schema.REFETCH_KEY)
+        self._refetch = 0 if refetch is None else schema.unpack_height(refetch)
         self._state = StateStore(kv, self._tip.checkpoint_height)
         self.get = self._state.get  # the rules' Reader, without a call in between
         self._closed = 0  # epochs before this one are known to be closed by a certificate
@@ -120,13 +122,27 @@ class ChainStore:
         """The height up to which only headers and certificates are kept; 0 where nothing was pruned."""
         return self._pruned
 
-    def is_muted(self, key: bytes) -> bool:
-        """Whether this validator's key may sign nothing any more."""
-        return self._kv.get(schema.MUTED + key) is not None
+    def is_muted(self, key: bytes, *, for_good: bool = False) -> bool:
+        """Whether this validator's key may sign nothing: not any more, or (unless `for_good` is asked) not yet."""
+        return self._kv.get(schema.MUTED + key) is not None or (not for_good and self.refetching > 0)
 
     def mute(self, key: bytes) -> None:
         """Durably: the key signed what this node does not know of."""
         self._kv.write([(schema.MUTED + key, b"")], sync=True)
+
+    @property
+    def refetching(self) -> int:
+        """The height up to which lost blocks are fetched again; 0 once a checkpoint there or above is certified."""
+        if self._refetch:
+            checkpoint = self.latest_checkpoint()
+            if checkpoint is not None and checkpoint.height >= self._refetch:
+                self._refetch = 0
+        return self._refetch
+
+    def refetch(self, height: int) -> None:
+        """Durably: blocks up to `height` were here once, and no key signs before they are here again."""
+        self._kv.write([(schema.REFETCH_KEY, schema.pack_height(height))], sync=True)
+        self._refetch = height
 
     # State
 

@@ -29,6 +29,19 @@ FORMAT = "1"
 _FORMAT_BYTES_MAX = 16  # read no more of a file that should hold one small number
 
 
+def mend_format(path: Path) -> bool:
+    """Write FORMAT anew where a folder holds data beside a missing or damaged one; whether it was. A number is never
+    replaced: it may be that of later software."""
+    try:
+        found = (path / "FORMAT").read_bytes()
+    except OSError:
+        found = b""
+    if found.strip().isdigit() or not (path / "db").is_dir():
+        return False
+    replace(path / "FORMAT", f"{FORMAT}\n".encode())
+    return True
+
+
 class DataDir:
     """An open, locked data folder. Use as a context manager, or call `close`."""
 

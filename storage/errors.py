@@ -21,7 +21,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-REMEDY = "Stop the node and check the folder with `medchain verify`; then join anew from peers"
+REMEDY = "Stop the node and run `medchain repair`: what is damaged is moved aside and fetched again from peers"
 
 
 class StorageError(Exception):

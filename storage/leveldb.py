@@ -66,8 +66,8 @@ _ABOVE_ALL_KEYS = b"\xff" * 256
 _CLOSE_POLL_S = 0.0005
 
 _REMEDY = (
-    "Do not repair it: keep a copy of the folder, check the disk, then move this node's database away, run "
-    "`medchain init` and let it fetch the chain again from its peers"
+    "Check the disk, then run `medchain repair`: it moves this database aside, and the node fetches the chain again "
+    "from its peers"
 )
 
 # By real path, so that a second open in this process never reaches plyvel. Handles that were dropped vanish.

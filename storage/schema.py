@@ -4,6 +4,7 @@ big-endian, so that keys sort as numbers do. The same table, with examples, is i
     key                                       value
     M name                                    `format`: FORMAT; `genesis`: its JSON; `tip`: Tip; `pruned`: height(8)
     M `muted` public key(33)                  empty: this key signs nothing any more
+    M `refetch`                               height(8): up to there blocks were lost, and no key signs before
     P height(8)                               (proposal, commit certificate)
     B batch digest(33)                        the batch as it travelled, byte for byte
     D batch digest(33)                        height(8) of the last block that ordered this batch again
@@ -40,6 +41,7 @@ FORMAT_KEY = META + b"format"
 GENESIS_KEY = META + b"genesis"
 TIP_KEY = META + b"tip"
 PRUNED_KEY = META + b"pruned"
+REFETCH_KEY = META + b"refetch"
 MUTED = META + b"muted"
 
 BUCKET_SIZE_BYTES = 2

@@ -9,6 +9,7 @@ Must not know: what the records say.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ from storage.wal import Record, WriteAheadLog
 
 MARK: Final = 0  # the kind of such a record; its tag is one above the store's height
 
+MUTE: Final = 255  # the kind of a record that holds a public key which signs nothing any more
+
+_NEVER_DROPPED: Final = (1 << 64) - 1
 _CLOSED_TAG: Final = 1  # of the mark that ends a log which was closed in peace: it says nothing of any height
 
 
@@ -37,14 +41,30 @@ def end(wal: WriteAheadLog) -> None:
     wal.flush()
 
 
+def mute(wal: WriteAheadLog, key: bytes) -> None:
+    """Note for good that a key signs nothing any more: the store says so too, and may be lost."""
+    wal.append(MUTE, _NEVER_DROPPED, key)
+    wal.flush()
+
+
+def muted(records: Iterable[Record]) -> set[bytes]:
+    """The keys that `mute` named."""
+    return {record.payload for record in records if record.kind == MUTE}
+
+
+def marked(records: Iterable[Record]) -> int:
+    """The height that the store had when the log was last shortened."""
+    return max((record.tag - 1 for record in records if record.kind == MARK), default=0)
+
+
 def replay(wal: WriteAheadLog, store_path: Path, store_height: int) -> list[Record]:
     """The log's records but for marks. Corruption, of the store, if it ends below one."""
     records = list(wal.replay())
-    marked = max((record.tag - 1 for record in records if record.kind == MARK), default=0)
-    if store_height < marked:
+    height = marked(records)
+    if store_height < height:
         raise Corruption(
             store_path,
-            f"it ends at height {store_height}, and was at {marked} when the log was shortened",
+            f"it ends at height {store_height}, and was at {height} when the log was shortened",
             "Run `medchain repair`: this node must not sign before it has the rest again",
         )
-    return [record for record in records if record.kind != MARK]
+    return [record for record in records if record.kind not in (MARK, MUTE)]

@@ -48,7 +48,7 @@ _CHECKSUM_BYTES = 4
 _NAME = re.compile(r"\d{16}\.wal")
 _REMEDY = (
     "Do not delete or edit it: a node that forgets its votes may contradict itself. Restore this file from an exact "
-    "copy, or set the node up anew with a new key"
+    "copy, or run `medchain repair`, after which this node's key signs nothing any more"
 )
 
 

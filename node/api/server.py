@@ -290,6 +290,7 @@ class ApiServer:
             response = self.problem_response(problem)
         except StorageError as error:
             log.error("reading the store failed: %s", type(error).__name__)
+            self._service.on_damage(error)
             response = self.problem_response(Problem(Code.DATA_CORRUPT))
         except ConnectionError:
             raise
@@ -391,6 +392,8 @@ class ApiServer:
             raise
         except Exception as error:  # too late for another answer: cut off, its reader comes back and is told
             log.error("a stream failed: %s", type(error).__name__)
+            if isinstance(error, StorageError):
+                self._service.on_damage(error)
             if request.transport is not None:
                 request.transport.abort()
         finally:

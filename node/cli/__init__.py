@@ -41,6 +41,7 @@ _COMMANDS = {
     "prove": ("proofs", "prove"),
     "prune": ("upkeep", "prune"),
     "record": ("records", "record"),
+    "repair": ("upkeep", "repair"),
     "restore": ("archive", "restore"),
     "start": ("start", "start"),
     "status": ("status", "status"),

@@ -115,6 +115,7 @@ def _mute(loaded: NodeConfig) -> bool:
     """Make a validator's key sign nothing any more; whether it was one's."""
     from node import keys
     from node.home import open_home
+    from storage.shortening import mute
 
     opened = open_home(loaded)
     try:
@@ -122,6 +123,8 @@ def _mute(loaded: NodeConfig) -> bool:
         if opened.store.tip.validators.index(public) is None:
             return False
         opened.store.mute(public)
+        opened.wal.replay()
+        mute(opened.wal, public)
         return True
     finally:
         opened.close()

@@ -1,4 +1,4 @@
-"""`prune`: give back the room that old blocks take (docs/storage.md)."""
+"""`prune` and `repair`: what a stopped node's data may need (docs/storage.md)."""
 
 from __future__ import annotations
 
@@ -52,3 +52,37 @@ def prune(home: Path, keep: int | None, as_json: bool) -> None:
     finally:
         opened.close()
     show({"home": str(home), "pruned": pruned, "bytes_before": before, "bytes_after": after}, as_json)
+
+
+@click.command()
+@home_option
+@json_option
+def repair(home: Path, as_json: bool) -> None:
+    """Check a stopped node's data and replace what is damaged; started again, the node fetches the rest from its peers.
+
+    What is damaged is moved into data/damaged-N and may be removed once the node is well. A validator signs nothing
+    before it has again all that it once had. If its log is damaged, nobody knows what its key signed: it signs nothing
+    any more, and the validators replace it (MC5007).
+
+    \b
+    Example:
+        medchain repair --home cluster/hospital
+    """
+    from node import config
+    from node.repair import repair as mend
+
+    with click.progressbar(length=1, label="blocks", file=sys.stderr, show_pos=True) as bar:
+
+        def progress(height: int, tip_height: int) -> None:
+            bar.length = max(tip_height, 1)
+            bar.update(height - bar.pos)
+
+        report = mend(config.load(home), progress)
+    document = {
+        "home": str(home),
+        "damages": list(report.damages),
+        "moved_to": None if report.aside is None else str(report.aside),
+        "signs_from": report.refetch + 1 if report.refetch else 0,
+        "muted": report.muted,
+    }
+    show(document, as_json)

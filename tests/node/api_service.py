@@ -32,6 +32,7 @@ from node.config import Api, Limits, NodeConfig
 from node.service import Outcome
 from node.vault import Vault
 from storage.chain import ChainStore
+from storage.errors import StorageError
 from storage.memory import MemoryKeyValue
 from tests.ledger.chain import VALIDATORS, institution, key_pair
 
@@ -73,6 +74,7 @@ class FakeService:
 
     def __init__(self, config: NodeConfig, *, vault: Vault | None = None) -> None:
         self.config = config
+        self.damage: list[StorageError] = []
         self.genesis = GENESIS
         self.registry = REGISTRY
         self.executor = Executor(self.genesis, self.registry)
@@ -192,6 +194,9 @@ class FakeService:
 
     def ready(self) -> bool:
         return self.is_ready
+
+    def on_damage(self, error: StorageError) -> None:
+        self.damage.append(error)
 
     def metrics_text(self) -> bytes:
         return b"# TYPE medchain_height gauge\nmedchain_height 0\n"

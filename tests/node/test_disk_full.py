@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from ledger.errors import Code, Reject
-from ledger.genesis import Genesis, development_key
+from ledger.genesis import Genesis, Parameters, development_key
 from ledger.modules.payments import Transfer
 from ledger.transaction import NONCE_SIZE_BYTES, Transaction
 from node import keys, room
@@ -49,13 +49,15 @@ def config_of(home: Path) -> NodeConfig:
     return NodeConfig(home=home, p2p=P2P(port=0), api=Api(port=0), log=Log(level="error"))
 
 
-def make_home(home: Path) -> NodeConfig:
+def make_home(home: Path, parameters: Parameters | None = None) -> NodeConfig:
     home.mkdir()
     config = config_of(home)
     key = keys.generate()
     keys.save(config.key_path, key)
     time_ms = time.time_ns() // 1_000_000
-    genesis = Genesis("full", time_ms, (key.public,), development_modules(), development=True)
+    parameters = parameters or Parameters()
+    modules = development_modules()
+    genesis = Genesis("full", time_ms, (key.public,), modules, development=True, parameters=parameters)
     config.genesis_path.write_text(genesis.to_json(), "utf-8")
     initialise(config)
     return config
@@ -64,7 +66,7 @@ def make_home(home: Path) -> NodeConfig:
 def payment(node: Node) -> Transaction:
     operation = Transfer("CNY", "pharmacy", 1, "x" * 64)
     fields = operation.to_fields()
-    nonce, valid_until = secrets.token_bytes(NONCE_SIZE_BYTES), node.desk.store.tip.height + 500
+    nonce, valid_until = secrets.token_bytes(NONCE_SIZE_BYTES), node.desk.store.tip.height + 5
     key, chain_id = development_key("hospital"), node.desk.genesis.chain_id
     return Transaction.create(key, chain_id, operation.NAME, fields, nonce=nonce, valid_until=valid_until)
 

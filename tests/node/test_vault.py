@@ -298,7 +298,8 @@ def test_erased_record_is_gone_and_stays_gone(tmp_path: Path) -> None:
     names = {file.name for file in path.iterdir()}
     assert names == {kept.commitment.hex(), sealed.commitment.hex() + ".erased"}
     tombstone = (path / (sealed.commitment.hex() + ".erased")).read_bytes()
-    assert decode(tombstone, size_bytes_max=256) == ("medchain/erased/v1", sealed.commitment, 1_234_567)
+    said = ("medchain/erased/v2", sealed.commitment, 1_234_567)
+    assert decode(tombstone, size_bytes_max=256) == (*said, hash_bytes(encode(said)))
 
 
 def test_wrapped_keys_are_overwritten_before_the_file_goes(tmp_path: Path) -> None:

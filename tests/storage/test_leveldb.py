@@ -103,7 +103,7 @@ def test_a_flipped_bit_in_a_table_never_gives_a_wrong_value(tmp_path: Path, shar
             db.close()
 
     for use in (read_all, scan_all, scan_all_downwards):
-        with pytest.raises(Corruption, match="medchain init"):
+        with pytest.raises(Corruption, match="medchain repair"):
             use()
 
 

@@ -1,0 +1,142 @@
+"""Mending a stopped node's damaged data, so that it can fetch what is gone from its peers (docs/storage.md, "Repair").
+
+What is damaged is moved aside, never deleted. A new store begins at genesis and is filled by the node itself, which
+signs nothing before it is certified beyond all that its log has forgotten; where the log is damaged too, nobody knows
+what the key signed, and it signs nothing any more (MC5007).
+
+Must not know: networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from consensus.messages import CheckpointVote, Prepared, PrePrepare, Vote
+from ledger.errors import CodecError
+from ledger.execution import Executor
+from ledger.genesis import Genesis
+from ledger.rules import Registry
+from node import keys
+from node.config import NodeConfig
+from node.home import DATA, read_genesis
+from node.plugins import load_registry
+from node.replica import RecordKind, split_records
+from storage.chain import ChainStore
+from storage.datadir import DataDir, mend_format
+from storage.errors import StorageError
+from storage.leveldb import LevelDB
+from storage.migrations import upgrade
+from storage.shortening import marked, mute, muted
+from storage.verification import verify_store
+from storage.wal import Record, WriteAheadLog
+
+Progress = Callable[[int, int], None]
+"""Hears (height, tip's height) while the store is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was damaged (in words, nothing if all was sound), where it lies now, and what is left to do."""
+
+    damages: tuple[str, ...]
+    aside: Path | None
+    refetch: int  # the height from which on the node signs again; 0: at once
+    muted: bool  # the key signs nothing any more
+
+
+def repair(config: NodeConfig, progress: Progress) -> Report:
+    """Check everything, replace what is damaged. Locked while the node runs; ConfigError for settings or genesis."""
+    genesis = read_genesis(config.genesis_path)
+    registry = load_registry(genesis)
+    key = keys.load(config.key_path).public
+    path = config.home / DATA
+    damages = ["FORMAT"] if mend_format(path) else []
+    aside: Path | None = None
+    with DataDir(path) as folder:
+        records = _records(folder.wal, damages)
+        sound = _is_sound(folder.db, genesis, registry, progress, damages)
+        if records is None or not sound:
+            aside = _make_aside(path)
+        if records is None:
+            assert aside is not None
+            folder.wal.rename(aside / folder.wal.name)
+            WriteAheadLog(folder.wal).close()
+        if not sound:
+            assert aside is not None
+            folder.db.rename(aside / folder.db.name)
+            _begin_store(folder.db, genesis, registry)
+        was_muted = records is None or key in muted(records)
+        with closing(LevelDB(folder.db)) as kv:
+            store = ChainStore(kv)
+            if was_muted:
+                store.mute(key)
+            lost = 0 if records is None else _forgotten(records, store.tip.parameters.log_window)
+            if store.tip.height < lost:
+                if sound:
+                    damages.append(f"{folder.db} ends at height {store.tip.height}, and was at {lost}")
+                store.refetch(lost)
+            is_muted = store.is_muted(key, for_good=True)
+            refetching = store.refetching
+        if records is None:
+            _mute_in_log(folder.wal, key)
+    return Report(tuple(damages), aside, refetching, is_muted)
+
+
+def _records(path: Path, damages: list[str]) -> list[Record] | None:
+    """All the log holds; None where it is damaged."""
+    try:
+        with closing(WriteAheadLog(path, create=False)) as log:
+            return list(log.replay())
+    except StorageError as error:
+        damages.append(str(error))
+        return None
+
+
+def _is_sound(path: Path, genesis: Genesis, registry: Registry, progress: Progress, damages: list[str]) -> bool:
+    try:
+        with closing(LevelDB(path)) as kv:
+            upgrade(kv)
+            verify_store(kv, ChainStore(kv), Executor(genesis, registry), progress)
+    except (StorageError, CodecError) as error:
+        damages.append(str(error))
+        return False
+    return True
+
+
+def _make_aside(path: Path) -> Path:
+    number = 1
+    while (path / f"damaged-{number}").exists():
+        number += 1
+    aside = path / f"damaged-{number}"
+    aside.mkdir(mode=0o700)
+    return aside
+
+
+def _begin_store(path: Path, genesis: Genesis, registry: Registry) -> None:
+    changes, tip = Executor(genesis, registry).begin()
+    with closing(LevelDB(path, create=True)) as kv:
+        ChainStore.create(kv, genesis.to_json(), changes, tip)
+
+
+def _forgotten(records: list[Record], log_window: int) -> int:
+    """A height that this node had certified, at or above all that its log may have dropped: every vote is at most a log
+    window above the last certified checkpoint."""
+    voted = 0
+    for record in records:
+        if record.kind == RecordKind.VOTES:
+            for message in split_records(record.payload):
+                match message:
+                    case PrePrepare(proposal=proposal):
+                        voted = max(voted, proposal.height)
+                    case Vote() | Prepared() | CheckpointVote():
+                        voted = max(voted, message.height)
+    return max(marked(records), voted - log_window)
+
+
+def _mute_in_log(path: Path, key: bytes) -> None:
+    with closing(WriteAheadLog(path, create=False)) as log:
+        log.replay()
+        mute(log, key)

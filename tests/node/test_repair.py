@@ -1,0 +1,177 @@
+"""What `medchain repair` finds and makes of a stopped node's data."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from ledger.errors import Code, ConfigError, Reject
+from ledger.genesis import Parameters
+from node import keys
+from node.home import DATA, open_home
+from node.node import Node
+from node.repair import Report, repair
+from storage.chain import ChainStore
+from storage.errors import Corruption, Locked, StorageError, VersionMismatch
+from storage.shortening import MARK
+from tests.node.test_disk_full import check_home, config_of, make_home, payment
+
+PAYMENTS = 12
+PARAMETERS = Parameters(window=1, checkpoint_interval=1, log_window=3, validity_heights_max=6, block_interval_ms=1)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Of a chain's only validator: nobody can give it back what it loses."""
+    config = make_home(tmp_path / "home", PARAMETERS)
+
+    async def scenario() -> None:
+        async with Node(config) as node:
+            for _ in range(PAYMENTS):
+                assert (await node.submit(payment(node))).ok
+            store = node.desk.store
+            while (found := store.latest_checkpoint()) is None or found.height < store.tip.height:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+    return tmp_path / "home"
+
+
+def mended(home: Path) -> Report:
+    return repair(config_of(home), lambda height, tip_height: None)
+
+
+def tip_height(home: Path) -> int:
+    with closing(open_home(config_of(home))) as opened:
+        return opened.store.tip.height
+
+
+def test_sound_data_are_left_as_they_are(home: Path) -> None:
+    before = tip_height(home)
+    assert mended(home) == Report((), None, 0, False)
+    assert tip_height(home) == before
+    assert not list((home / DATA).glob("damaged-*"))
+    check_home(config_of(home), [])
+
+
+@pytest.mark.parametrize("name", ["CURRENT", "*.ldb", "MANIFEST-*"])
+def test_a_damaged_store_begins_again_and_its_key_waits(name: str, home: Path) -> None:
+    height = tip_height(home)
+    for path in (home / DATA / "db").glob(name):
+        data = path.read_bytes()
+        path.write_bytes(bytes([data[0] ^ 1]) + data[1 : len(data) // 2] + data[len(data) // 2 + 1 :])
+    report = mended(home)
+    assert len(report.damages) == 1
+    assert report.aside is not None
+    assert (report.aside / "db").is_dir()
+    assert not report.muted
+    assert 0 < report.refetch <= height
+    with closing(open_home(config_of(home))) as opened:
+        key = keys.load(config_of(home).key_path).public
+        assert opened.store.tip.height == 0
+        assert opened.store.refetching == report.refetch
+        assert opened.store.is_muted(key)
+        assert not opened.store.is_muted(key, for_good=True)
+        assert opened.records(), "its votes are remembered"
+    assert mended(home).refetch == report.refetch
+
+
+def test_a_damaged_log_mutes_the_key_for_good(home: Path) -> None:
+    height = tip_height(home)
+    path = next(iter((home / DATA / "wal").iterdir()))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StorageError):
+        open_home(config_of(home))
+    report = mended(home)
+    assert (len(report.damages), report.refetch, report.muted) == (1, 0, True)
+    assert report.aside is not None
+    assert (report.aside / "wal" / path.name).read_bytes() == data
+    assert tip_height(home) == height, "the store was sound"
+    (home / DATA / "db" / "CURRENT").unlink()
+    again = mended(home)
+    assert again.muted
+    assert again.aside is not None
+    assert again.aside.name == "damaged-2"
+
+
+def test_a_store_that_fell_back_is_kept_and_its_key_waits(home: Path) -> None:
+    config = config_of(home)
+    with closing(open_home(config)) as opened:
+        height = opened.store.tip.height
+        opened.wal.replay()
+        opened.wal.append(MARK, height + 6, b"")
+        opened.wal.flush()
+    with closing(open_home(config)) as opened, pytest.raises(Corruption, match="medchain repair"):
+        opened.records()
+    report = mended(home)
+    assert (report.aside, report.refetch, report.muted) == (None, height + 5, False)
+    assert report.damages
+    with closing(open_home(config)) as opened:
+        assert opened.store.tip.height == height
+        assert opened.records()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff"])
+def test_a_damaged_name_of_the_layout_is_written_again(content: bytes | None, home: Path) -> None:
+    path = home / DATA / "FORMAT"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    report = mended(home)
+    assert report.damages == ("FORMAT",)
+    check_home(config_of(home), [])
+
+
+def test_the_layout_of_later_software_is_left_alone(home: Path) -> None:
+    (home / DATA / "FORMAT").write_text("7\n")
+    with pytest.raises(VersionMismatch):
+        mended(home)
+
+
+def test_a_running_node_is_not_repaired(home: Path) -> None:
+    with closing(open_home(config_of(home))), pytest.raises(Locked):
+        mended(home)
+
+
+def test_without_its_genesis_nothing_is_touched(home: Path) -> None:
+    config_of(home).genesis_path.unlink()
+    with pytest.raises(ConfigError):
+        mended(home)
+    assert not list((home / DATA).glob("damaged-*"))
+
+
+def test_damage_found_by_a_reader_stops_the_node_from_signing_and_it_says_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of the disk may be no better. It stays up, so that somebody can ask what is the matter."""
+
+    def damaged(*_: object) -> None:
+        raise Corruption("a table")
+
+    async def scenario() -> None:
+        async with Node(config_of(home)) as node, aiohttp.ClientSession(node.api.url) as session:
+            assert (await node.submit(payment(node))).ok
+            with monkeypatch.context() as patch:
+                patch.setattr(ChainStore, "block", damaged)
+                async with session.get("/v1/blocks/1") as response:
+                    assert response.status == 500
+                    assert (await response.json())["code"] == Code.DATA_CORRUPT.label
+            async with session.get("/v1/why") as response:
+                why = await response.json()
+            assert why["halted"]
+            assert "has stopped signing" in why["sentence"]
+            assert "medchain repair" in why["sentence"]
+            height = node.desk.store.tip.height
+            with pytest.raises(Reject) as refused:
+                await node.submit(payment(node))
+            assert refused.value.code is Code.NOT_ACCEPTING
+            assert node.desk.store.tip.height == height
+            assert not node.desk.failed.is_set()
+
+    asyncio.run(scenario())
