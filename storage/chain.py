@@ -39,7 +39,7 @@ from ledger.validators import ValidatorSet
 from storage import schema
 from storage.errors import AlreadyInitialised, Corruption, NotInitialised, StateDiverged, VersionMismatch
 from storage.kv import KeyValue, prefix_end
-from storage.statetree import ProvenState, StateStore, decode_record
+from storage.statetree import ProvenState, StateStore, StateTree, decode_record
 
 RECEIPTS_ROOTS_CACHED_MAX = 2 * RECEIPT_PROOF_HEIGHTS_MAX  # recomputed from receipts; 33 bytes each
 
@@ -79,6 +79,8 @@ class ChainStore:
         self._tip = Tip.from_value(decode_record(tip, schema.TIP_KEY))
         pruned = kv.get(schema.PRUNED_KEY)
         self._pruned = 0 if pruned is None else schema.unpack_height(pruned)
+        indexed = kv.get(schema.INDEXED_KEY)
+        self._indexed = 0 if indexed is None else schema.unpack_height(indexed)
         refetch = kv.get(schema.REFETCH_KEY)
         self._refetch = 0 if refetch is None else schema.unpack_height(refetch)
         self._state = StateStore(kv, self._tip.checkpoint_height)
@@ -121,6 +123,16 @@ class ChainStore:
     def pruned(self) -> int:
         """The height up to which only headers and certificates are kept; 0 where nothing was pruned."""
         return self._pruned
+
+    @property
+    def known_from(self) -> int:
+        """The first height of which indexes tell. A store begun from a snapshot has none of the blocks up to there."""
+        return max(self._pruned, self._indexed) + 1
+
+    @property
+    def tree(self) -> StateTree:
+        """The commitment of the state at the last checkpoint."""
+        return self._state.tree
 
     def is_muted(self, key: bytes, *, for_good: bool = False) -> bool:
         """Whether this validator's key may sign nothing: not any more, or (unless `for_good` is asked) not yet."""
@@ -205,7 +217,7 @@ class ChainStore:
         puts[schema.at_height(schema.HEADER, height)] = encode(result.header.to_value())
         puts[schema.at_height(schema.RESULTS, height)] = result.tip.results_hash
         if result.receipts:
-            puts[schema.at_height(schema.RECEIPTS, height)] = _encode_receipts(result.receipts)
+            puts[schema.at_height(schema.RECEIPTS, height)] = encode_receipts(result.receipts)
 
     def _put_transactions(self, puts: dict[bytes, bytes], height: int, result: BlockResult) -> None:
         ids = [receipt.tx_id for receipt in result.receipts]
@@ -283,7 +295,7 @@ class ChainStore:
         """In the order of the block's transactions; empty for an empty block, above the tip and where pruned."""
         key = schema.at_height(schema.RECEIPTS, height)
         data = self._kv.get(key)
-        return () if data is None else _decode_receipts(data, key)
+        return () if data is None else decode_receipts(data, key)
 
     def validator_set(self, epoch: int) -> ValidatorSet | None:
         """The validators of an epoch that has begun, or begins after the tip."""
@@ -365,7 +377,7 @@ class ChainStore:
     def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[tuple[int, int, bytes]]:
         """(height, position, transaction id) under `key` in the index `name`, oldest first, beyond `after`."""
         prefix = schema.index_prefix(name, key)
-        start = prefix + schema.pack_place(self._pruned + 1, 0)
+        start = prefix + schema.pack_place(self.known_from, 0)
         if after is not None:
             start = max(start, schema.next_key(prefix + schema.pack_place(*after)))
         return [
@@ -381,7 +393,7 @@ class ChainStore:
             rows = list(self._kv.scan(start, prefix_end(schema.RECEIPTS), limit=BLOCKS_AT_ONCE))
             for key, data in rows:
                 height = schema.height_of(key)
-                self._add_events(found, limit, height, first if height == after[0] else 0, _decode_receipts(data, key))
+                self._add_events(found, limit, height, first if height == after[0] else 0, decode_receipts(data, key))
             if len(rows) < BLOCKS_AT_ONCE:
                 break
             start = schema.next_key(rows[-1][0])
@@ -509,7 +521,7 @@ def _proposed_from_value(value: Value) -> tuple[Proposal, Certificate]:
     raise CodecError("not a proposal with its certificate")
 
 
-def _encode_receipts(receipts: Sequence[Receipt]) -> bytes:
+def encode_receipts(receipts: Sequence[Receipt]) -> bytes:
     """Ids joined, then (position, code, detail) of those that are not plain successes: most are."""
     exceptions = tuple(
         (position, receipt.code, receipt.detail)
@@ -519,7 +531,7 @@ def _encode_receipts(receipts: Sequence[Receipt]) -> bytes:
     return encode((b"".join([receipt.tx_id for receipt in receipts]), exceptions))
 
 
-def _decode_receipts(data: bytes, key: bytes) -> tuple[Receipt, ...]:
+def decode_receipts(data: bytes, key: bytes) -> tuple[Receipt, ...]:
     match decode_record(data, key):
         case (bytes(ids), tuple(exceptions)) if len(ids) % HASH_SIZE_BYTES == 0:
             pass

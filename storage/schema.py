@@ -2,7 +2,8 @@
 big-endian, so that keys sort as numbers do. The same table, with examples, is in docs/storage.md.
 
     key                                       value
-    M name                                    `format`: FORMAT; `genesis`: its JSON; `tip`: Tip; `pruned`: height(8)
+    M name                                    `format`: FORMAT; `genesis`: its JSON; `tip`: Tip; `pruned`: height(8);
+                                              `indexed`: height(8) up to which indexes know nothing
     M `muted` public key(33)                  empty: this key signs nothing any more
     M `refetch`                               height(8): up to there blocks were lost, and no key signs before
     P height(8)                               (proposal, commit certificate)
@@ -41,6 +42,7 @@ FORMAT_KEY = META + b"format"
 GENESIS_KEY = META + b"genesis"
 TIP_KEY = META + b"tip"
 PRUNED_KEY = META + b"pruned"
+INDEXED_KEY = META + b"indexed"
 REFETCH_KEY = META + b"refetch"
 MUTED = META + b"muted"
 

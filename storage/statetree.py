@@ -148,6 +148,14 @@ class StateTree:
     def leaf(self, bucket: int) -> bytes:
         return _digest_at(self._levels[0], bucket)
 
+    def leaves(self, first: int, count: int) -> bytes:
+        """The digests of `count` buckets from `first` on."""
+        return bytes(self._levels[0][first * DIGEST_SIZE_BYTES : (first + count) * DIGEST_SIZE_BYTES])
+
+    def top(self) -> bytes:
+        """The sixteen digests under the root."""
+        return bytes(self._levels[-1])
+
     def prove(self, bucket: int, entries: bytes) -> StateProof:
         """A proof from a bucket's entries at the root."""
         return _proof(self._levels, bucket, entries)

@@ -45,7 +45,7 @@ def check_head(store: ChainStore) -> None:
 
 def verify_store(kv: KeyValue, store: ChainStore, executor: Executor, progress: Progress = _nobody) -> None:
     """The check that fits what is kept. Corruption names the height and what differs."""
-    if store.pruned:
+    if store.known_from > 1:
         verify_kept(store, progress)
     else:
         verify_chain(kv, store, executor, progress)
@@ -151,13 +151,17 @@ class _Replay:
 
 
 def verify_kept(store: ChainStore, progress: Progress = _nobody) -> None:
-    """Re-check a pruned store: that headers form one chain from genesis, each decided by a quorum of its epoch; that
+    """Re-check a pruned store: that its headers form one chain, each decided by a quorum of its epoch; that
     whole blocks are what was decided, and their receipts what was certified; that the state is the certified one.
     Whether the rules were kept before that state rests on its certificate.
     """
     tip_height = store.tip.height
-    parent, results = store.chain_id, store.results_hash(store.pruned)
-    for height in range(1, tip_height + 1):
+    first, parent, results = 1, store.chain_id, store.results_hash(store.pruned)
+    if store.header(1) is None:  # begun from a snapshot: what is below was never here
+        first = store.pruned + 1
+        oldest = store.header(first)
+        parent = store.chain_id if oldest is None else oldest.parent_hash
+    for height in range(first, tip_height + 1):
         with _naming(f"block {height}"):
             header = store.header(height)
             if header is None:

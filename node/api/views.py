@@ -175,4 +175,4 @@ def page_json(store: ChainStore, items: Sequence[Mapping[str, Any]], following: 
     """A page of a history; `next` is the cursor to go on from, null at the end; `from` the first height that this node
     has whole, where that is not 1: what came before is not in any page."""
     page = {"items": list(items), "next": cursor(following) if following is not None else None}
-    return page | ({"from": store.pruned + 1} if store.pruned else {})
+    return page | ({"from": store.known_from} if store.known_from > 1 else {})
