@@ -130,6 +130,9 @@ class Storage(_Section):
     keep_blocks: int = Field(
         default=0, ge=0, le=2**40, description="last blocks kept whole; 0 keeps all, as an archive does"
     )
+    snapshot_every: int = Field(
+        default=1_000, ge=0, le=2**40, description="heights between two snapshots for those who join; 0 makes none"
+    )
 
 
 class Limits(_Section):

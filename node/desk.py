@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from consensus.events import Evidence
@@ -61,6 +61,7 @@ class Desk:
         self._down_since_ms: dict[bytes, int] = {}
         self._joining: tuple[bytes, ...] = ()  # keys of the set to come, if one is decided
         self._followed: tuple[ValidatorSet, int | None] | None = None
+        self.on_checkpoint: Callable[[int], None] | None = None  # told at once, while nothing has changed since
         self.driver: Driver
         self.replica: Replica
         self.transport: Transport
@@ -99,6 +100,8 @@ class Desk:
         self.transport.set_height(block.height)
         self._log.debug("block", height=block.height, transactions=len(result.receipts), view=block.certificate.view)
         if state_root is not None:
+            if self.on_checkpoint is not None:
+                self.on_checkpoint(block.height)
             self._log.info("checkpoint", height=block.height, state_root=state_root.hex())
         if self._waiters:
             for position, receipt in enumerate(result.receipts):

@@ -8,6 +8,7 @@ Must not know: networks, or how the node runs.
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from node.config import NodeConfig
 from node.plugins import load_registry
 from storage.chain import ChainStore
 from storage.datadir import DataDir
-from storage.errors import StorageError
+from storage.errors import AlreadyInitialised, StorageError
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
 from storage.pruning import keep_blocks_min
@@ -107,3 +108,18 @@ def open_home(config: NodeConfig) -> Home:
         wal = WriteAheadLog(folder.wal, create=False)
         opened.pop_all()
     return Home(genesis, registry, Executor(genesis, registry), folder, kv, store, wal)
+
+
+def clear_new(config: NodeConfig) -> None:
+    """Remove a node's data that hold nothing yet, to put others in their place. AlreadyInitialised where they do."""
+    folder = config.home / DATA
+    if not (folder / "FORMAT").exists():
+        return
+    opened = open_home(config)
+    try:
+        is_new = opened.store.tip.height == 0 and not opened.records()
+    finally:
+        opened.close()
+    if not is_new or any((folder / "vault").iterdir()):
+        raise AlreadyInitialised(folder)
+    shutil.rmtree(folder)

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from ledger.block import Receipt
-from ledger.errors import Code, Reject
+from ledger.errors import Code, CodecError, Reject
 from ledger.transaction import Transaction
 from node import keys
 from node.api.server import ApiServer
@@ -27,14 +27,16 @@ from node.desk import Desk
 from node.driver import Driver
 from node.home import Home, open_home
 from node.logs import make_logger
+from node.network import known_keys, transport_config
 from node.replica import RecordKind, Replica
 from node.room import wait_for_room
+from node.snapshots import SnapshotServer
 from node.upkeep import Upkeep
 from node.vault import Vault
 from p2p.batches import PoolConfig
-from p2p.config import Handlers, TransportConfig
+from p2p.config import Handlers
+from p2p.errors import Fault
 from p2p.frames import Kind
-from p2p.queues import LaneLimit, QueueLimits
 from p2p.transport import Transport
 from storage.errors import DiskFull
 
@@ -94,7 +96,13 @@ class Node:
         self.driver.attach(self.replica, self.transport)
         desk.open(self.driver, self.replica, self.transport)
         self.replica.start((RecordKind(record.kind), record.payload) for record in home.records())
-        self.driver.start(Upkeep(home.kv, home.store, config.storage.keep_blocks, self._log).run())
+        storage, transport = config.storage, self.transport
+        self.snapshots = SnapshotServer(
+            home.kv, home.store, storage.snapshot_every, transport.send, self.driver.now_ms, self._log
+        )
+        desk.on_checkpoint = self.snapshots.on_checkpoint
+        upkeep = Upkeep(home.kv, home.store, storage.keep_blocks, self._log)
+        self.driver.start(upkeep.run(), self.snapshots.run())
         desk.follow_members()
 
     async def _recover(self, home: Home) -> None:
@@ -108,6 +116,7 @@ class Node:
                 if full.is_set():
                     await wait_for_room(home.folder.path)
                 await self.driver.stop()
+                self.snapshots.close()
                 try:
                     home.reopen()
                     self._begin(home)
@@ -132,18 +141,7 @@ class Node:
         return not full.is_set()
 
     def _make_transport(self, home: Home) -> Transport:
-        p2p, limits = self.config.p2p, self.config.limits
-        known = tuple(bytes.fromhex(key) for key in (*p2p.known_keys, *(peer.key for peer in p2p.peers)))
-        settings = TransportConfig(
-            listen_host=p2p.host,
-            listen_port=p2p.port,
-            advertise_host=p2p.advertise_host,
-            advertise_port=p2p.advertise_port,
-            known_keys=known,
-            peers_max=limits.peers_max,
-            queue_limits=QueueLimits(bulk=LaneLimit(QueueLimits().bulk.frames_max, limits.peer_queue_size_bytes_max)),
-        )
-        followers = frozenset(known)
+        followers = frozenset(known_keys(self.config))
 
         def allowed(key: bytes) -> str | None:
             return self.desk.role_of(key) or ("follower" if key in followers else None)
@@ -157,7 +155,10 @@ class Node:
             self.driver.on_peer_down(key)
 
         def on_frame(key: bytes, kind: Kind, payload: bytes) -> None:
-            self.driver.on_frame(key, kind, payload)
+            if kind is Kind.SNAPSHOT_REQUEST:
+                self._on_snapshot_request(key, payload)
+            else:
+                self.driver.on_frame(key, kind, payload)
 
         async def ready(key: bytes) -> None:
             await self.driver.ready(key)
@@ -165,7 +166,7 @@ class Node:
         handlers = Handlers(on_frame, on_peer_up, on_peer_down, ready)
         role = "follower" if home.store.tip.validators.index(self.key.public) is None else "validator"
         return Transport(
-            settings,
+            transport_config(self.config),
             self.key,
             home.genesis.chain_id,
             role=role,
@@ -174,6 +175,12 @@ class Node:
             rng=random.Random(),  # noqa: S311 - spreads reconnections, decides nothing
             log=self._log,
         )
+
+    def _on_snapshot_request(self, key: bytes, payload: bytes) -> None:
+        try:
+            self.snapshots.on_request(key, payload)
+        except CodecError:
+            self.transport.misbehaved(key, Fault.MALFORMED_PAYLOAD)
 
     async def stop(self) -> None:
         """Stop listening, finish what the disk has begun, close. A second call does nothing."""
@@ -186,6 +193,7 @@ class Node:
         self.desk.close()
         await self.transport.stop()
         await self.driver.stop()
+        self.snapshots.close()
         home.close()
         self._log.info("stopped")
 

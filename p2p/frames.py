@@ -53,6 +53,8 @@ class Kind(IntEnum):
     CERTIFIED = 23
     EPOCH_REQUEST = 24
     EPOCH_RESPONSE = 25
+    SNAPSHOT_REQUEST = 26
+    SNAPSHOT_RESPONSE = 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ KINDS: Final[dict[Kind, KindRule]] = {
     Kind.CERTIFIED: KindRule(Channel.CONTROL, 256 * KIB),  # a header and up to 128 signatures
     Kind.EPOCH_REQUEST: KindRule(Channel.CONTROL, 64),  # one number
     Kind.EPOCH_RESPONSE: KindRule(Channel.BULK, MIB),  # sixteen certificates
+    Kind.SNAPSHOT_REQUEST: KindRule(Channel.CONTROL, 128),  # five small fields
+    Kind.SNAPSHOT_RESPONSE: KindRule(Channel.BULK, 8 * MIB),
 }
 
 HANDSHAKE_KINDS: Final = frozenset({Kind.HELLO, Kind.HELLO_ACK, Kind.REJECT})

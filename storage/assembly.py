@@ -87,6 +87,7 @@ class Assembly:
         for key, digest in kv.scan_prefix(schema.LEAF):
             self._put_digest(self._have, int.from_bytes(key[size:], "big"), digest)
         self._leaves: dict[int, bytes] = {}
+        self._missing: set[int] = set()
         self._above: tuple[bytes, bytes] | None = None  # hash and results hash that the next block down must have
         self._next = self._base = 0
         self.target: Target | None = None
@@ -158,6 +159,7 @@ class Assembly:
             raise BadPiece("not what stands under the certified root")
         self.target = Target(certificate, header, top)
         self._leaves.clear()
+        self._missing.clear()
         self._above = certificate.block_hash, certificate.results_hash
         self._next = certificate.height
         self._base = max(0, certificate.height - self._genesis.parameters.validity_heights_max)
@@ -185,20 +187,21 @@ class Assembly:
         if level != self._digest_at(self.target.top, part):
             raise BadPiece(f"not the digests of part {part} under the certified root")
         self._leaves[part] = data
+        first = part * PART_BUCKETS
+        self._missing.update(
+            bucket
+            for bucket in range(first, first + PART_BUCKETS)
+            if self._digest_at(self._have, bucket) != self._digest_at(data, bucket - first)
+        )
 
     def missing_buckets(self) -> list[int]:
         """Those whose digest is known and whose content is not here."""
-        found = []
-        for part, leaves in sorted(self._leaves.items()):
-            first = part * PART_BUCKETS
-            at = first * DIGEST_SIZE_BYTES
-            if self._have[at : at + len(leaves)] != leaves:
-                found += [
-                    bucket
-                    for bucket in range(first, first + PART_BUCKETS)
-                    if self._digest_at(self._have, bucket) != self._digest_at(leaves, bucket - first)
-                ]
-        return found
+        return sorted(self._missing)
+
+    @property
+    def buckets_left(self) -> int:
+        """How many those are."""
+        return len(self._missing)
 
     def take_buckets(self, first: int, values: Value) -> int:
         """Use the buckets from `first` on, as far as their digests are known; how many. What is here already stays."""
@@ -228,6 +231,7 @@ class Assembly:
         self._kv.write(puts, deletes)
         for bucket, digest in changed:
             self._put_digest(self._have, bucket, digest)
+            self._missing.discard(bucket)
         return count
 
     @staticmethod
@@ -292,7 +296,7 @@ class Assembly:
     # The end
 
     def is_complete(self) -> bool:
-        return self.target is not None and not (self.missing_parts() or self.missing_buckets() or self.next_block)
+        return self.target is not None and not (self.missing_parts() or self._missing or self.next_block)
 
     def finish(self) -> Tip:
         """Make it a store at the target, durable on return. ValueError while pieces are missing."""

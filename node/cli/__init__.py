@@ -34,6 +34,7 @@ _COMMANDS = {
     "evidence": ("members", "evidence"),
     "export": ("export", "export"),
     "init": ("start", "init"),
+    "join": ("join", "join"),
     "key": ("keys", "key"),
     "light": ("proofs", "light"),
     "member": ("members", "member"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,11 +70,11 @@ def restore(file: Path, home: Path, keep_key: bool, as_json: bool) -> None:
         medchain restore hospital.tar --home hospital
     """
     from node import config
-    from node.home import DATA
+    from node.home import DATA, clear_new
     from storage.archive import restore as make
 
     loaded = config.load(home)
-    _make_room(loaded)
+    clear_new(loaded)
     archive: Any
     with click.open_file(str(file), "rb") as archive:
         size_bytes = 0 if str(file) == "-" else file.stat().st_size
@@ -91,24 +90,6 @@ def restore(file: Path, home: Path, keep_key: bool, as_json: bool) -> None:
 
 def _bar(size_bytes: int) -> Any:
     return click.progressbar(length=max(size_bytes, 1), label="bytes", file=sys.stderr, show_pos=True)
-
-
-def _make_room(loaded: NodeConfig) -> None:
-    """Remove data that hold nothing yet."""
-    from node.home import DATA, open_home
-    from storage.errors import AlreadyInitialised
-
-    folder = loaded.home / DATA
-    if not (folder / "FORMAT").exists():
-        return
-    opened = open_home(loaded)
-    try:
-        is_new = opened.store.tip.height == 0 and next(opened.wal.replay(), None) is None
-    finally:
-        opened.close()
-    if not is_new or any((folder / "vault").iterdir()):
-        raise AlreadyInitialised(folder)
-    shutil.rmtree(folder)
 
 
 def _mute(loaded: NodeConfig) -> bool:

@@ -1,0 +1,87 @@
+"""`join`: a new node's data from a snapshot, instead of all blocks since genesis."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from node.cli.common import Failure, home_option, json_option, show
+
+if TYPE_CHECKING:
+    from node.join import Progress
+
+LINE_EVERY_S = 0.2
+
+
+@click.command()
+@home_option
+@json_option
+def join(home: Path, as_json: bool) -> None:
+    """Fetch a new node's state from its peers, checked piece by piece, instead of executing every block since genesis.
+
+    HOME holds the node's configuration (with p2p.peers), key and genesis, as `medchain init --genesis` makes them. The
+    peers are trusted in nothing: all of it must lead back to the validators in genesis. A peer that sends something
+    else is named. Cut off, the same command goes on where it stopped. Afterwards `medchain start` catches up by blocks.
+
+    The node then has the last blocks whole (as many as transactions stay valid for) and no histories from before.
+
+    \b
+    Example:
+        medchain join --home pharmacy
+    """
+    import asyncio
+
+    from node import config, keys
+    from node.join import CannotJoin
+    from node.join import join as run
+    from node.logs import make_logger
+
+    loaded = config.load(home)
+    line = _Line()
+    log = make_logger("warning", loaded.log.format)
+    try:
+        height, progress = asyncio.run(run(loaded, keys.load(loaded.key_path), log, line.told))
+    except CannotJoin as error:
+        raise Failure(error.code, str(error)) from None
+    finally:
+        line.end()
+    document = {
+        "home": str(home),
+        "height": height,
+        "bytes": progress.size_bytes,
+        "seconds": round(time.monotonic() - progress.started_s, 1),
+        "pieces": {key.hex(): count for key, count in progress.peers.items()},
+        "refused": {key.hex(): reason for key, reason in progress.liars.items()},
+    }
+    show(document, as_json)
+
+
+class _Line:
+    """Progress with rate and time left, on a terminal's last line; for a pipe a line now and then."""
+
+    def __init__(self) -> None:
+        self._shown_s = 0.0
+        self._is_terminal = sys.stderr.isatty()
+
+    def told(self, progress: Progress) -> None:
+        now_s = time.monotonic()
+        if now_s - self._shown_s < (LINE_EVERY_S if self._is_terminal else 10 * LINE_EVERY_S):
+            return
+        self._shown_s = now_s
+        share = progress.buckets_done / progress.buckets
+        took_s = now_s - progress.started_s
+        left = f"{took_s * (1 - share) / share:.0f} s left" if share else "time left unknown"
+        text = (
+            f"height {progress.height}: {share:.0%} of the state, {progress.blocks_left} blocks to go, "
+            f"{progress.size_bytes / 1e6:.1f} MB at {progress.rate_bytes_per_s / 1e6:.1f} MB/s from "
+            f"{len(progress.peers)} peers, {left}"
+        )
+        click.echo(f"\r{text}\x1b[K" if self._is_terminal else text, nl=not self._is_terminal, err=True)
+
+    def end(self) -> None:
+        if self._is_terminal and self._shown_s:
+            click.echo(err=True)

@@ -1,0 +1,441 @@
+"""Joining a long chain by a snapshot: fetched in pieces from several peers at once, none of them trusted.
+
+Epochs of validators lead from genesis to the checkpoint that is offered; each piece is checked under it before it is
+written (storage/assembly.py). A peer whose piece is wrong is named, dropped and not asked again; one that does not
+answer loses its turn. What was fetched stays in `joining/`, so that a join that was cut off goes on; when the peers
+have moved on to a later checkpoint, so does the target.
+
+Must not know: consensus. The node that starts on what comes of it catches up by blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ledger.block import CheckpointCertificate
+from ledger.codec import Value, decode
+from ledger.crypto import KeyPair, self_test
+from ledger.errors import Code, CodecError
+from ledger.genesis import Genesis
+from ledger.stateproof import BUCKETS
+from node.config import NodeConfig
+from node.home import DATA, clear_new, read_genesis
+from node.network import transport_config
+from node.snapshots import BLOCKS, EPOCHS, LEAVES, OFFER, Question
+from node.snapshots import BUCKETS as BUCKETS_OF
+from p2p.config import Handlers, Log
+from p2p.errors import Fault
+from p2p.frames import KINDS, Kind
+from p2p.transport import Transport
+from storage import schema
+from storage.assembly import Assembly, BadPiece
+from storage.chain import ChainStore
+from storage.datadir import DataDir
+from storage.leveldb import LevelDB
+
+JOINING = "joining"
+ANSWER_S_MAX = 10.0
+OFFERS_S = 2.0  # how long peers that are slow to say what they offer are waited for
+IN_FLIGHT_PER_PEER = 2  # one is checked while the next is on its way
+BUCKETS_PER_PIECE = 128
+PATIENCE_S = 60.0  # without a piece from anybody
+AGAIN_S = 0.5
+
+
+class CannotJoin(Exception):
+    """No snapshot can be had; the text says why and what to do. `code` is the number users see."""
+
+    def __init__(self, text: str, code: Code = Code.UNREACHABLE) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass
+class Progress:
+    """How far it is. `size_bytes` is of all answers."""
+
+    height: int = 0
+    buckets_done: int = 0
+    buckets: int = BUCKETS
+    blocks_left: int = 0
+    size_bytes: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+    peers: dict[bytes, int] = field(default_factory=dict)  # pieces by peer
+    liars: dict[bytes, str] = field(default_factory=dict)
+    targets: int = 0
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        return self.size_bytes / max(time.monotonic() - self.started_s, 1e-3)
+
+
+@dataclass(slots=True)
+class _Peer:
+    key: bytes
+    waiting: dict[int, asyncio.Future[Value]] = field(default_factory=dict)
+    stalled_until_s: float = 0.0
+    lacks: int = 0  # the target that it says it has not
+
+
+class Join:
+    """One attempt, over a transport of its own. `told` hears the progress after each piece."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        genesis: Genesis,
+        key: KeyPair,
+        log: Log,
+        told: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.progress = Progress()
+        self._config, self._genesis, self._log, self._told = config, genesis, log, told
+        self._peers: dict[bytes, _Peer] = {}
+        self._numbers = itertools.count(1)
+        self._changed = asyncio.Event()
+        known = frozenset(bytes.fromhex(peer.key) for peer in config.p2p.peers)
+        members = frozenset(genesis.validator_set.keys)
+
+        def allowed(peer: bytes) -> str | None:
+            return "validator" if peer in members else "follower" if peer in known else None
+
+        self._transport = Transport(
+            transport_config(config),
+            key,
+            genesis.chain_id,
+            role="follower",
+            handlers=Handlers(self._on_frame, self._on_peer_up, self._on_peer_down),
+            allowed=allowed,
+            rng=random.Random(),  # noqa: S311 - spreads reconnections, decides nothing
+            log=log,
+        )
+
+    async def run(self, assembly: Assembly) -> None:
+        """Until all pieces are there. CannotJoin when nobody gives any for PATIENCE_S."""
+        await self._transport.start()
+        try:
+            self._transport.set_members(self._genesis.validator_set.keys)
+            for peer in self._config.p2p.peers:
+                self._transport.add_address(bytes.fromhex(peer.key), peer.host, peer.port)
+            while not assembly.is_complete():
+                await self._learn_epochs(assembly)
+                await self._aim(assembly)
+                await self._fetch(assembly)
+        finally:
+            await self._transport.stop()
+
+    # Peers
+
+    def _on_peer_up(self, key: bytes) -> None:
+        if key not in self.progress.liars:
+            self._peers[key] = _Peer(key)
+            self._changed.set()
+
+    def _on_peer_down(self, key: bytes) -> None:
+        peer = self._peers.pop(key, None)
+        if peer is not None:
+            for future in peer.waiting.values():
+                future.cancel()
+
+    def _on_frame(self, key: bytes, kind: Kind, payload: bytes) -> None:
+        peer = self._peers.get(key)
+        if kind is not Kind.SNAPSHOT_RESPONSE or peer is None:
+            return
+        limit = KINDS[kind].size_bytes_max
+        try:
+            match decode(payload, size_bytes_max=limit, items_max=limit, depth_max=12):
+                case (int(number), value):
+                    future = peer.waiting.pop(number, None)
+                    if future is not None and not future.done():
+                        self.progress.size_bytes += len(payload)
+                        future.set_result(value)
+                case _:
+                    raise CodecError("not an answer about a snapshot")
+        except CodecError as error:
+            self._blame(peer, str(error))
+
+    def _blame(self, peer: _Peer, reason: str) -> None:
+        """Never asked again; told to the operator by name."""
+        self.progress.liars[peer.key] = reason
+        self._log.warning("a peer's piece is wrong", peer=peer.key.hex(), reason=reason)
+        self._on_peer_down(peer.key)
+        self._transport.misbehaved(peer.key, Fault.MALFORMED_PAYLOAD)
+
+    async def _ask(self, peer: _Peer, what: str, height: int = 0, first: int = 0, last: int = 0) -> Value:
+        """TimeoutError when there is no answer; the peer then waits for its next turn."""
+        number = next(self._numbers)
+        future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+        peer.waiting[number] = future
+        question = Question(number, what, height, first, last)
+        try:
+            if not self._transport.send(peer.key, Kind.SNAPSHOT_REQUEST, question.encode()):
+                raise TimeoutError
+            async with asyncio.timeout(ANSWER_S_MAX):
+                return await future
+        except TimeoutError:
+            peer.stalled_until_s = time.monotonic() + ANSWER_S_MAX
+            raise
+        except asyncio.CancelledError:
+            if future.cancelled():  # the connection is gone, not this task
+                raise TimeoutError from None
+            raise
+        finally:
+            peer.waiting.pop(number, None)
+
+    async def _some_peer(self) -> list[_Peer]:
+        """Those that may be asked now; waits until there is one."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            now_s = time.monotonic()
+            found = [peer for peer in self._peers.values() if peer.stalled_until_s <= now_s]
+            if found:
+                return found
+            if now_s > deadline_s:
+                raise CannotJoin(f"no peer answers for {PATIENCE_S:.0f} s; see p2p.peers in medchain.toml")
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_S):
+                    await self._changed.wait()
+
+    # What leads to the target
+
+    async def _learn_epochs(self, assembly: Assembly) -> None:
+        """As far as any peer knows."""
+        asked: set[bytes] = set()
+        while True:
+            peers = [peer for peer in await self._some_peer() if peer.key not in asked]
+            if not peers:
+                return
+            peer, first = peers[0], assembly.epoch
+            try:
+                if not assembly.take_epochs(first, await self._ask(peer, EPOCHS, first=first)):
+                    asked.add(peer.key)
+            except BadPiece as error:
+                self._blame(peer, str(error))
+            except TimeoutError:
+                asked.add(peer.key)
+
+    async def _aim(self, assembly: Assembly) -> None:
+        """At the highest checkpoint that is offered and certified."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            offers = await self._offers()
+            for height, peer, value in offers:
+                if height <= self.progress.height:
+                    continue
+                try:
+                    target = assembly.aim(value)
+                except BadPiece as error:
+                    self._blame(peer, str(error))
+                    continue
+                if target is None:  # of an epoch that began just now
+                    await self._learn_epochs(assembly)
+                    continue
+                self.progress.height = target.certificate.height
+                self.progress.targets += 1
+                return
+            if time.monotonic() > deadline_s:
+                raise CannotJoin(
+                    "no peer offers a snapshot of a certified checkpoint; start the node, and it fetches all blocks"
+                )
+            await asyncio.sleep(AGAIN_S)
+
+    async def _offers(self) -> list[tuple[int, _Peer, Value]]:
+        """Who offers which height, the highest first."""
+        peers = await self._some_peer()
+        asked = [asyncio.create_task(self._ask(peer, OFFER)) for peer in peers]
+        await asyncio.wait(asked, timeout=OFFERS_S)
+        found: list[tuple[int, _Peer, Value]] = []
+        for peer, task in zip(peers, asked, strict=True):
+            if not task.done() or task.exception() is not None:
+                task.cancel()
+                continue
+            value = task.result()
+            if value is not None:
+                try:
+                    found.append((_height_of(value), peer, value))
+                except CodecError as error:
+                    self._blame(peer, str(error))
+        return sorted(found, key=lambda one: -one[0])
+
+    # The pieces
+
+    async def _fetch(self, assembly: Assembly) -> None:
+        """All that is missing of the target. Returns early when no peer has it any more."""
+        work = _Work(assembly)
+        heard_s = time.monotonic()
+        tasks: set[asyncio.Task[bool]] = set()
+        try:
+            while not assembly.is_complete():
+                self._report(assembly)
+                for peer in self._idle():
+                    question = work.next(self.progress.height)
+                    if question is None:
+                        break
+                    tasks.add(asyncio.create_task(self._piece(peer, question, work)))
+                if not tasks:
+                    now_s = time.monotonic()
+                    if self._peers and all(peer.lacks == self.progress.height for peer in self._peers.values()):
+                        self._log.warning("the peers have moved on", height=self.progress.height)
+                        return
+                    if now_s - heard_s > PATIENCE_S:
+                        raise CannotJoin(f"no peer gives a piece for {PATIENCE_S:.0f} s")
+                    await asyncio.sleep(AGAIN_S)
+                    continue
+                done, tasks = await asyncio.wait(tasks, timeout=AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+                if any(task.result() for task in done):
+                    heard_s = time.monotonic()
+            self._report(assembly)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _idle(self) -> list[_Peer]:
+        """Those with the target and room for another question, the least busy first."""
+        now_s = time.monotonic()
+        found = [
+            peer
+            for peer in self._peers.values()
+            if peer.stalled_until_s <= now_s and peer.lacks != self.progress.height
+            if len(peer.waiting) < IN_FLIGHT_PER_PEER
+        ]
+        return sorted(found, key=lambda peer: len(peer.waiting))
+
+    async def _piece(self, peer: _Peer, question: tuple[str, int, int], work: _Work) -> bool:
+        """Ask for one and use it; whether it was any good."""
+        what, first, last = question
+        height = self.progress.height
+        try:
+            value = await self._ask(peer, what, height, first, last)
+            if value is None:
+                peer.lacks = height
+            elif height == self.progress.height:
+                work.take(question, value)
+                self.progress.peers[peer.key] = self.progress.peers.get(peer.key, 0) + 1
+                return True
+        except BadPiece as error:
+            self._blame(peer, str(error))
+        except TimeoutError:
+            pass
+        finally:
+            work.over(question)
+        return False
+
+    def _report(self, assembly: Assembly) -> None:
+        known = not assembly.missing_parts()
+        self.progress.buckets_done = BUCKETS - assembly.buckets_left if known else 0
+        self.progress.blocks_left = assembly.blocks_left
+        self._told(self.progress)
+
+
+class _Work:
+    """What is still to be asked for, and what is on its way."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+        self._asked: set[tuple[str, int, int]] = set()
+        self._ranges: deque[tuple[int, int]] | None = None
+
+    def next(self, height: int) -> tuple[str, int, int] | None:
+        """(what, first, last) of something missing that nobody is asked for."""
+        assembly = self._assembly
+        candidates: list[tuple[str, int, int]] = [(LEAVES, part, part) for part in assembly.missing_parts()]
+        if assembly.next_block:
+            candidates.append((BLOCKS, assembly.next_block, 0))
+        for question in candidates:
+            if question not in self._asked:
+                self._asked.add(question)
+                return question
+        if assembly.missing_parts():
+            return None
+        return self._next_range()
+
+    def _next_range(self) -> tuple[str, int, int] | None:
+        if not self._ranges:
+            on_the_way = [(first, last) for what, first, last in self._asked if what == BUCKETS_OF]
+            if on_the_way:
+                return None
+            self._ranges = deque(_ranges(self._assembly.missing_buckets()))
+        if not self._ranges:
+            return None
+        question = (BUCKETS_OF, *self._ranges.popleft())
+        self._asked.add(question)
+        return question
+
+    def take(self, question: tuple[str, int, int], value: Value) -> None:
+        """BadPiece if it is not what was asked for."""
+        what, first, last = question
+        if what == LEAVES:
+            self._assembly.take_leaves(first, value)
+        elif what == BLOCKS:
+            if first == self._assembly.next_block:
+                self._assembly.take_blocks(value)
+        else:
+            taken = self._assembly.take_buckets(first, value)
+            if first + taken <= last and self._ranges is not None:
+                self._ranges.append((first + taken, last))
+
+    def over(self, question: tuple[str, int, int]) -> None:
+        self._asked.discard(question)
+
+
+def _ranges(buckets: list[int]) -> list[tuple[int, int]]:
+    """Buckets as ranges of BUCKETS_PER_PIECE at most; what lies between two comes along, a question costs more."""
+    found: list[tuple[int, int]] = []
+    for bucket in buckets:
+        if found and bucket - found[-1][0] < BUCKETS_PER_PIECE:
+            found[-1] = found[-1][0], bucket
+        else:
+            found.append((bucket, bucket))
+    return found
+
+
+def _height_of(value: Value) -> int:
+    match value:
+        case (certificate, _, _):
+            return CheckpointCertificate.from_value(certificate).height
+    raise CodecError("not an offer")
+
+
+async def join(
+    config: NodeConfig, key: KeyPair, log: Log, told: Callable[[Progress], None] = lambda progress: None
+) -> tuple[int, Progress]:
+    """Make the node's data of a snapshot: (height, what it took). AlreadyInitialised where there is more than a new
+    chain, CannotJoin, or a storage error; what was fetched stays for the next attempt."""
+    self_test()
+    genesis = read_genesis(config.genesis_path)
+    clear_new(config)
+    draft = config.home / JOINING
+    draft.mkdir(mode=0o700, exist_ok=True)
+    progress = Progress()
+    with closing(_open(draft / "db")) as kv:
+        if kv.get(schema.FORMAT_KEY) is None:
+            assembly = Assembly(kv, genesis)
+            attempt = Join(config, genesis, key, log, told)
+            progress = attempt.progress
+            await attempt.run(assembly)
+            assembly.finish()
+        height = ChainStore(kv).tip.height
+        kv.settle()
+    DataDir.create(config.home / DATA, lambda folder: _move(draft / "db", folder / "db")).close()
+    shutil.rmtree(draft)
+    return height, progress
+
+
+def _move(source: Path, target: Path) -> None:
+    source.rename(target)
+
+
+def _open(path: Path) -> Any:
+    return LevelDB(path, create=not path.exists() or not any(path.iterdir()))
