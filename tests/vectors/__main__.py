@@ -35,12 +35,16 @@ from ledger.state import state_key
 from ledger.stateproof import Inclusion, ReceiptProof, TransactionProof, bucket_hash, bucket_of, parent_hash, root_hash
 from ledger.transaction import Batch, Transaction
 from ledger.validators import ValidatorSet
+from node.snapshots import Question
 from p2p.frames import Kind as FrameKind
 from p2p.frames import encode_frame
+from storage.memory import MemoryKeyValue
+from storage.snapshots import Snapshot, offer
 from tests.consensus.samples import CHAIN as MESSAGES_CHAIN
 from tests.consensus.samples import FOUR as MESSAGES_SET
 from tests.consensus.samples import every_message
 from tests.ledger import ed25519
+from tests.storage import test_chain as chain
 
 HERE = Path(__file__).parent
 SEEDS = [bytes([number]) * 32 for number in range(1, 5)]
@@ -307,6 +311,33 @@ def state() -> Any:
     }
 
 
+def snapshot() -> Any:
+    """Questions, and the pieces of a chain of four blocks; and one row of each kind of its store."""
+    node = chain.Node(MemoryKeyValue(), chain.Cluster())
+    chain.busy(node, chain.CHECKPOINT_INTERVAL)
+    certificate = chain.checkpoint_of(node.store, node.store.tip.height)
+    node.store.put_checkpoint(certificate)
+    view = Snapshot(node.kv.snapshot())
+    bucket = next(index for index in range(65_536) if view.buckets(index, index) != ((),))
+    pieces: dict[str, Any] = {
+        "offer": offer(view, certificate),
+        "buckets": view.buckets(bucket, bucket),
+        "blocks": view.blocks(view.height)[:1],
+    }
+    questions = (Question(1, "epochs", first=3), Question(2, "offer"), Question(3, "leaves", 4, 15, 15))
+    questions += (Question(4, "buckets", 4, bucket, bucket + 127), Question(5, "blocks", 4, 4))
+    rows = {key[:1]: (key, value) for key, value in node.kv.scan(b"", reverse=True)}
+    return {
+        "chain_id": chain.GENESIS.chain_id.hex(),
+        "validators": [key.hex() for key in chain.GENESIS.validator_set.keys],
+        "questions": [{"what": one.what, "payload": one.encode().hex()} for one in questions],
+        "answers": {what: encode((7, value)).hex() for what, value in pieces.items()},
+        "bucket": bucket,
+        "leaves_sha256": [sha256(view.leaves(part)).hexdigest() for part in range(16)],
+        "rows": [{"key": key.hex(), "value": value.hex()} for _, (key, value) in sorted(rows.items())],
+    }
+
+
 def frames() -> Any:
     status = encode(Status(2, 5, True, 111, 110).to_value())
     return {
@@ -350,6 +381,7 @@ VECTORS = {
     "members": members,
     "messages": messages,
     "state": state,
+    "snapshot": snapshot,
     "frames": frames,
 }
 
