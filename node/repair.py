@@ -9,6 +9,7 @@ Must not know: networks.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,11 +28,14 @@ from node.replica import RecordKind, split_records
 from storage.chain import ChainStore
 from storage.datadir import DataDir, mend_format
 from storage.errors import StorageError
+from storage.files import sync_folder
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
 from storage.shortening import marked, mute, muted
 from storage.verification import verify_store
 from storage.wal import Record, WriteAheadLog
+
+DRAFT = "repairing"
 
 Progress = Callable[[int, int], None]
 """Hears (height, tip's height) while the store is checked."""
@@ -48,41 +52,45 @@ class Report:
 
 
 def repair(config: NodeConfig, progress: Progress) -> Report:
-    """Check everything, replace what is damaged. Locked while the node runs; ConfigError for settings or genesis."""
+    """Check everything, replace what is damaged. Locked while the node runs; ConfigError for settings or genesis.
+
+    What replaces is made whole beside it and then takes its place: killed at any moment, it can be called again, and no
+    node starts on half of it.
+    """
     genesis = read_genesis(config.genesis_path)
     registry = load_registry(genesis)
     key = keys.load(config.key_path).public
     path = config.home / DATA
     damages = ["FORMAT"] if mend_format(path) else []
-    aside: Path | None = None
+    draft = path / DRAFT
+    shutil.rmtree(draft, ignore_errors=True)
     with DataDir(path) as folder:
         records = _records(folder.wal, damages)
         sound = _is_sound(folder.db, genesis, registry, progress, damages)
-        if records is None or not sound:
-            aside = _make_aside(path)
-        if records is None:
-            assert aside is not None
-            folder.wal.rename(aside / folder.wal.name)
-            WriteAheadLog(folder.wal).close()
+        draft.mkdir(mode=0o700)
         if not sound:
-            assert aside is not None
-            folder.db.rename(aside / folder.db.name)
-            _begin_store(folder.db, genesis, registry)
-        was_muted = records is None or key in muted(records)
-        with closing(LevelDB(folder.db)) as kv:
+            _begin_store(draft / folder.db.name, genesis, registry)
+        with closing(LevelDB(folder.db if sound else draft / folder.db.name)) as kv:
             store = ChainStore(kv)
-            if was_muted:
+            if records is None or key in muted(records):
                 store.mute(key)
             lost = 0 if records is None else _forgotten(records, store.tip.parameters.log_window)
             if store.tip.height < lost:
                 if sound:
                     damages.append(f"{folder.db} ends at height {store.tip.height}, and was at {lost}")
                 store.refetch(lost)
-            is_muted = store.is_muted(key, for_good=True)
-            refetching = store.refetching
+            report = (store.refetching, store.is_muted(key, for_good=True))
+        aside: Path | None = None
         if records is None:
-            _mute_in_log(folder.wal, key)
-    return Report(tuple(damages), aside, refetching, is_muted)
+            _begin_log(draft / folder.wal.name, key)
+        for replaced in ([] if records is not None else [folder.wal]) + ([] if sound else [folder.db]):
+            aside = aside or _make_aside(path)
+            if replaced.exists():
+                replaced.rename(aside / replaced.name)
+            (draft / replaced.name).rename(replaced)
+        sync_folder(path)
+    shutil.rmtree(draft)
+    return Report(tuple(damages), aside, *report)
 
 
 def _records(path: Path, damages: list[str]) -> list[Record] | None:
@@ -136,7 +144,7 @@ def _forgotten(records: list[Record], log_window: int) -> int:
     return max(marked(records), voted - log_window)
 
 
-def _mute_in_log(path: Path, key: bytes) -> None:
-    with closing(WriteAheadLog(path, create=False)) as log:
-        log.replay()
+def _begin_log(path: Path, key: bytes) -> None:
+    """A log that knows only that the key signs nothing any more."""
+    with closing(WriteAheadLog(path)) as log:
         mute(log, key)

@@ -75,7 +75,9 @@ ELSEWHERE: Final = {
     "node/cluster/control.py": "a socket's name",
     "node/demo/__init__.py": "the demonstration's own folder",
     "node/cli/start.py": "genesis and settings, written before the node's data are made: `medchain init` again",
-    "node/cli/archive.py": "removes the data of a new chain before a restore, which refuses any other",
+    "node/home.py": "removes the data of a new chain to put others in their place, and refuses any other",
+    "node/join.py": "a draft that the next attempt goes on with (tests/node/test_join.py)",
+    "node/repair.py": "a draft, and moves that a second call goes on with (tests/node/test_repair.py)",
     "p2p/tls.py": "a certificate for the library's sake, removed at once",
 }
 _OS: Final = {"write", "pwrite", "fsync", "fdatasync", "ftruncate", "truncate", "link", "unlink", "rename", "replace"}

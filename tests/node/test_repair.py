@@ -175,3 +175,34 @@ def test_damage_found_by_a_reader_stops_the_node_from_signing_and_it_says_so(
             assert not node.desk.failed.is_set()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_killed_between_two_moves_it_is_called_again_and_nothing_starts_on_half(
+    moves: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With store and log both damaged: the key must never sign in between."""
+    (home / DATA / "db" / "CURRENT").unlink()
+    next(iter((home / DATA / "wal").iterdir())).unlink()
+    left = [moves]
+    rename = Path.rename
+
+    def counted(source: Path, target: Path) -> Path:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted)
+        with pytest.raises(KeyboardInterrupt):
+            mended(home)
+    with pytest.raises(StorageError), closing(open_home(config_of(home))):
+        pass
+    report = mended(home)
+    assert report.muted
+    with closing(open_home(config_of(home))) as opened:
+        key = keys.load(config_of(home).key_path).public
+        assert opened.store.is_muted(key, for_good=True)
+        assert not opened.records()
+    assert not (home / DATA / "repairing").exists()
