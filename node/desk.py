@@ -29,6 +29,7 @@ from node.config import NodeConfig
 from node.driver import Driver
 from node.home import Home
 from node.metrics import metrics_text
+from node.quarantine import Difference
 from node.replica import Replica
 from node.service import Outcome
 from node.vault import Vault
@@ -51,6 +52,7 @@ class Desk:
         self.vault_key: KeyPair | None = key if vault is not None else None
         self.started_ms = self._last_block_ms = _wall_ms()
         self.stopped: str | None = None  # why this node neither accepts nor signs
+        self.diverged = asyncio.Event()  # the store says where
         self.full = asyncio.Event()  # the disk: it goes on once there is room
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
@@ -130,6 +132,8 @@ class Desk:
             code = Code.STATE_DIVERGED if is_other else Code.DATA_CORRUPT
             self.stopped = f"its {error} ({code.label})" if is_other else f"its disk failed: {error} ({code.label})"
             self._log.critical("stopped", code=code.label, error=str(error))
+            if is_other and self.store.diverged is not None:
+                self.diverged.set()
             return
         self.failure = error
         self.stopped = "an internal error; see its log (MC9001)"
@@ -143,6 +147,18 @@ class Desk:
     def on_diverged(self, height: int, own: bytes, certified: bytes) -> None:
         self.stopped = f"its state at height {height} differs from what a quorum certified (MC5006)"
         self._log.critical("state diverged", height=height, own=own.hex(), certified=certified.hex())
+        self.store.quarantine(height, certified)
+        self.diverged.set()
+
+    def on_difference(self, difference: Difference | None) -> None:
+        """What was found out about it."""
+        if difference is None:
+            found = "no peer could show what differs"
+        else:
+            key, module = difference.key.hex(), difference.module
+            found = f"the first entry that differs is {key}, written by the rules of {module}"
+            self._log.critical("first difference", key=key, module=module)
+        self.stopped = f"{self.stopped}; {found}. Run `medchain repair` with software that executes as theirs does"
 
     def on_key_forgotten(self, height: int) -> None:
         self._log.critical("key forgotten", height=height, code=Code.KEY_FORGOTTEN.label)

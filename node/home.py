@@ -22,7 +22,7 @@ from node.config import NodeConfig
 from node.plugins import load_registry
 from storage.chain import ChainStore
 from storage.datadir import DataDir
-from storage.errors import AlreadyInitialised, StorageError
+from storage.errors import AlreadyInitialised, StateDiverged, StorageError
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
 from storage.pruning import keep_blocks_min
@@ -101,6 +101,11 @@ def open_home(config: NodeConfig) -> Home:
         store = ChainStore(kv)
         if store.chain_id != genesis.chain_id:
             raise ConfigError(f"{config.genesis_path}: another chain than the one in {folder.path}")
+        if store.diverged is not None:
+            raise StateDiverged(
+                f"{folder.db}: the state at height {store.diverged[0]} is not the one that the validators certified; "
+                "run `medchain repair`, with software that executes as theirs does"
+            )
         keep, needed = config.storage.keep_blocks, keep_blocks_min(store.tip.parameters)
         if 0 < keep < needed:
             raise ConfigError(f"storage.keep_blocks: this chain needs {needed} at least, or 0 to keep all")

@@ -28,6 +28,7 @@ from node.driver import Driver
 from node.home import Home, open_home
 from node.logs import make_logger
 from node.network import known_keys, transport_config
+from node.quarantine import Inquiry
 from node.replica import RecordKind, Replica
 from node.room import wait_for_room
 from node.snapshots import SnapshotServer
@@ -69,13 +70,14 @@ class Node:
         try:
             self.desk = Desk(config, home, self.key, Vault(home.folder.vault), self._log)
             self.transport = self._make_transport(home)
+            self._inquiry = Inquiry(self.transport.send, lambda: [peer.key for peer in self.transport.peers()])
             self._begin(home)
             self.api = ApiServer(self.desk, config)
             await self.transport.start()
             for peer in config.p2p.peers:
                 self.transport.add_address(bytes.fromhex(peer.key), peer.host, peer.port)
             await self.api.start()
-            self._recovery = asyncio.create_task(self._recover(home))
+            self._tasks = [asyncio.create_task(work) for work in (self._recover(home), self._inquire())]
         except BaseException:
             home.close()
             raise
@@ -129,6 +131,16 @@ class Node:
         except Exception as error:
             self.desk.on_failed(error)
 
+    async def _inquire(self) -> None:
+        """Once this node's state has turned out to be another, find out where."""
+        await self.desk.diverged.wait()
+        place = self.desk.store.diverged
+        assert place is not None
+        if self.desk.store.tip.height == place[0] and self.snapshots.at(place[0]) is None:
+            self.snapshots.on_checkpoint(place[0])  # found out as it was executed
+        own = self.snapshots.at(place[0])
+        self.desk.on_difference(None if own is None else await self._inquiry.find(own, place[1]))
+
     async def _refetched(self, home: Home) -> bool:
         """Wait until lost blocks are here again, or until the disk is full; whether it was the first."""
         full = self.desk.full
@@ -155,8 +167,8 @@ class Node:
             self.driver.on_peer_down(key)
 
         def on_frame(key: bytes, kind: Kind, payload: bytes) -> None:
-            if kind is Kind.SNAPSHOT_REQUEST:
-                self._on_snapshot_request(key, payload)
+            if kind in (Kind.SNAPSHOT_REQUEST, Kind.SNAPSHOT_RESPONSE):
+                self._on_snapshot_frame(key, kind, payload)
             else:
                 self.driver.on_frame(key, kind, payload)
 
@@ -176,9 +188,12 @@ class Node:
             log=self._log,
         )
 
-    def _on_snapshot_request(self, key: bytes, payload: bytes) -> None:
+    def _on_snapshot_frame(self, key: bytes, kind: Kind, payload: bytes) -> None:
         try:
-            self.snapshots.on_request(key, payload)
+            if kind is Kind.SNAPSHOT_REQUEST:
+                self.snapshots.on_request(key, payload)
+            else:
+                self._inquiry.on_answer(key, payload)
         except CodecError:
             self.transport.misbehaved(key, Fault.MALFORMED_PAYLOAD)
 
@@ -187,8 +202,9 @@ class Node:
         home, self._home = self._home, None
         if home is None:
             return
-        self._recovery.cancel()
-        await asyncio.gather(self._recovery, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.api.stop()
         self.desk.close()
         await self.transport.stop()

@@ -107,7 +107,11 @@ def _is_sound(path: Path, genesis: Genesis, registry: Registry, progress: Progre
     try:
         with closing(LevelDB(path)) as kv:
             upgrade(kv)
-            verify_store(kv, ChainStore(kv), Executor(genesis, registry), progress)
+            store = ChainStore(kv)
+            if store.diverged is not None:
+                damages.append(f"{path}: the state at height {store.diverged[0]} is not the one that was certified")
+                return False
+            verify_store(kv, store, Executor(genesis, registry), progress)
     except (StorageError, CodecError) as error:
         damages.append(str(error))
         return False

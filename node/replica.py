@@ -341,11 +341,14 @@ class Replica:
             self._ask_for_blocks(self.outside.now_ms())
 
     def _send_certificate(self, key: bytes, status: Status) -> None:
-        """What makes stable there what is stable here: the latest checkpoint, or first the one that closes an epoch."""
+        """What makes stable there what is stable here: the latest checkpoint that the peer has come by (who follows a
+        busy chain is always behind the very latest), or first the one that closes an epoch."""
         validators = self.engine.validators
         certificate = self.engine.checkpoints.certificate
         if validators.epoch > 0 and status.stable < validators.first_height - 1:
             certificate = self.store.closing_checkpoint(validators.epoch - 1) or certificate
+        elif certificate is not None and certificate.height > status.height:
+            certificate = self.store.latest_checkpoint(status.height)
         if certificate is not None and status.stable < certificate.height <= status.height:
             self.outside.send(key, Kind.CERTIFIED, encode(certificate.to_value()))
 

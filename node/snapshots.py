@@ -19,14 +19,15 @@ from p2p.config import Log
 from p2p.frames import Kind
 from storage.chain import ChainStore
 from storage.errors import StorageError
-from storage.kv import KeyValue
+from storage.kv import KeyValue, Reader
 from storage.snapshots import Snapshot, TooLarge, epochs, offer
 
 KEPT = 2  # so that who is in the middle of one need not move on at once
+RECENT = 4  # the last checkpoints, for a node whose own state turns out to be another
 WAITING_MAX = 64  # requests of all peers; beyond it the asker tries again
 REQUEST_SIZE_BYTES_MAX = 128
 REQUEST_CHARGE_BYTES = 4 * 1024
-EPOCHS, OFFER, LEAVES, BUCKETS, BLOCKS = "epochs", "offer", "leaves", "buckets", "blocks"
+EPOCHS, OFFER, TOP, LEAVES, BUCKETS, BLOCKS = "epochs", "offer", "top", "leaves", "buckets", "blocks"
 
 Send = Callable[[bytes, Kind, bytes], object]
 
@@ -61,6 +62,7 @@ class SnapshotServer:
         self._kv, self._store, self._every, self._send = kv, store, every, send
         self._now_ms, self._log = now_ms, log
         self._kept: dict[int, Snapshot] = {}
+        self._recent: dict[int, Reader | Snapshot] = {}  # made a snapshot when somebody asks
         self._allowance = Allowance()
         self._questions: asyncio.Queue[tuple[bytes, Question]] = asyncio.Queue(WAITING_MAX)
         tip = store.tip
@@ -74,6 +76,9 @@ class SnapshotServer:
 
     def on_checkpoint(self, height: int) -> None:
         """A checkpoint was executed just now; nothing has changed since."""
+        self._recent[height] = self._kv.snapshot()
+        while len(self._recent) > RECENT:
+            self._recent.pop(min(self._recent)).close()
         if not self._every or (self._kept and height // self._every <= max(self._kept) // self._every):
             return
         self._kept[height] = Snapshot(self._kv.snapshot())
@@ -108,7 +113,7 @@ class SnapshotServer:
             return epochs(self._store, question.first)
         if question.what == OFFER:
             return self._offer()
-        snapshot = self._kept.get(question.height)
+        snapshot = self.at(question.height)
         if snapshot is None:
             return None
         try:
@@ -116,9 +121,17 @@ class SnapshotServer:
         except ValueError:
             return None
         except StorageError:
-            if question.height in self._kept:
+            if self.at(question.height) is snapshot:
                 raise
             return None  # closed meanwhile: a newer one took its place
+
+    def at(self, height: int) -> Snapshot | None:
+        """The view of a checkpoint, of those that are kept and of the last ones."""
+        found = self._kept.get(height) or self._recent.get(height)
+        if found is None or isinstance(found, Snapshot):
+            return found
+        made = self._recent[height] = Snapshot(found)
+        return made
 
     def _offer(self) -> Value:
         for height in sorted(self._kept, reverse=True):
@@ -128,13 +141,16 @@ class SnapshotServer:
         return None
 
     def close(self) -> None:
-        for snapshot in self._kept.values():
-            snapshot.close()
+        for view in (*self._kept.values(), *self._recent.values()):
+            view.close()
         self._kept.clear()
+        self._recent.clear()
 
 
 def _piece(snapshot: Snapshot, question: Question) -> Value:
     match question.what:
+        case "top":
+            return snapshot.top()
         case "leaves":
             return snapshot.leaves(question.first)
         case "buckets":

@@ -180,11 +180,7 @@ class Assembly:
         assert self.target is not None
         if type(data) is not bytes or len(data) != PART_BUCKETS * DIGEST_SIZE_BYTES:
             raise BadPiece("not the digests of a part")
-        level = data
-        width = FANOUT * DIGEST_SIZE_BYTES
-        for _ in range(_LEVELS_IN_PART):
-            level = b"".join([parent_hash(level[at : at + width]) for at in range(0, len(level), width)])
-        if level != self._digest_at(self.target.top, part):
+        if digest_of_part(data) != self._digest_at(self.target.top, part):
             raise BadPiece(f"not the digests of part {part} under the certified root")
         self._leaves[part] = data
         first = part * PART_BUCKETS
@@ -215,9 +211,8 @@ class Assembly:
             leaves = self._leaves.get(bucket // PART_BUCKETS)
             if leaves is None:
                 break
-            rows, digest = _rows_of(bucket, value), self._digest_at(leaves, bucket % PART_BUCKETS)
-            if _digest_of(rows) != digest:
-                raise BadPiece(f"not the entries of bucket {bucket} under the certified root")
+            digest = self._digest_at(leaves, bucket % PART_BUCKETS)
+            rows = entries_of(bucket, value, digest)
             count += 1
             if digest == self._digest_at(self._have, bucket):
                 continue
@@ -336,6 +331,22 @@ class Assembly:
         self._kv.write(puts.items(), sync=True)
         self._kv.write([(schema.FORMAT_KEY, schema.FORMAT)], sync=True)
         return tip
+
+
+def digest_of_part(leaves: bytes) -> bytes:
+    """The digest, among the sixteen under the root, over the digests of a part's buckets."""
+    level, width = leaves, FANOUT * DIGEST_SIZE_BYTES
+    for _ in range(_LEVELS_IN_PART):
+        level = b"".join([parent_hash(level[at : at + width]) for at in range(0, len(level), width)])
+    return level
+
+
+def entries_of(bucket: int, value: Value, digest: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """(key, key hash, encoded value) of a bucket's entries, which stand under `digest`; BadPiece if they do not."""
+    rows = _rows_of(bucket, value)
+    if _digest_of(rows) != digest:
+        raise BadPiece(f"not the entries of bucket {bucket} under the certified root")
+    return rows
 
 
 def _rows_of(bucket: int, value: Value) -> list[tuple[bytes, bytes, bytes]]:

@@ -125,6 +125,16 @@ class ChainStore:
         return self._pruned
 
     @property
+    def diverged(self) -> tuple[int, bytes] | None:
+        """(height, certified root) where this state is known to be another than the validators'; None otherwise."""
+        data = self._kv.get(schema.DIVERGED_KEY)
+        return None if data is None else (schema.unpack_height(data[:8]), data[8:])
+
+    def quarantine(self, height: int, certified_root: bytes) -> None:
+        """Durably: this state is not what a quorum certified, and no node may start on it."""
+        self._kv.write([(schema.DIVERGED_KEY, schema.pack_height(height) + certified_root)], sync=True)
+
+    @property
     def known_from(self) -> int:
         """The first height of which indexes tell. A store begun from a snapshot has none of the blocks up to there."""
         return max(self._pruned, self._indexed) + 1
@@ -177,7 +187,9 @@ class ChainStore:
     def commit(self, block: CertifiedBlock, result: BlockResult, *, sync: bool = False) -> bytes | None:
         """Store the block after the tip and all that came of it; at a checkpoint, the new state root.
 
-        One atomic write. If it fails, nothing has changed here and the same call may be made again.
+        One atomic write. If it fails, nothing has changed here and the same call may be made again. StateDiverged if a
+        quorum has certified something else: this store is quarantined then, with what it made of the block, so that the
+        difference can be found.
         """
         height, tip = block.height, result.tip
         if height != self._tip.height + 1 or tip.height != height:
@@ -185,11 +197,11 @@ class ChainStore:
         if result.header.proposal_digest != block.proposal.digest or len(result.transactions) != len(result.receipts):
             raise ValueError(f"the result is not of block {height}")
         staged = self._state.stage(result.changes, height, seal=result.is_checkpoint)
-        certified = self.checkpoint(height)
-        if certified is not None:
-            root = None if staged.tree is None else staged.tree.root
-            check_agrees(certified, (tip.block_hash, root, tip.results_hash))
+        root = None if staged.tree is None else staged.tree.root
+        certified, ours = self.checkpoint(height), (tip.block_hash, root, tip.results_hash)
         puts = staged.puts
+        if certified is not None and not agrees(certified, ours):
+            puts[schema.DIVERGED_KEY] = schema.pack_height(height) + certified.state_root
         self._put_block(puts, block, result)
         self._put_transactions(puts, height, result)
         puts[schema.TIP_KEY] = encode(tip.to_value())
@@ -203,7 +215,9 @@ class ChainStore:
         self._kv.write(puts.items(), staged.deletes, sync=sync)
         self._state.adopt(staged)
         self._tip = tip
-        return None if staged.tree is None else staged.tree.root
+        if certified is not None:
+            check_agrees(certified, ours)
+        return root
 
     def _put_block(self, puts: dict[bytes, bytes], block: CertifiedBlock, result: BlockResult) -> None:
         height = block.height
@@ -238,6 +252,8 @@ class ChainStore:
         header = self.header(height)
         if header is not None:
             ours = (header.hash(self.chain_id), self.state_root(height), self.results_hash(height))
+            if not agrees(certificate, ours):
+                self.quarantine(height, certificate.state_root)
             check_agrees(certificate, ours)
         self._kv.write([(schema.at_height(schema.CHECKPOINT, height), encode(certificate.to_value()))])
 
@@ -340,9 +356,10 @@ class ChainStore:
                 found.append(CheckpointCertificate(epoch, height, header.hash(self.chain_id), root, results, ()))
         return found
 
-    def latest_checkpoint(self) -> CheckpointCertificate | None:
-        """The highest certified one that the tip has reached."""
-        start, stop = schema.CHECKPOINT, schema.at_height(schema.CHECKPOINT, self._tip.height + 1)
+    def latest_checkpoint(self, height: int | None = None) -> CheckpointCertificate | None:
+        """The highest certified one that the tip has reached, up to `height` if given."""
+        last = self._tip.height if height is None else min(height, self._tip.height)
+        start, stop = schema.CHECKPOINT, schema.at_height(schema.CHECKPOINT, last + 1)
         for key, data in self._kv.scan(start, stop, reverse=True, limit=1):
             return _read(CheckpointCertificate.from_value, data, key)
         return None
@@ -494,9 +511,14 @@ def _read(from_value: Callable[[Value], T], data: bytes, key: bytes) -> T:
         raise Corruption(f"record {key.hex()}: {error}") from None
 
 
+def agrees(certificate: CheckpointCertificate, ours: tuple[bytes, bytes | None, bytes | None]) -> bool:
+    """Whether (block hash, state root, results hash) are what a quorum signed."""
+    return ours == (certificate.block_hash, certificate.state_root, certificate.results_hash)
+
+
 def check_agrees(certificate: CheckpointCertificate, ours: tuple[bytes, bytes | None, bytes | None]) -> None:
     """Compare (block hash, state root, results hash) with what a quorum signed (Trap 31)."""
-    if ours != (certificate.block_hash, certificate.state_root, certificate.results_hash):
+    if not agrees(certificate, ours):
         raise StateDiverged(f"checkpoint {certificate.height} differs from what the validators certified")
 
 

@@ -5,6 +5,7 @@ big-endian, so that keys sort as numbers do. The same table, with examples, is i
     M name                                    `format`: FORMAT; `genesis`: its JSON; `tip`: Tip; `pruned`: height(8);
                                               `indexed`: height(8) up to which indexes know nothing
     M `muted` public key(33)                  empty: this key signs nothing any more
+    M `diverged`                              height(8) root(33) that a quorum certified, and this node does not have
     M `refetch`                               height(8): up to there blocks were lost, and no key signs before
     P height(8)                               (proposal, commit certificate)
     B batch digest(33)                        the batch as it travelled, byte for byte
@@ -42,6 +43,7 @@ FORMAT_KEY = META + b"format"
 GENESIS_KEY = META + b"genesis"
 TIP_KEY = META + b"tip"
 PRUNED_KEY = META + b"pruned"
+DIVERGED_KEY = META + b"diverged"
 INDEXED_KEY = META + b"indexed"
 REFETCH_KEY = META + b"refetch"
 MUTED = META + b"muted"

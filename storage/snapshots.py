@@ -49,6 +49,9 @@ class Snapshot:
     def top(self) -> bytes:
         return self._store.tree.top()
 
+    def leaf(self, bucket: int) -> bytes:
+        return self._store.tree.leaf(bucket)
+
     def leaves(self, part: int) -> bytes:
         """ValueError if there is no such part."""
         if not 0 <= part < PARTS:

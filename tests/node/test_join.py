@@ -30,6 +30,7 @@ from node.join import CannotJoin, Progress, join
 from node.logs import make_logger
 from node.node import Node
 from node.snapshots import BUCKETS, EPOCHS, LEAVES, OFFER, Question, SnapshotServer
+from p2p.frames import Kind
 from storage import snapshots
 from storage.errors import AlreadyInitialised
 from storage.verification import verify_store
@@ -322,5 +323,5 @@ async def test_a_malformed_question_costs_the_connection(tmp_path: Path) -> None
         blamed: list[Any] = []
         chain.validator.transport.misbehaved = lambda key, fault: blamed.append(key)  # type: ignore[method-assign]
         for payload in (b"", b"\x00", b"\x95\x01\xa3abc\x00\x00\xff", Question(1, "x").encode() + b"\x00"):
-            chain.validator._on_snapshot_request(chain.key.public, payload)
+            chain.validator._on_snapshot_frame(chain.key.public, Kind.SNAPSHOT_REQUEST, payload)
         assert len(blamed) == 4

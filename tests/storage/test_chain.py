@@ -370,13 +370,29 @@ def test_a_certificate_ahead_of_the_tip_is_compared_when_the_tip_gets_there(node
         node.apply(block)
     node.store.put_checkpoint(replace(certificate, state_root=b"\x01" * 33))
     assert node.store.latest_checkpoint() is None
-    tip = node.store.tip
+    assert node.store.diverged is None
     with pytest.raises(StateDiverged):
         node.apply(node.cluster.blocks[7])
-    assert node.store.tip == tip == ChainStore(node.kv).tip
+    assert node.store.diverged == ChainStore(node.kv).diverged == (8, b"\x01" * 33)
+
+
+def test_a_certificate_that_agrees_quarantines_nothing(node: Node):
+    ahead = Node(MemoryKeyValue(), node.cluster)
+    busy(ahead, 8)
+    for block in node.cluster.blocks[:7]:
+        node.apply(block)
+    certificate = checkpoint_of(ahead.store, 8)
     node.store.put_checkpoint(certificate)
     node.apply(node.cluster.blocks[7])
     assert node.store.latest_checkpoint() == certificate
+    assert node.store.diverged is None
+
+
+def test_a_certificate_that_comes_later_quarantines_what_is_another(node: Node):
+    busy(node, 8)
+    with pytest.raises(StateDiverged):
+        node.store.put_checkpoint(replace(checkpoint_of(node.store, 8), state_root=b"\x01" * 33))
+    assert ChainStore(node.kv).diverged == (8, b"\x01" * 33)
 
 
 def change_validators(node: Node) -> None:

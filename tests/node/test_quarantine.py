@@ -1,0 +1,106 @@
+"""A node whose execution gives another state than the validators': it stops, says which entry and whose rule, and stays
+stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from ledger.codec import Value, encode
+from ledger.errors import Code, Reject
+from ledger.execution import BlockResult
+from ledger.state import state_key
+from node.home import DATA, open_home
+from node.node import Node
+from node.repair import repair
+from node.snapshots import LEAVES, TOP, Question, SnapshotServer
+from storage.errors import StateDiverged
+from tests.node.test_join import WAIT_S, Answer, Chain, honest, running
+
+WRONG = state_key("payments", "balance", "CNY", "pharmacy")
+
+
+def go_wrong(node: Node) -> None:
+    """From now on its executor writes one entry otherwise, as a bug or a bad memory would."""
+    executor = node.replica.executor
+    execute = executor.execute
+
+    def wrong(*arguments: Any) -> BlockResult:
+        result = execute(*arguments)
+        return replace(result, changes={**result.changes, WRONG: (5, encode(5))})
+
+    executor.execute = wrong  # type: ignore[method-assign]
+
+
+async def until_stopped(chain: Chain, node: Node) -> dict[str, Any]:
+    """Its `why`, once the inquiry is over."""
+    async with asyncio.timeout(WAIT_S), aiohttp.ClientSession(node.api.url) as session:
+        while node.desk.stopped is None or "medchain repair" not in node.desk.stopped:
+            await chain.pay()
+            await asyncio.sleep(0.02)
+        async with session.get("/v1/why") as response:
+            why: dict[str, Any] = await response.json()
+            return why
+
+
+@pytest.mark.asyncio
+async def test_it_stops_and_names_the_entry_and_the_rules_that_wrote_it(tmp_path: Path) -> None:
+    async with running(tmp_path, followers=1) as chain:
+        follower = chain.nodes[1]
+        go_wrong(follower)
+        why = await until_stopped(chain, follower)
+        assert why["halted"]
+        assert Code.STATE_DIVERGED.label in why["sentence"]
+        assert WRONG.hex() in why["sentence"]
+        assert "the rules of payments" in why["sentence"]
+        height = follower.desk.store.tip.height
+        await chain.pay()
+        assert follower.desk.store.tip.height <= height + 1
+        with pytest.raises(Reject) as refused:
+            await follower.submit(chain.paid[-1])
+        assert refused.value.code in (Code.NOT_ACCEPTING, Code.REPLAYED)
+        config = follower.config
+        await follower.stop()
+        with pytest.raises(StateDiverged, match="medchain repair"):
+            open_home(config)
+        report = repair(config, lambda height, tip_height: None)
+        assert report.aside is not None
+        assert "is not the one that was certified" in report.damages[0]
+        async with Node(config.model_copy(update={"p2p": chain.joiner.p2p})) as again:
+            async with asyncio.timeout(WAIT_S):
+                while again.desk.store.tip.height < chain.validator.desk.store.tip.height:
+                    await asyncio.sleep(0.02)
+            assert again.desk.stopped is None
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("what", [TOP, LEAVES, "buckets", "silence"])
+async def test_a_liar_sends_nobody_after_the_wrong_rule(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.quarantine.ANSWER_S_MAX", 0.5)
+
+    async def answer(server: SnapshotServer, question: Question) -> Value:
+        value = await honest(server, question)
+        if what == "silence":
+            await asyncio.sleep(3_600)
+        if question.what == what and isinstance(value, bytes):
+            return bytes([value[0] ^ 1]) + value[1:]
+        if question.what == what and isinstance(value, tuple):
+            return ((*value[0], b"more", b"money"),)  # type: ignore[misc]
+        return value
+
+    lie: Answer = answer
+    async with running(tmp_path, followers=1) as chain:
+        follower = chain.nodes[1]
+        monkeypatch.setattr(SnapshotServer, "_answer", lie)
+        go_wrong(follower)
+        why = await until_stopped(chain, follower)
+        assert "no peer could show what differs" in why["sentence"]
+        assert follower.desk.store.diverged is not None
+    assert (chain.nodes[1].config.home / DATA).is_dir()
