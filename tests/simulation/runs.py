@@ -399,7 +399,8 @@ class Run:
     def finish(self, core: list[SimulatedNode]) -> None:
         """All that the core accepted becomes final, then the core comes to rest on one closed chain."""
         cluster = self.cluster
-        before = {node.index: (node.replica.engine.validators.epoch, node.replica.engine.view) for node in core}
+        engines = {node.index: node.replica.engine for node in core}
+        before = {index: (engine.validators.epoch, engine.view, engine.executed) for index, engine in engines.items()}
         for node in core:
             cluster.burst(1, node.index, self.options.parameters.validity_heights_max)
         promised = [
@@ -422,15 +423,17 @@ class Run:
             if not cluster.is_honest(node):
                 self._end(node)
         assert self._until(lambda: self._is_settled(core)), self._account("not at rest", core)
+        loss = max(self.options.loss, *(percent for _, _, _, percent in self.options.links), 0)
         for node in core:
             cluster.checkers.check_money(node)
             cluster.checkers.check_history(node)
             cluster.checkers.check_sizes(node)
-            epoch, view = before[node.index]
+            epoch, view, height = before[node.index]
             engine = node.replica.engine
             if engine.validators.epoch == epoch:
                 each = VIEWS_PER_BYZANTINE if self.options.byzantine else VIEWS_PER_FAULTY
-                views_max = each * (engine.validators.f + 1)
+                # What is lost is said again with a status, which may come later than a young patience ends.
+                views_max = each * (engine.validators.f + 1) + loss * (engine.executed - height) // 100
                 assert engine.view - view <= views_max, f"node {node.index} went from view {view} to {engine.view}"
 
     def _until(self, done: Callable[[], bool]) -> bool:
