@@ -85,6 +85,7 @@ class _Peer:
     waiting: dict[int, asyncio.Future[Value]] = field(default_factory=dict)
     stalled_until_s: float = 0.0
     lacks: int = 0  # the target that it says it has not
+    asked: int = 0  # the number of the last question
 
 
 class Join:
@@ -175,7 +176,7 @@ class Join:
         """TimeoutError when there is no answer; the peer then waits for its next turn."""
         number = next(self._numbers)
         future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
-        peer.waiting[number] = future
+        peer.waiting[number], peer.asked = future, number
         question = Question(number, what, height, first, last)
         try:
             if not self._transport.send(peer.key, Kind.SNAPSHOT_REQUEST, question.encode()):
@@ -302,7 +303,7 @@ class Join:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _idle(self) -> list[_Peer]:
-        """Those with the target and room for another question, the least busy first."""
+        """Those with the target and room for another question, the least busy first, and in turn."""
         now_s = time.monotonic()
         found = [
             peer
@@ -310,7 +311,7 @@ class Join:
             if peer.stalled_until_s <= now_s and peer.lacks != self.progress.height
             if len(peer.waiting) < IN_FLIGHT_PER_PEER
         ]
-        return sorted(found, key=lambda peer: len(peer.waiting))
+        return sorted(found, key=lambda peer: (len(peer.waiting), peer.asked))
 
     async def _piece(self, peer: _Peer, question: tuple[str, int, int], work: _Work) -> bool:
         """Ask for one and use it; whether it was any good."""

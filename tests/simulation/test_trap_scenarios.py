@@ -256,7 +256,8 @@ def test_a_rule_inconsistent_on_one_node_halts_that_node_alone_and_it_says_why()
     odd = cluster.nodes[2]
     rest = [node for node in cluster.nodes if node is not odd]
     make_inconsistent(cluster, odd)
-    desk = Desk(None, None, None, None, Mock())  # type: ignore[arg-type]
+    home = Mock()
+    desk = Desk(None, home, None, None, Mock())  # type: ignore[arg-type]
     stopped: list[int] = []
 
     def diverged(height: int, own: bytes, certified: bytes) -> None:
@@ -269,6 +270,7 @@ def test_a_rule_inconsistent_on_one_node_halts_that_node_alone_and_it_says_why()
         assert cluster.now_ms < 60_000
     assert odd.replica.engine.halted
     assert stopped == [QUICK.checkpoint_interval]
+    home.store.quarantine.assert_called_once()
     told = explain(replace(MOVING, stopped=desk.stopped))
     assert told["halted"]
     assert "MC5006" in told["sentence"]
@@ -307,7 +309,7 @@ def test_a_node_that_hears_only_after_a_restart_that_it_differs_says_the_same() 
     odd.boot()
     assert cluster.run(10_000, lambda: bool(told))
     assert odd.replica.engine.halted
-    desk = Desk(None, None, None, None, Mock())  # type: ignore[arg-type]
+    desk = Desk(None, Mock(), None, None, Mock())  # type: ignore[arg-type]
     desk.on_diverged(*told[0])
     assert desk.stopped is not None
     assert "MC5006" in desk.stopped
