@@ -49,7 +49,10 @@ _RECORD_ITEMS_MAX = 1 << 26
 _RECORD_DEPTH_MAX = 64
 
 _EMPTY_BUCKET: Final = bucket_hash(b"")
-_ROW_SIZE_BYTES: Final = FANOUT * DIGEST_SIZE_BYTES
+
+
+Rows = list[bytes]
+"""One level: each sixteen siblings' digests, joined as their parent hashes them. A changed tree shares most rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class TreeChange:
     root: bytes
     leaves: dict[int, bytes]
     buckets: dict[int, bytes]
-    levels: tuple[bytearray, ...]
+    levels: tuple[Rows, ...]
 
     def prove(self, key: bytes) -> StateProof:
         """A proof, under `root`, of an entry that is among the changes."""
@@ -68,27 +71,32 @@ class TreeChange:
 
 
 @cache
-def _empty_levels() -> tuple[bytearray, ...]:
+def _empty_levels() -> tuple[Rows, ...]:
     """All levels of a tree without entries; copied, never changed."""
     digest = _EMPTY_BUCKET
-    levels: list[bytearray] = []
-    for depth in range(LEVELS):
-        levels.append(bytearray(digest * (BUCKETS // FANOUT**depth)))
-        digest = parent_hash(digest * FANOUT)
+    levels: list[Rows] = []
+    for depth in range(1, LEVELS + 1):
+        row = digest * FANOUT
+        levels.append([row] * (BUCKETS // FANOUT**depth))
+        digest = parent_hash(row)
     return tuple(levels)
 
 
-def _with_leaves(before: tuple[bytearray, ...], leaves: dict[int, bytes]) -> tuple[bytearray, ...]:
-    """A copy of all levels with other leaves, and everything above them computed anew."""
-    levels = tuple(map(bytearray, before))
+def _with_leaves(before: tuple[Rows, ...], leaves: dict[int, bytes]) -> tuple[Rows, ...]:
+    """All levels with other leaves, and everything above them computed anew; `before` stays."""
+    levels = tuple(map(list, before))
     above = leaves
-    for depth, level in enumerate(levels):
+    for rows in levels:
+        changed: dict[int, bytearray] = {}
         for index, digest in above.items():
-            at = index * DIGEST_SIZE_BYTES
-            level[at : at + DIGEST_SIZE_BYTES] = digest
-        if depth + 1 < LEVELS:
-            rows = {index // FANOUT: index // FANOUT * _ROW_SIZE_BYTES for index in above}
-            above = {row: parent_hash(level[at : at + _ROW_SIZE_BYTES]) for row, at in rows.items()}
+            number, place = divmod(index, FANOUT)
+            row = changed.get(number)
+            if row is None:
+                row = changed[number] = bytearray(rows[number])
+            row[place * DIGEST_SIZE_BYTES : (place + 1) * DIGEST_SIZE_BYTES] = digest
+        for number, row in changed.items():
+            rows[number] = bytes(row)
+        above = {number: parent_hash(rows[number]) for number in changed}
     return levels
 
 
@@ -104,7 +112,7 @@ class StateTree:
         self._buckets: dict[int, bytes] = {}
         self._buckets_size_bytes = 0
         self._levels = _with_leaves(_empty_levels(), dict(leaves))
-        self.root = root_hash(parent_hash(self._levels[-1]))
+        self.root = root_hash(parent_hash(self.top()))
 
     def stage(self, changes: Iterable[tuple[bytes, bytes | None]]) -> TreeChange:
         """The tree after `changes`: (key hash, value hash), None deleting. Their order does not matter."""
@@ -117,7 +125,7 @@ class StateTree:
             buckets[bucket] = _changed(entries, key_hash, value_hash)
         leaves = {bucket: bucket_hash(entries) for bucket, entries in buckets.items()}
         levels = _with_leaves(self._levels, leaves)
-        return TreeChange(root_hash(parent_hash(levels[-1])), leaves, buckets, levels)
+        return TreeChange(root_hash(parent_hash(levels[-1][0])), leaves, buckets, levels)
 
     def adopt(self, change: TreeChange) -> None:
         """Make a staged change the tree."""
@@ -146,33 +154,32 @@ class StateTree:
         return self._read_bucket(bucket) if entries is None else entries
 
     def leaf(self, bucket: int) -> bytes:
-        return _digest_at(self._levels[0], bucket)
+        number, place = divmod(bucket, FANOUT)
+        return self._levels[0][number][place * DIGEST_SIZE_BYTES : (place + 1) * DIGEST_SIZE_BYTES]
 
     def leaves(self, first: int, count: int) -> bytes:
         """The digests of `count` buckets from `first` on."""
-        return bytes(self._levels[0][first * DIGEST_SIZE_BYTES : (first + count) * DIGEST_SIZE_BYTES])
+        rows = b"".join(self._levels[0][first // FANOUT : (first + count - 1) // FANOUT + 1])
+        skipped = first % FANOUT * DIGEST_SIZE_BYTES
+        return rows[skipped : skipped + count * DIGEST_SIZE_BYTES]
 
     def top(self) -> bytes:
         """The sixteen digests under the root."""
-        return bytes(self._levels[-1])
+        return self._levels[-1][0]
 
     def prove(self, bucket: int, entries: bytes) -> StateProof:
         """A proof from a bucket's entries at the root."""
         return _proof(self._levels, bucket, entries)
 
 
-def _proof(levels: tuple[bytearray, ...], bucket: int, entries: bytes) -> StateProof:
+def _proof(levels: tuple[Rows, ...], bucket: int, entries: bytes) -> StateProof:
     siblings: list[bytes] = []
     index = bucket
     for level in levels:
-        first = index - index % FANOUT
-        siblings.extend(_digest_at(level, other) for other in range(first, first + FANOUT) if other != index)
-        index //= FANOUT
+        index, place = divmod(index, FANOUT)
+        row, at = level[index], place * DIGEST_SIZE_BYTES
+        siblings += (row[:at], row[at + DIGEST_SIZE_BYTES :])
     return StateProof(entries, b"".join(siblings))
-
-
-def _digest_at(level: bytearray, index: int) -> bytes:
-    return bytes(level[index * DIGEST_SIZE_BYTES : (index + 1) * DIGEST_SIZE_BYTES])
 
 
 def _changed(entries: bytes, key_hash: bytes, value_hash: bytes | None) -> bytes:
