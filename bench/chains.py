@@ -106,6 +106,11 @@ def transactions(world: World, chain_id: bytes, tip: Callable[[], int]) -> Itera
         )
 
 
+def other_key(number: int) -> bytes:
+    """The state key of one of the entries that no transaction wrote."""
+    return b"other/%016x" % number
+
+
 def time_tree(clock: Clock) -> None:
     """Have the state tree's own work timed."""
     stage, adopt = StateTree.stage, StateTree.adopt
@@ -127,7 +132,7 @@ def make(folder: Path, txs: int, other_keys: int, clock: Clock) -> tuple[int, in
     with closing(LevelDB(first / "db", create=bool(other_keys))) as kv:
         changes, tip = executor.begin()
         if other_keys:
-            filler = ((b"other/%016x" % number, encode((b"%032x" % number, 1))) for number in range(other_keys))
+            filler = ((other_key(number), encode((b"%032x" % number, 1))) for number in range(other_keys))
             changes = {**changes, **{key: (value, value) for key, value in filler}}
             store = ChainStore.create(kv, cluster.genesis.to_json(), changes, tip)
             changes.clear()
