@@ -92,6 +92,10 @@ def _show(result: Result) -> None:
         print(f"    {line}")
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def find_faults(write: bool) -> bool:
     """Whether each planted fault is found."""
     rows: list[tuple[str, ...]] = []
@@ -102,7 +106,8 @@ def find_faults(write: bool) -> bool:
         took_s = time.monotonic() - began
         violation = result.violation
         verdict = "NOT FOUND" if violation is None else f"{len(violation)} steps"
-        scope = f"member {fault.scope.byzantine} Byzantine, {fault.scope.heights} heights, {fault.scope.views} views"
+        heights, views = counted(fault.scope.heights, "height"), counted(fault.scope.views, "view")
+        scope = f"member {fault.scope.byzantine} Byzantine, {heights}, {views}"
         rows.append((fault.name, verdict, scope, "script" if fault.beginning else "start", f"{result.states:,}"))
         print(" | ".join(rows[-1]), f"| {took_s:.0f} s", flush=True)
         _show(result)
