@@ -14,6 +14,5 @@ class EngineConfig:
     chain_id: bytes
     key: bytes  # this node's public key; an engine whose key is in no set only follows
     parameters: Parameters
-    status_interval_ms: int = 500  # how often peers learn where we stand: the upper bound of repairing a lost vote
     muted: bool = False  # the key once signed what this node does not know of: it signs nothing any more
     seal_after_ms: int = 1_000  # idle time after which the leader closes the chain with a checkpoint

@@ -66,6 +66,11 @@ from ledger.genesis import Parameters
 from ledger.validators import ValidatorSet
 
 SEAL_OVERDUE = 2  # times `seal_after_ms`
+# How often peers learn where we stand. What was lost is said again after the second status that shows it: before the
+# youngest patience ends, so that no leader is suspected for one lost message; but late enough that one who lives on such
+# repairs, because he serves only some members, is slow.
+STATUSES_PER_PATIENCE = 2
+STATUS_INTERVAL_MS_MIN, STATUS_INTERVAL_MS_MAX = 50, 500
 
 
 class Engine:
@@ -421,7 +426,9 @@ class Engine:
 
     def _own_status(self) -> None:
         self._state.broadcast(self.status())
-        self._set_timer(Timer.STATUS, self._state.now_ms + self.config.status_interval_ms)
+        interval_ms = self._state.parameters.view_timeout_ms // STATUSES_PER_PATIENCE
+        interval_ms = max(STATUS_INTERVAL_MS_MIN, min(interval_ms, STATUS_INTERVAL_MS_MAX))
+        self._set_timer(Timer.STATUS, self._state.now_ms + interval_ms)
 
     def _has_work(self) -> bool:
         """Whether someone waits for this chain to move: only then does patience run."""

@@ -899,7 +899,8 @@ def test_c36_a_key_whose_votes_are_forgotten_signs_nothing_more() -> None:
     node = by_member(cluster, 2)
     commit(cluster, 3)
     older = node.disk.copy()
-    commit(cluster, 12)
+    for _ in range(12):  # blocks of their own, so that some certificate names it
+        commit(cluster)
     forgotten: list[int] = []
     node.key_forgotten = forgotten.append  # type: ignore[method-assign]
     node.crash(power=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from consensus.messages import PrePrepare, decode_message
+from consensus.messages import PrePrepare, Vote, decode_message
 from ledger.genesis import Parameters
 from p2p.frames import Kind
 from tests.simulation.cluster import Cluster, Options, SimulatedNode
@@ -152,3 +152,34 @@ def test_patience_returns_once_the_network_is_quick_again() -> None:
     leader_of(cluster).crash()
     ids = [cluster.transfer()]
     assert cluster.run(3_000, lambda: cluster.final_everywhere(ids))
+
+
+@pytest.mark.parametrize("view_timeout_ms", [250, 1_000])
+def test_a_lost_vote_is_said_again_before_a_leader_is_suspected_for_it(view_timeout_ms: int) -> None:
+    """One member is mute, so that every vote of the others is needed: each that is lost stops its height."""
+    parameters = Parameters(view_timeout_ms=view_timeout_ms, view_timeout_ms_max=30_000)
+    cluster = Cluster(7, Options(n=4, delay_ms=(1, 5), parameters=parameters))
+    cluster.run(100)
+    mute = next(node for node in cluster.nodes if not node.replica.engine.is_leader)
+    cluster.cut = {(mute.index, other.index) for other in cluster.nodes if other is not mute}
+    cluster.run(1_000)
+    began = views(cluster)
+    transmit, lost = cluster.transmit, 0
+
+    def lossy(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> None:
+        nonlocal lost
+        message = decode_message(payload) if kind is Kind.VOTE else None
+        if isinstance(message, Vote) and message.height % 3 == 0 and message.digest not in seen[key]:
+            seen[key].add(message.digest)
+            lost += 1
+        else:
+            transmit(sender, key, kind, payload)
+
+    seen: dict[bytes, set[bytes]] = {node.key.public: set() for node in cluster.nodes}
+    cluster.transmit = lossy  # type: ignore[method-assign]
+    for _ in range(40):
+        tx_id = cluster.transfer(at=cluster.nodes.index(leader_of(cluster)))
+        assert cluster.run(view_timeout_ms, lambda: cluster.final_everywhere([tx_id]))  # noqa: B023
+        cluster.run(100)
+    assert lost >= 10
+    assert views(cluster) == began
