@@ -67,8 +67,8 @@ from ledger.validators import ValidatorSet
 
 SEAL_OVERDUE = 2  # times `seal_after_ms`
 # How often peers learn where we stand. What was lost is said again after the second status that shows it: before the
-# youngest patience ends, so that no leader is suspected for one lost message, but late enough that a leader who lives on
-# such repairs, because he serves only some members, is slow.
+# youngest patience ends, so that no leader is suspected for one lost message, but late enough that a leader is slow who
+# lives on such repairs because he serves only some members.
 STATUSES_PER_PATIENCE = 2
 STATUS_INTERVAL_MS_MIN, STATUS_INTERVAL_MS_MAX = 50, 500
 
