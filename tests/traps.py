@@ -2,7 +2,7 @@
 
     python -m tests.traps            print the table
     python -m tests.traps --write    rewrite docs/traps.md
-    python -m tests.traps --check    status 1 if docs/traps.md is stale, or a trap has neither a test nor a reason
+    python -m tests.traps --check    status 1 if docs/traps.md is stale, or a trap has no test
 
 A test says which traps it covers by `Trap 6.` or `Traps 6, 7 and 9:` in its docstring; so do classes, their methods and
 modules of tests. What is said is read from the source: nothing is imported.
@@ -111,10 +111,6 @@ TITLES = {number: title for _, titles in GROUPS for number, title in titles.item
 PARTLY: dict[int, str] = {
     48: "a fork within one view names its f + 1 culprits; across views, who hid a lock in a view change is not named",
 }
-# Why a trap needs no test.
-DOES_NOT_APPLY: dict[int, str] = {
-    32: "blocks are fetched, each with its certificate; a state in chunks comes with snapshots",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +153,7 @@ def all_claims() -> list[Claim]:
 
 
 def state_of(number: int, tests: list[Claim]) -> str:
-    """`tested`, `partly: what is missing`, `does not apply: why`; `not tested` is a mistake."""
-    if number in DOES_NOT_APPLY:
-        return f"does not apply: {DOES_NOT_APPLY[number]}"
+    """`tested`, or `partly: what is missing`; `not tested` is a mistake."""
     if not tests:
         return "not tested"
     return f"partly: {PARTLY[number]}" if number in PARTLY else "tested"
@@ -189,11 +183,8 @@ def problems(tests: list[Claim]) -> list[str]:
     """What is wrong with the tests' claims, or with the tables above."""
     found = [f"{test.place} names a trap that does not exist" for test in tests if not test.traps <= TITLES.keys()]
     for number, title in TITLES.items():
-        named = any(number in test.traps for test in tests)
-        if not named and number not in DOES_NOT_APPLY:
-            found.append(f"trap {number} ({title}) has neither a test nor a reason to have none")
-        if named and number in DOES_NOT_APPLY:
-            found.append(f"trap {number} ({title}) has tests, and is said not to apply")
+        if not any(number in test.traps for test in tests):
+            found.append(f"trap {number} ({title}) has no test")
     return found
 
 

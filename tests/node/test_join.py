@@ -192,6 +192,7 @@ def lying(what: str) -> Answer:
 async def test_a_liar_is_named_and_the_others_give_the_rest(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Trap 32."""
     monkeypatch.setattr(snapshots, "BLOCKS_PER_PIECE_MAX", 1)
     async with running(tmp_path, followers=2) as chain:
         liar = chain.nodes[2].snapshots
@@ -240,6 +241,7 @@ async def test_a_peer_that_dies_or_never_answers_holds_nobody_up(
 
 @pytest.mark.asyncio
 async def test_when_the_peers_move_on_so_does_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 31."""
     async with running(tmp_path) as chain:
         server, asked = chain.validator.snapshots, 0
 
@@ -271,6 +273,7 @@ def buckets_of(chain: Chain) -> set[int]:
 
 @pytest.mark.asyncio
 async def test_cut_off_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 32."""
     async with running(tmp_path) as chain:
         monkeypatch.setattr(joining, "BUCKETS_PER_PIECE", 1)
         asked, cut = 0, asyncio.Event()

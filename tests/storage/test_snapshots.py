@@ -201,6 +201,7 @@ def test_pieces_are_asked_for_until_all_are_there(source: Node) -> None:
 
 
 def test_a_joiner_that_was_cut_off_goes_on_where_it_stopped(source: Node) -> None:
+    """Trap 32."""
     kv, snapshot = MemoryKeyValue(), snapshot_of(source)
     assembly = Assembly(kv, GENESIS)
     assembly.take_epochs(0, travelled(epochs(source.store, 0)))
@@ -218,6 +219,7 @@ def test_a_joiner_that_was_cut_off_goes_on_where_it_stopped(source: Node) -> Non
 
 
 def test_when_the_target_moves_on_only_what_differs_is_fetched(source: Node) -> None:
+    """Traps 31, 32."""
     kv, former = MemoryKeyValue(), snapshot_of(source)
     assembly = Assembly(kv, GENESIS)
     before = fill(assembly, source, former)
@@ -232,6 +234,7 @@ def test_when_the_target_moves_on_only_what_differs_is_fetched(source: Node) -> 
 
 
 def test_a_snapshot_stays_as_it_was_while_blocks_are_committed_and_pruned(source: Node) -> None:
+    """Trap 32."""
     snapshot, tip = snapshot_of(source), source.store.tip
     certified = offered(source, snapshot)
     grow(source, 2 * PARAMETERS.validity_heights_max)
@@ -335,6 +338,7 @@ def test_no_altered_offer_is_taken(source: Node, aimed: tuple[Assembly, Snapshot
 
 
 def test_no_altered_leaves_are_taken(aimed: tuple[Assembly, Snapshot]) -> None:
+    """Trap 32."""
     assembly, snapshot = aimed
     for part in range(PARTS):
         refuses(lambda value, part=part: assembly.take_leaves(part, value), snapshot.leaves(part))  # type: ignore[misc]
@@ -344,6 +348,7 @@ def test_no_altered_leaves_are_taken(aimed: tuple[Assembly, Snapshot]) -> None:
 
 
 def test_no_altered_bucket_is_taken(aimed: tuple[Assembly, Snapshot]) -> None:
+    """Trap 32."""
     assembly, snapshot = aimed
     for part in range(PARTS):
         assembly.take_leaves(part, snapshot.leaves(part))
