@@ -1,8 +1,9 @@
 """Status and resending (docs/protocol.md, section 7): every lost message is made good by a later status.
 
-Costs at most a log window of messages per status received. Bounded: one height a member.
+Votes cost at most a window of messages for a status, to a member that stands still at most every 0.4 s. Bounded: one
+height and time a member.
 
-Must not know: clocks; when a status is due is the engine's business.
+Must not know: when a status is due; that is the engine's business.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from consensus.state import State
 from consensus.views import Views
 
 
+RESEND_MS = 400  # between two times that the same votes are said again; below the longest time between statuses
+
+
 class Repair:
     """Answers to where others stand."""
 
     def __init__(self, state: State, views: Views) -> None:
         self._state, self._views = state, views
-        self._height_of: dict[int, int] = {}  # by member: where it stood at its last status
+        self._stood: dict[int, tuple[int, int | None]] = {}  # by member: its height, and when its votes were resent
 
     def reset(self) -> None:
         """Before another epoch's set."""
-        self._height_of.clear()
+        self._stood.clear()
 
     def status(self) -> Status:
         state = self._state
@@ -44,9 +48,12 @@ class Repair:
         elif status.view == state.view and state.changing and self._views.own_view_change is not None:
             state.send(member, self._views.own_view_change)
         elif status.view == state.view and not status.changing:
-            if self._height_of.get(member) == status.height:
+            height, resent_ms = self._stood.get(member, (None, None))
+            if height != status.height:
+                self._stood[member] = (status.height, None)
+            elif resent_ms is None or state.now_ms - resent_ms >= RESEND_MS:
+                self._stood[member] = (status.height, state.now_ms)
                 self._resend_votes(member, status.height)
-            self._height_of[member] = status.height
 
     def _resend_checkpoints(self, member: int, above: int, checkpoints: Checkpoints | None) -> None:
         """Our own votes of an epoch. Those of the epoch before may have been given as a member that has left since."""
