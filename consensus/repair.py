@@ -13,7 +13,6 @@ from consensus.messages import Status
 from consensus.state import State
 from consensus.views import Views
 
-
 RESEND_MS = 400  # between two times that the same votes are said again; below the longest time between statuses
 
 
