@@ -32,6 +32,7 @@ from ledger.execution import Executor
 from ledger.transaction import Batch, Transaction
 from node import keys as key_files
 from node.cluster import plan as plans
+from node.cluster.runner import free_base_port
 from node.config import load
 from node.home import DATA, initialise
 from node.plugins import load_registry
@@ -123,7 +124,10 @@ def make(folder: Path, txs: int, other_keys: int, clock: Clock) -> tuple[int, in
     world = World(1, "standard", txs, SPACING_CYCLES)
     modules = world.genesis_modules(plans.development_modules())
     time_ms = time.time_ns() // 1_000_000 - txs * BLOCK_INTERVAL_MS // BLOCK_TXS - 60_000
-    cluster = plans.new_cluster(NODES, generate=key_files.generate, time_ms=time_ms, modules=modules, proxies=False)
+    base_port = free_base_port(NODES, proxies=False)
+    cluster = plans.new_cluster(
+        NODES, generate=key_files.generate, time_ms=time_ms, base_port=base_port, modules=modules, proxies=False
+    )
     plans.write(folder, cluster, lambda home: initialise(load(home)))
     first, *others = (folder / node.name / DATA for node in cluster.plan.nodes)
     executor = Executor(cluster.genesis, load_registry(cluster.genesis))
