@@ -42,6 +42,21 @@ class Tip:
     parameters: Parameters
     epoch_end: int | None = None
 
+    @classmethod
+    def at_checkpoint(cls, header: Header, chain_id: bytes, results_hash: bytes, state: Reader) -> Tip:
+        """The tip as it was at a checkpoint, from its header, the results up to it and the state there."""
+        pending = members.next_validators(state)
+        return cls(
+            height=header.height,
+            block_hash=header.hash(chain_id),
+            time_ms=header.time_ms,
+            results_hash=results_hash,
+            checkpoint_height=header.height,
+            validators=members.validators_in_force(state),
+            parameters=members.parameters_in_force(state),
+            epoch_end=None if pending is None else pending.first_height - 1,
+        )
+
     def to_value(self) -> tuple[Value, ...]:
         return (
             self.height,

@@ -264,7 +264,7 @@ _STORAGE: dict[Code, Explanation] = {
         "Blocks bear votes of this validator's key that its log does not know of; it signs nothing any more.",
         "It was started from an older copy of its folder, or twice: stop the other one, and have the key replaced.",
     ),
-    Code.INTERNAL: Explanation("A fault of this software.", "Report it with `medchain support-bundle`."),
+    Code.INTERNAL: Explanation("A fault of this software.", "Report it with what it printed, or the node's log."),
 }
 
 EXPLANATIONS: Final[Mapping[Code, Explanation]] = MappingProxyType(

@@ -23,13 +23,15 @@ from node.plugins import load_registry
 from storage.chain import ChainStore
 from storage.datadir import DataDir
 from storage.errors import AlreadyInitialised, StateDiverged, StorageError
+from storage.files import sync_folder
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
 from storage.pruning import keep_blocks_min
-from storage.shortening import replay
+from storage.shortening import begin_muted, replay
 from storage.wal import Record, WriteAheadLog
 
 DATA = "data"
+FORMER = "data.former"  # for the moment in which other data take its place
 
 
 @dataclass
@@ -115,11 +117,16 @@ def open_home(config: NodeConfig) -> Home:
     return Home(genesis, registry, Executor(genesis, registry), folder, kv, store, wal)
 
 
-def clear_new(config: NodeConfig) -> None:
-    """Remove a node's data that hold nothing yet, to put others in their place. AlreadyInitialised where they do."""
+# Data that come from elsewhere
+
+
+def check_new(config: NodeConfig) -> None:
+    """AlreadyInitialised where a node's data hold more than a new chain: then no others may take their place."""
     folder = config.home / DATA
-    if not (folder / "FORMAT").exists():
+    if not folder.exists() or not any(folder.iterdir()):
         return
+    if not (folder / "FORMAT").exists():
+        raise AlreadyInitialised(folder)
     opened = open_home(config)
     try:
         is_new = opened.store.tip.height == 0 and not opened.records()
@@ -127,4 +134,26 @@ def clear_new(config: NodeConfig) -> None:
         opened.close()
     if not is_new or any((folder / "vault").iterdir()):
         raise AlreadyInitialised(folder)
-    shutil.rmtree(folder)
+
+
+def take_place(config: NodeConfig, draft: Path) -> None:
+    """Put a whole data folder of the same home in the place of a new chain's. Killed at any moment, it is there or not,
+    and whoever made it can be called again."""
+    check_new(config)
+    folder, former = config.home / DATA, config.home / FORMER
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        folder.rename(former)
+    draft.rename(folder)
+    sync_folder(config.home)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def mute_unless_new(store: ChainStore, log: Path, key: bytes) -> bool:
+    """In data that do not tell what the key signed: if it may ever have, it signs nothing any more (MC5007). Whether
+    that is so. To be called before the folder is a node's."""
+    if not store.may_have_signed(key):
+        return False
+    store.mute(key)
+    begin_muted(log, key)
+    return True

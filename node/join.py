@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from ledger.errors import Code, CodecError
 from ledger.genesis import Genesis
 from ledger.stateproof import BUCKETS
 from node.config import NodeConfig
-from node.home import DATA, clear_new, read_genesis
+from node.home import check_new, mute_unless_new, read_genesis, take_place
 from node.network import transport_config
 from node.snapshots import BLOCKS, EPOCHS, LEAVES, OFFER, Question
 from node.snapshots import BUCKETS as BUCKETS_OF
@@ -40,7 +39,7 @@ from p2p.transport import Transport
 from storage import schema
 from storage.assembly import Assembly, BadPiece
 from storage.chain import ChainStore
-from storage.datadir import DataDir
+from storage.datadir import complete
 from storage.leveldb import LevelDB
 
 JOINING = "joining"
@@ -410,13 +409,22 @@ def _height_of(value: Value) -> int:
 
 
 async def join(
-    config: NodeConfig, key: KeyPair, log: Log, told: Callable[[Progress], None] = lambda progress: None
-) -> tuple[int, Progress]:
-    """Make the node's data of a snapshot: (height, what it took). AlreadyInitialised where there is more than a new
-    chain, CannotJoin, or a storage error; what was fetched stays for the next attempt."""
+    config: NodeConfig,
+    key: KeyPair,
+    log: Log,
+    told: Callable[[Progress], None] = lambda progress: None,
+    *,
+    keep_key: bool = False,
+) -> tuple[int, bool, Progress]:
+    """Make the node's data of a snapshot: (height, whether its key may sign, what it took). AlreadyInitialised where
+    there is more than a new chain, CannotJoin, or a storage error; what was fetched stays for the next attempt.
+
+    The data do not tell what the node signed before. Unless `keep_key` says that it never ran, a validator's key is
+    muted before the folder is a node's.
+    """
     self_test()
     genesis = read_genesis(config.genesis_path)
-    clear_new(config)
+    check_new(config)
     draft = config.home / JOINING
     draft.mkdir(mode=0o700, exist_ok=True)
     progress = Progress()
@@ -427,15 +435,13 @@ async def join(
             progress = attempt.progress
             await attempt.run(assembly)
             assembly.finish()
-        height = ChainStore(kv).tip.height
+        store = ChainStore(kv)
+        height = store.tip.height
+        muted = not keep_key and mute_unless_new(store, draft / "wal", key.public)
         kv.settle()
-    DataDir.create(config.home / DATA, lambda folder: _move(draft / "db", folder / "db")).close()
-    shutil.rmtree(draft)
-    return height, progress
-
-
-def _move(source: Path, target: Path) -> None:
-    source.rename(target)
+    complete(draft)
+    take_place(config, draft)
+    return height, not muted, progress
 
 
 def _open(path: Path) -> Any:

@@ -21,7 +21,8 @@ MEMORY_SIZE_BYTES_MAX = 64 * 1024
 
 
 class Forked(Exception):
-    """Quorums signed two different blocks at one height: more than a third of the validators signed twice."""
+    """Quorums signed what contradicts each other, as two blocks at one height: more than a third of the validators
+    signed twice. Or two memories are of two chains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,14 @@ class Memory:
         if proven.height <= self.height:
             return replace(self, trusted=trusted), proven
         return Memory(trusted, proven.height, block_hash), proven
+
+    def trusting(self, trusted: Trusted) -> Memory:
+        """The same with these validators, if they came later. Forked where both cannot be of one chain."""
+        if trusted.chain_id != self.trusted.chain_id:
+            raise Forked("it remembers another chain")
+        if trusted.epoch == self.trusted.epoch and trusted.keys != self.trusted.keys:
+            raise Forked(f"it remembers other validators of epoch {trusted.epoch}")
+        return replace(self, trusted=max(trusted, self.trusted, key=lambda one: one.epoch))
 
     def write(self, path: Path) -> None:
         """Put into a file, whole or not at all."""
@@ -73,6 +82,6 @@ class Memory:
                 raise ValueError
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ConfigError(f"{path}: not what a light client remembers") from None
         return cls(Trusted(chain_id, epoch, keys), height, block_hash)

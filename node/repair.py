@@ -31,7 +31,7 @@ from storage.errors import StorageError
 from storage.files import sync_folder
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
-from storage.shortening import marked, mute, muted
+from storage.shortening import begin_muted, marked, muted
 from storage.verification import verify_store
 from storage.wal import Record, WriteAheadLog
 
@@ -82,7 +82,7 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
             report = (store.refetching, store.is_muted(key, for_good=True))
         aside: Path | None = None
         if records is None:
-            _begin_log(draft / folder.wal.name, key)
+            begin_muted(draft / folder.wal.name, key)
         for replaced in ([] if records is not None else [folder.wal]) + ([] if sound else [folder.db]):
             aside = aside or _make_aside(path)
             if replaced.exists():
@@ -146,9 +146,3 @@ def _forgotten(records: list[Record], log_window: int) -> int:
                     case Vote() | Prepared() | CheckpointVote():
                         voted = max(voted, message.height)
     return max(marked(records), voted - log_window)
-
-
-def _begin_log(path: Path, key: bytes) -> None:
-    """A log that knows only that the key signs nothing any more."""
-    with closing(WriteAheadLog(path)) as log:
-        mute(log, key)

@@ -5,7 +5,7 @@ as rows), `wal/` and `vault/` (files as they are), and last `SHA256SUMS`, which 
 are not in it. Layout and limits are in docs/storage.md.
 
 An archive may be damaged or made by an enemy: names, kinds and sizes are checked before anything is written, sums
-before anything counts, and the state against the root that a quorum signed before the folder is a node's.
+before anything counts, and all of it as `storage.verification` does before the folder is a node's.
 
 Must not know: networks, or whose node it is.
 """
@@ -24,6 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from ledger.execution import Executor
 from ledger.proofcheck import Refused
 from storage import schema
 from storage.bundles import Unprovable
@@ -32,7 +33,8 @@ from storage.datadir import DataDir
 from storage.errors import BadArchive, from_os_error
 from storage.leveldb import LevelDB
 from storage.migrations import STEPS, upgrade
-from storage.verification import check_head
+from storage.shortening import begin_muted
+from storage.verification import check_head, verify_store
 
 FORMAT: Final = "medchain/backup/1"
 ROWS_SIZE_BYTES_TARGET: Final = 4 * 1024 * 1024
@@ -44,6 +46,8 @@ _NAME = re.compile(r"(store/[0-9]{8}\.rows|wal/[0-9]{16}\.wal|vault/[0-9A-Za-z][
 
 Progress = Callable[[int], None]
 """Hears how many bytes are done."""
+Verified = Callable[[int, int], None]
+"""Hears (height, tip's height) of what is verified after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,9 @@ def backup(
     with_vault: bool,
     progress: Progress = lambda _: None,
 ) -> Manifest:
-    """Write the archive of an open, otherwise idle data folder to `out`. Corruption, or BadArchive where nothing in it
-    is certified yet, before a byte is written."""
-    _check(store)
+    """Write the archive of an open, otherwise idle data folder to `out`. Corruption, or BadArchive where its state is
+    not certified yet, before a byte is written."""
+    _check_head(store)
     manifest = Manifest(store.chain_id, store.tip.height, store.tip.block_hash)
     parts = ("wal", "vault") if with_vault else ("wal",)
     sums: list[str] = []
@@ -142,23 +146,37 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 # Reading one
 
 
-def restore(archive: BinaryIO, path: Path, *, with_log: bool, progress: Progress = lambda _: None) -> Manifest:
+def restore(
+    archive: BinaryIO,
+    path: Path,
+    executor: Executor,
+    key: bytes,
+    *,
+    with_log: bool,
+    progress: Progress = lambda _: None,
+    verified: Verified = lambda *_: None,
+) -> Manifest:
     """Make a data folder at `path` (absent or empty: else AlreadyInitialised) of an archive. BadArchive, or Corruption
-    where the state is not what was certified; the folder is no node's then, and may be removed.
+    where something in it is not what was certified; the folder is no node's then, and may be removed.
 
-    Without its log a validator does not know what it signed: the caller says who may sign then.
+    `executor` is a fresh one of the chain that it must be of. Without its log a validator does not know what it signed:
+    its `key` is muted before the folder is a node's.
     """
     found: list[Manifest] = []
 
     def fill(draft: Path) -> None:
         with _unpacking():
-            found.append(_unpack(archive, draft, with_log, progress))
+            found.append(_unpack(archive, draft, executor.genesis.chain_id, with_log, progress))
         with closing(LevelDB(draft / "db")) as kv:
             upgrade(kv)
             store = ChainStore(kv)
             if Manifest(store.chain_id, store.tip.height, store.tip.block_hash) != found[0]:
                 raise BadArchive("the store is not at the block that backup.json names")
-            _check(store)
+            _check_head(store)
+            verify_store(kv, store, executor, verified)
+            if not with_log and store.may_have_signed(key):
+                store.mute(key)
+                begin_muted(draft / "wal", key)
 
     DataDir.create(path, fill).close()
     return found[0]
@@ -171,9 +189,11 @@ def _unpacking() -> Iterator[None]:
         yield
     except (tarfile.TarError, EOFError) as error:
         raise BadArchive(f"the stream is damaged ({error})") from None
+    except (ValueError, OverflowError, RecursionError) as error:  # out of extended headers
+        raise BadArchive(f"the stream is damaged ({type(error).__name__})") from None
 
 
-def _unpack(archive: BinaryIO, draft: Path, with_log: bool, progress: Progress) -> Manifest:
+def _unpack(archive: BinaryIO, draft: Path, chain_id: bytes, with_log: bool, progress: Progress) -> Manifest:
     sums: dict[str, str] = {}
     manifest: Manifest | None = None
     listed: dict[str, str] | None = None
@@ -182,7 +202,8 @@ def _unpack(archive: BinaryIO, draft: Path, with_log: bool, progress: Progress) 
     try:
         with tarfile.open(fileobj=archive, mode="r|") as tar:
             for member in tar:
-                if listed is not None or not member.isreg():
+                # A sparse member may claim any size, and unpack to it.
+                if listed is not None or not member.isreg() or member.sparse is not None:
                     raise BadArchive(f"{_shown(member.name)} does not belong here")
                 data = _read(tar, member)
                 if member.name == "SHA256SUMS":
@@ -193,6 +214,8 @@ def _unpack(archive: BinaryIO, draft: Path, with_log: bool, progress: Progress) 
                 sums[member.name] = sha256(data).hexdigest()
                 if member.name == "backup.json" and manifest is None:
                     manifest = Manifest.from_json(data)
+                    if manifest.chain_id != chain_id:
+                        raise BadArchive("it is of another chain than the genesis of this node")
                 elif manifest is not None and member.name.startswith("store/"):
                     kv.write(_parse_rows(data))
                 elif manifest is not None and (member.name.startswith("vault/") or with_log):
@@ -257,14 +280,19 @@ def _write_file(path: Path, data: bytes) -> None:
         raise from_os_error(error, path) from error
 
 
-def _check(store: ChainStore) -> None:
-    """The state is one that a quorum certified, by validators that lead back to genesis."""
+def _check_head(store: ChainStore) -> None:
+    """The state at the last checkpoint is one that a quorum certified, by validators that lead back to genesis."""
     try:
-        check_head(store)
+        certified = check_head(store)
     except Unprovable as error:
         raise BadArchive(str(error)) from None
     except Refused as error:
         raise BadArchive(f"its certificates do not lead back to genesis ({error})") from None
+    if certified != store.tip.checkpoint_height:
+        raise BadArchive(
+            f"the state at its last checkpoint, height {store.tip.checkpoint_height}, is not certified yet: start the "
+            "node, and stop it again a moment later"
+        )
 
 
 def _shown(name: str) -> str:

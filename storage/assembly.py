@@ -32,7 +32,6 @@ from ledger.codec import Value, encode
 from ledger.errors import CodecError
 from ledger.execution import Tip
 from ledger.genesis import Genesis
-from ledger.modules import members
 from ledger.stateproof import (
     BUCKETS,
     DIGEST_SIZE_BYTES,
@@ -301,20 +300,10 @@ class Assembly:
         state = StateStore(self._kv, certificate.height)
         if state.tree.root != certificate.state_root:
             raise Corruption("what was put together is not under the certified root")
-        validators = ValidatorSet.from_value(state.get(VALIDATORS_KEY))
+        tip = Tip.at_checkpoint(header, self._chain_id, certificate.results_hash, state)
+        validators = tip.validators
         if validators.epoch > self.epoch:
             raise ValueError("what closed the last epoch is missing")
-        pending = members.next_validators(state)
-        tip = Tip(
-            height=certificate.height,
-            block_hash=certificate.block_hash,
-            time_ms=header.time_ms,
-            results_hash=certificate.results_hash,
-            checkpoint_height=certificate.height,
-            validators=validators,
-            parameters=members.parameters_in_force(state),
-            epoch_end=None if pending is None else pending.first_height - 1,
-        )
         for rows in _derived_rows(self._kv, self._base, certificate.height):
             self._kv.write(rows)
         puts = {

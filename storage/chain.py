@@ -32,6 +32,7 @@ from ledger.crypto import HASH_SIZE_BYTES
 from ledger.errors import CodecError
 from ledger.execution import BlockResult, Tip
 from ledger.genesis import Genesis
+from ledger.modules import members
 from ledger.state import Changes, state_key
 from ledger.stateproof import RECEIPT_PROOF_HEIGHTS_MAX, Inclusion, ReceiptProof, TransactionProof
 from ledger.transaction import Batch, Transaction
@@ -148,6 +149,12 @@ class ChainStore:
         """Whether this validator's key may sign nothing: not any more, or (unless `for_good` is asked) not yet."""
         return self._kv.get(schema.MUTED + key) is not None or (not for_good and self.refetching > 0)
 
+    def may_have_signed(self, key: bytes) -> bool:
+        """Whether the key is in the validator set of any epoch so far, or of the one that is decided to come."""
+        epochs = range(self._tip.validators.epoch + 1)
+        sets = [self.validator_set(epoch) for epoch in epochs] + [members.next_validators(self)]
+        return any(one is not None and one.index(key) is not None for one in sets)
+
     def mute(self, key: bytes) -> None:
         """Durably: the key signed what this node does not know of."""
         self._kv.write([(schema.MUTED + key, b"")], sync=True)
@@ -171,6 +178,14 @@ class ChainStore:
     def state_bytes(self, key: bytes) -> bytes | None:
         """The encoded state value after the tip; None when absent."""
         return self._state.get_bytes(key)
+
+    def state_bytes_at_root(self, key: bytes) -> bytes | None:
+        """The same as of the last checkpoint's root."""
+        return self._state.get_bytes_at_root(key)
+
+    def changed_since_root(self) -> list[bytes]:
+        """The keys of all that was written above that root."""
+        return self._state.changed_since_root()
 
     def state_root(self, height: int) -> bytes | None:
         """The root computed at checkpoint `height` (0: genesis); None where none was."""

@@ -42,6 +42,16 @@ def mend_format(path: Path) -> bool:
     return True
 
 
+def complete(path: Path) -> None:
+    """Make a node's data of a folder that holds a store: with a vault and a log, empty unless they are there."""
+    (path / "vault").mkdir(mode=0o700, exist_ok=True)
+    if not (path / "wal").exists():
+        WriteAheadLog(path / "wal").close()
+    # Last, and whole at once: a folder without it was only begun.
+    replace(path / "FORMAT", f"{FORMAT}\n".encode())
+    sync_folder(path.parent)
+
+
 class DataDir:
     """An open, locked data folder. Use as a context manager, or call `close`."""
 
@@ -50,8 +60,12 @@ class DataDir:
         self.path = Path(path).absolute()
         self._descriptor: int | None = None
         if not (self.path / "FORMAT").exists():
+            if (self.path / "db").is_dir():
+                raise NotInitialised(self.path, "its FORMAT is missing; `medchain repair` checks the rest and mends it")
             raise NotInitialised(
-                self.path, "no node's data here, or only begun: run `medchain init` in an empty folder"
+                self.path,
+                "no node's data here. A new node begins with `medchain init`; one that lost its data gets them from "
+                "`medchain join` or `medchain restore`",
             )
         self._lock()
         try:
@@ -72,11 +86,7 @@ class DataDir:
             path.chmod(0o700)
             (path / "vault").mkdir(mode=0o700)  # of two that create at once, one fails here
             fill(path)
-            if not (path / "wal").exists():
-                WriteAheadLog(path / "wal").close()
-            # Last, and whole at once: a folder without it was only begun.
-            replace(path / "FORMAT", f"{FORMAT}\n".encode())
-            sync_folder(path.parent)
+            complete(path)
         except FileExistsError:
             raise AlreadyInitialised(path) from None
         except OSError as error:

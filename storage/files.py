@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all, whatever happens meanwhile; secret to others (0600).
+"""Files that are there whole or not at all, whatever happens meanwhile; secret to others (0600).
 
 Must not know: what is in them.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 DRAFT_SUFFIX = ".new"
 
@@ -33,6 +36,23 @@ def replace(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A large file, written as a stream: it takes the place of another once all went well, durable then. If not, what
+    was there stays."""
+    draft, descriptor = _open_draft(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -44,11 +64,9 @@ def sync_folder(path: Path) -> None:
 
 def _draft(path: Path, data: bytes) -> Path:
     """The content under another name, synced. Who is killed here leaves a file that ends in DRAFT_SUFFIX."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}{DRAFT_SUFFIX}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    draft, descriptor = _open_draft(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -56,3 +74,10 @@ def _draft(path: Path, data: bytes) -> Path:
         draft.unlink()
         raise
     return draft
+
+
+def _open_draft(path: Path) -> tuple[Path, int]:
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}{DRAFT_SUFFIX}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return draft, descriptor

@@ -53,6 +53,7 @@ INDEX_HASH_SIZE_BYTES = 20  # nobody finds two names in 2^80 tries; each byte is
 
 _HEIGHT = Struct(">Q")
 _PLACE = Struct(">QI")
+PLACE_SIZE_BYTES = _PLACE.size
 
 pack_height = _HEIGHT.pack
 pack_place = _PLACE.pack

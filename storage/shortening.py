@@ -47,6 +47,15 @@ def mute(wal: WriteAheadLog, key: bytes) -> None:
     wal.flush()
 
 
+def begin_muted(path: Path, key: bytes) -> None:
+    """A log that knows only that the key signs nothing any more."""
+    log = WriteAheadLog(path)
+    try:
+        mute(log, key)
+    finally:
+        log.close()
+
+
 def muted(records: Iterable[Record]) -> set[bytes]:
     """The keys that `mute` named."""
     return {record.payload for record in records if record.kind == MUTE}

@@ -297,6 +297,14 @@ class StateStore:
         changed = self._changed.get(key)
         return self._encoded(key)[1] if changed is None else changed[1]
 
+    def get_bytes_at_root(self, key: bytes) -> bytes | None:
+        """The encoded value as of the last root; None when absent."""
+        return self._before[key] if key in self._before else self.get_bytes(key)
+
+    def changed_since_root(self) -> list[bytes]:
+        """The keys that were written since, as the store has it."""
+        return list(self._before)
+
     def stage(self, changes: Changes, height: int, *, seal: bool) -> StagedState:
         """Prepare a block's changes; `seal` computes the root."""
         staged = StagedState(height)
@@ -367,8 +375,9 @@ class StateStore:
             entries = self._bucket_at_root(bucket)
         if len(entries) > BUCKET_ENTRIES_MAX * ENTRY_SIZE_BYTES:
             raise ValueError(f"bucket {bucket} holds more than {BUCKET_ENTRIES_MAX} entries")
-        value_bytes = self._before[key] if key in self._before else self.get_bytes(key)
-        return ProvenState(self.root_height, self.tree.root, value_bytes, self.tree.prove(bucket, entries))
+        return ProvenState(
+            self.root_height, self.tree.root, self.get_bytes_at_root(key), self.tree.prove(bucket, entries)
+        )
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """All (key, encoded value) at the tip, in the order they are stored."""

@@ -11,19 +11,21 @@ from contextlib import contextmanager
 from itertools import zip_longest
 
 from ledger.block import Certificate, CertifiedBlock, Phase, Proposal, next_results_hash, receipts_root
+from ledger.codec import Value
 from ledger.crypto import verify, verify_joined
 from ledger.errors import CodecError
 from ledger.execution import BlockResult, Executor, Tip
 from ledger.genesis import Genesis
 from ledger.proofcheck import Refused, Trusted, check
+from ledger.state import Changes
 from ledger.validators import ValidatorSet
 from storage import schema
 from storage.bundles import Bundler, Unprovable
-from storage.chain import ChainStore, check_agrees
+from storage.chain import ChainStore, Place, check_agrees
 from storage.errors import Corruption
 from storage.kv import KeyValue
 from storage.memory import MemoryKeyValue
-from storage.statetree import StateStore
+from storage.statetree import StateStore, decode_record
 
 Progress = Callable[[int, int], None]
 """Hears (height, tip's height)."""
@@ -33,20 +35,22 @@ def _nobody(height: int, tip_height: int) -> None:
     pass
 
 
-def check_head(store: ChainStore) -> None:
-    """The state is one that a quorum certified, by validators that lead back to genesis. Unprovable where nothing is
-    certified yet, Refused where the certificates do not lead there, Corruption where the state is another."""
+def check_head(store: ChainStore) -> int:
+    """The state under the last root is whole, and the root at the height returned, the last certified one, is what a
+    quorum signed, whose validators lead back to genesis. Unprovable where nothing is certified yet, Refused where the
+    certificates do not lead there, Corruption where the state is another."""
     store.check_state()
     genesis = Genesis.from_json(store.genesis_json)
     proven = check(Bundler(store).head(), Trusted(genesis.chain_id, 0, genesis.validator_set.keys), verify)
     if store.state_root(proven.height) != proven.fact["state_root"]:
         raise Corruption(f"the state at height {proven.height} is not the certified one")
+    return proven.height
 
 
 def verify_store(kv: KeyValue, store: ChainStore, executor: Executor, progress: Progress = _nobody) -> None:
     """The check that fits what is kept. Corruption names the height and what differs."""
     if store.known_from > 1:
-        verify_kept(store, progress)
+        verify_kept(kv, store, executor, progress)
     else:
         verify_chain(kv, store, executor, progress)
 
@@ -150,10 +154,11 @@ class _Replay:
 # What is left after pruning
 
 
-def verify_kept(store: ChainStore, progress: Progress = _nobody) -> None:
+def verify_kept(kv: KeyValue, store: ChainStore, executor: Executor, progress: Progress = _nobody) -> None:
     """Re-check a pruned store: that its headers form one chain, each decided by a quorum of its epoch; that
-    whole blocks are what was decided, and their receipts what was certified; that the state is the certified one.
-    Whether the rules were kept before that state rests on its certificate.
+    whole blocks are what was decided, and their receipts what was certified; that the state is the certified one, and
+    what the blocks above made of it. Whether the rules were kept before that state rests on its certificate, and so
+    does, of the indexes, that they lack nothing and name only what belongs there.
     """
     tip_height = store.tip.height
     first, parent, results = 1, store.chain_id, store.results_hash(store.pruned)
@@ -187,10 +192,81 @@ def verify_kept(store: ChainStore, progress: Progress = _nobody) -> None:
         progress(height, tip_height)
     with _naming(f"after block {tip_height}"):
         _same("tip", (store.tip.block_hash, store.tip.results_hash), (parent, results))
+        _check_found(kv, store)
         try:
             check_head(store)
         except (Unprovable, Refused) as error:
             raise Corruption(f"its certificates do not lead back to genesis ({error})") from None
+    _execute_tail(store, executor)
+
+
+def _check_found(kv: KeyValue, store: ChainStore) -> None:
+    """Places and indexes of whole blocks name transactions that stand there."""
+    first = store.known_from
+    ids: dict[int, list[bytes]] = {}
+    executed: dict[bytes, Place] = {}
+    for height in range(store.pruned + 1, store.tip.height + 1):
+        receipts = store.receipts(height)
+        ids[height] = [receipt.tx_id for receipt in receipts]
+        executed |= {one.tx_id: (height, position) for position, one in enumerate(receipts) if one.ok}
+
+    def stands_at(tx_id: bytes, height: int, position: int) -> bool:
+        return position < len(ids.get(height, ())) and ids[height][position] == tx_id
+
+    for key, value in kv.scan_prefix(schema.TRANSACTION):
+        tx_id, place = key[len(schema.TRANSACTION) :], schema.unpack_place(value)
+        good = stands_at(tx_id, *place) and executed.pop(tx_id, place) == place
+        _same(f"place of transaction {tx_id.hex()}", good, True)
+    _same("number of executed transactions without a place", len(executed), 0)
+    for key, tx_id in kv.scan_prefix(schema.INDEX):
+        place = schema.unpack_place(key[-schema.PLACE_SIZE_BYTES :])
+        _same(f"index entry {key.hex()}", place[0] < first or stands_at(tx_id, *place), True)
+
+
+class _Above:
+    """The state after some blocks above the last root, as `Reader`."""
+
+    def __init__(self, store: ChainStore) -> None:
+        self._store = store
+        self.changes: Changes = {}
+
+    def get(self, key: bytes, /) -> Value:
+        change = self.changes.get(key)
+        if change is not None:
+            return change[0]
+        data = self._store.state_bytes_at_root(key)
+        return None if data is None else decode_record(data, key)
+
+    def get_bytes(self, key: bytes) -> bytes | None:
+        change = self.changes.get(key)
+        return self._store.state_bytes_at_root(key) if change is None else change[1]
+
+
+def _execute_tail(store: ChainStore, executor: Executor) -> None:
+    """Execute the blocks above the last root again: their receipts, and the state at the tip, are what they made."""
+    root_height, state = store.tip.checkpoint_height, _Above(store)
+    since = max(1, root_height - executor.genesis.parameters.validity_heights_max)
+    header, results_hash = store.header(root_height), store.results_hash(root_height)
+    if header is None or results_hash is None:
+        raise Corruption(f"block {root_height} is missing")
+    for height, transactions in store.transactions_since(since):
+        if height <= root_height:
+            executor.accept(transactions, height)
+    tip = Tip.at_checkpoint(header, store.chain_id, results_hash, state)
+    for height in range(root_height + 1, store.tip.height + 1):
+        with _naming(f"block {height}"):
+            block = store.block(height)
+            if block is None:
+                raise Corruption("the block is missing")
+            result = executor.execute(state, tip, block.proposal, block.batches)
+            _same("receipts", store.receipts(height), result.receipts)
+            executor.accept(result.transactions, height)
+            state.changes |= result.changes
+            tip = result.tip
+    with _naming(f"after block {store.tip.height}"):
+        _same("tip", store.tip, tip)
+        for key in {**dict.fromkeys(store.changed_since_root()), **state.changes}:
+            _same(f"state entry {key.hex()}", store.state_bytes(key), state.get_bytes(key))
 
 
 def _kept_results(store: ChainStore, block: CertifiedBlock, previous: bytes | None) -> bytes:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from node.cli.common import home_option, json_option, option, show
+from node.cli.common import home_option, json_option, option, output, show
 
-if TYPE_CHECKING:
-    from node.config import NodeConfig
+DRAFT = "restoring"  # in the node's home, until it is whole
 
 
 @click.command()
 @home_option
-@option("--out", required=True, type=click.File("wb", lazy=False), metavar="FILE",
-        help="Where the archive goes; - is stdout.")  # fmt: skip
+@option("--out", required=True, metavar="FILE", help="Where the archive goes; - is stdout.")
 @option("--with-vault", is_flag=True, help="Sealed records too. Erase such an archive when they have to be erased.")
 @json_option
-def backup(home: Path, out: Any, with_vault: bool, as_json: bool) -> None:
+def backup(home: Path, out: str, with_vault: bool, as_json: bool) -> None:
     """Write a stopped node's data into one tar archive: chain, log and, if asked for, vault; no private keys.
 
     It is checked first: its state must be the one a quorum certified. Other nodes go on meanwhile; a follower kept for
@@ -37,15 +37,15 @@ def backup(home: Path, out: Any, with_vault: bool, as_json: bool) -> None:
     opened = open_home(config.load(home))
     try:
         size_bytes = sum(path.stat().st_size for path in opened.folder.db.iterdir() if path.is_file())
-        with _bar(size_bytes) as bar:
+        with _bar("bytes", size_bytes) as bar, output(out) as file:
             manifest = write(
-                opened.folder, opened.kv, opened.store, out, with_vault=with_vault,
+                opened.folder, opened.kv, opened.store, file, with_vault=with_vault,
                 progress=lambda done: bar.update(min(done, size_bytes) - bar.pos),
             )  # fmt: skip
     finally:
         opened.close()
-    document = {"home": str(home), "chain": manifest.chain_id.hex(), "height": manifest.height, "file": out.name}
-    if out.name != "<stdout>":
+    document = {"home": str(home), "chain": manifest.chain_id.hex(), "height": manifest.height, "file": out}
+    if out != "-":
         show(document, as_json)
 
 
@@ -59,8 +59,8 @@ def restore(file: Path, home: Path, keep_key: bool, as_json: bool) -> None:
     """Make a node's data of an archive; from there on the node fetches what is newer from its peers.
 
     HOME holds the node's configuration, key and genesis, as `medchain init --genesis` makes them, and no data beyond
-    those of a new chain. The archive is trusted in nothing: its state must be certified by validators that lead back to
-    the genesis in it, and `medchain start` compares that with yours.
+    those of a new chain. The archive is trusted in nothing: it must be of that genesis, and is checked as `medchain
+    verify` checks. If anything is wrong with it, HOME stays as it was.
 
     A validator that comes back from a backup does not know what it signed since. Its key therefore signs nothing any
     more (MC5007): the node follows, and the validators replace its key.
@@ -69,43 +69,46 @@ def restore(file: Path, home: Path, keep_key: bool, as_json: bool) -> None:
     Example:
         medchain restore hospital.tar --home hospital
     """
-    from node import config
-    from node.home import DATA, clear_new
+    from ledger.execution import Executor
+    from node import config, keys
+    from node.home import check_new, read_genesis, take_place
+    from node.plugins import load_registry
     from storage.archive import restore as make
+    from storage.chain import ChainStore
+    from storage.datadir import DataDir
+    from storage.leveldb import LevelDB
 
     loaded = config.load(home)
-    clear_new(loaded)
-    archive: Any
-    with click.open_file(str(file), "rb") as archive:
-        size_bytes = 0 if str(file) == "-" else file.stat().st_size
-        with _bar(size_bytes) as bar:
+    check_new(loaded)
+    key = keys.load(loaded.key_path).public
+    genesis = read_genesis(loaded.genesis_path)
+    executor = Executor(genesis, load_registry(genesis))
+    draft = loaded.home / DRAFT
+    shutil.rmtree(draft, ignore_errors=True)  # of an attempt that was killed
+    try:
+        archive: Any
+        with click.open_file(str(file), "rb") as archive, ExitStack() as bars:
+            size_bytes = 0 if str(file) == "-" else file.stat().st_size
+            bar = bars.enter_context(_bar("bytes", size_bytes))
+            blocks = bars.enter_context(_bar("blocks", 1))
+
+            def verified(height: int, tip_height: int) -> None:
+                blocks.length = tip_height
+                blocks.update(height - blocks.pos)
+
             manifest = make(
-                archive, loaded.home / DATA, with_log=keep_key,
+                archive, draft, executor, key, with_log=keep_key, verified=verified,
                 progress=lambda done: bar.update(min(done, size_bytes) - bar.pos),
             )  # fmt: skip
-    signs = keep_key or not _mute(loaded)
+        with DataDir(draft) as folder, closing(LevelDB(folder.db)) as kv:
+            signs = not ChainStore(kv).is_muted(key, for_good=True)
+        take_place(loaded, draft)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     document = {"home": str(home), "chain": manifest.chain_id.hex(), "height": manifest.height, "signs": signs}
     show(document, as_json)
 
 
-def _bar(size_bytes: int) -> Any:
-    return click.progressbar(length=max(size_bytes, 1), label="bytes", file=sys.stderr, show_pos=True)
-
-
-def _mute(loaded: NodeConfig) -> bool:
-    """Make a validator's key sign nothing any more; whether it was one's."""
-    from node import keys
-    from node.home import open_home
-    from storage.shortening import mute
-
-    opened = open_home(loaded)
-    try:
-        public = keys.load(loaded.key_path).public
-        if opened.store.tip.validators.index(public) is None:
-            return False
-        opened.store.mute(public)
-        opened.wal.replay()
-        mute(opened.wal, public)
-        return True
-    finally:
-        opened.close()
+def _bar(label: str, length: int) -> Any:
+    return click.progressbar(length=max(length, 1), label=label, file=sys.stderr, show_pos=True)

@@ -5,18 +5,22 @@ Must not import aiohttp, pydantic or rich at the top.
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
 from ledger.errors import Code, CodecError, ConfigError, LedgerError, Reject, code_label
+from ledger.fields import is_printable
+from storage.files import written
 
 if TYPE_CHECKING:
     from ledger.crypto import KeyPair
@@ -145,7 +149,8 @@ def _describe(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (ConnectionError, TimeoutError)):
         return Code.UNREACHABLE, str(error) or type(error).__name__
     if isinstance(error, OSError):
-        return Code.BAD_CONFIGURATION, str(error)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return Code.DISK_FULL if is_full else Code.BAD_CONFIGURATION, str(error)
     return Code.INTERNAL, f"{type(error).__name__}"
 
 
@@ -184,14 +189,38 @@ def show(document: Mapping[str, Any], as_json: bool) -> None:
         return
     width = max((len(name) for name in document), default=0)
     for name, value in document.items():
-        text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else _plain(value)
+        is_nested = isinstance(value, (dict, list))
+        text = escaped(json.dumps(value, ensure_ascii=False)) if is_nested else _plain(value)
         click.echo(f"{name:<{width}}  {text}")
 
 
 def _plain(value: object) -> str:
     if value is None:
         return "-"
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else escaped(str(value))
+
+
+def escaped(text: str) -> str:
+    """A stranger's text on one line: what moves the cursor, or is not seen, is written as JSON escapes it."""
+    if is_printable(text):
+        return text
+    return "".join(one if is_printable(one) else json.dumps(one)[1:-1] for one in text)
+
+
+@contextmanager
+def output(name: str) -> Iterator[BinaryIO]:
+    """Where a command's result goes: stdout for `-`; else a file that takes the place of another only once it is
+    whole. A pipe or a device is written to as it comes."""
+    path = Path(name)
+    if name == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    elif path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+    else:
+        with written(path) as file:
+            yield file
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from node.cli.common import home_option, option
+from node.cli.common import home_option, option, output
 
 
 @click.group()
@@ -24,8 +24,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                help="From this height on. Default: the first that is kept."),
         option("--format", "form", type=click.Choice(["ndjson", "parquet"]), default="ndjson",
                help="One JSON document a line, or Parquet (needs medchain[parquet])."),
-        option("--out", type=click.File("wb", lazy=False), default="-", metavar="FILE",
-               help="Where the rows go. Default: stdout."),
+        option("--out", default="-", metavar="FILE", help="Where the rows go. Default: stdout."),
         home_option,
     ):  # fmt: skip
         command = decorate(command)
@@ -34,7 +33,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @export.command()
 @_options
-def blocks(home: Path, out: Any, form: str, first: int | None, last: int | None) -> None:
+def blocks(home: Path, out: str, form: str, first: int | None, last: int | None) -> None:
     """One row for each block: header, certificate, its transactions' ids and codes.
 
     \b
@@ -46,7 +45,7 @@ def blocks(home: Path, out: Any, form: str, first: int | None, last: int | None)
 
 @export.command()
 @_options
-def receipts(home: Path, out: Any, form: str, first: int | None, last: int | None) -> None:
+def receipts(home: Path, out: str, form: str, first: int | None, last: int | None) -> None:
     """One row for each transaction: who signed what, in which block, and what came of it.
 
     \b
@@ -56,7 +55,7 @@ def receipts(home: Path, out: Any, form: str, first: int | None, last: int | Non
     _export("receipts", home, out, form, first, last)
 
 
-def _export(table: str, home: Path, out: Any, form: str, first: int | None, last: int | None) -> None:
+def _export(table: str, home: Path, out: str, form: str, first: int | None, last: int | None) -> None:
     from node import config
     from node.export import TABLES, write_ndjson, write_parquet
     from node.home import open_home
@@ -72,7 +71,8 @@ def _export(table: str, home: Path, out: Any, form: str, first: int | None, last
             raise click.UsageError(text)
         with click.progressbar(length=last - first + 1, label="blocks", file=sys.stderr, show_pos=True) as bar:
             rows = TABLES[table](opened.store, opened.registry, _told(range(first, last + 1), bar))
-            count = write_ndjson(rows, out) if form == "ndjson" else write_parquet(table, rows, out)
+            with output(out) as file:
+                count = write_ndjson(rows, file) if form == "ndjson" else write_parquet(table, rows, file)
     finally:
         opened.close()
     click.echo(f"{count} rows of blocks {first} to {last}", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from node.cli.common import Failure, home_option, json_option, show
+from node.cli.common import Failure, home_option, json_option, option, show
 
 if TYPE_CHECKING:
     from node.join import Progress
@@ -19,8 +19,10 @@ LINE_EVERY_S = 0.2
 
 @click.command()
 @home_option
+@option("--keep-key", is_flag=True,
+        help="Sign with this node's key though it is a validator's. Only where no node ever ran with it.")  # fmt: skip
 @json_option
-def join(home: Path, as_json: bool) -> None:
+def join(home: Path, keep_key: bool, as_json: bool) -> None:
     """Fetch a new node's state from its peers, checked piece by piece, instead of executing every block since genesis.
 
     HOME holds the node's configuration (with p2p.peers), key and genesis, as `medchain init --genesis` makes them. The
@@ -28,6 +30,9 @@ def join(home: Path, as_json: bool) -> None:
     else is named. Cut off, the same command goes on where it stopped. Afterwards `medchain start` catches up by blocks.
 
     The node then has the last blocks whole (as many as transactions stay valid for) and no histories from before.
+
+    It does not know what its key signed if a node ran with it before. So the key of a validator signs nothing any more
+    (MC5007): the node follows, and the validators replace its key.
 
     \b
     Example:
@@ -44,7 +49,8 @@ def join(home: Path, as_json: bool) -> None:
     line = _Line()
     log = make_logger("warning", loaded.log.format)
     try:
-        height, progress = asyncio.run(run(loaded, keys.load(loaded.key_path), log, line.told))
+        key = keys.load(loaded.key_path)
+        height, signs, progress = asyncio.run(run(loaded, key, log, line.told, keep_key=keep_key))
     except CannotJoin as error:
         raise Failure(error.code, str(error)) from None
     finally:
@@ -52,6 +58,7 @@ def join(home: Path, as_json: bool) -> None:
     document = {
         "home": str(home),
         "height": height,
+        "signs": signs,
         "bytes": progress.size_bytes,
         "seconds": round(time.monotonic() - progress.started_s, 1),
         "pieces": {key.hex(): count for key, count in progress.peers.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import click
 
+from ledger.codec import encode
 from ledger.errors import Code
-from node.cli.common import Failure, api_option, connect, json_option, option, print_json, print_line, show
+from node.cli.common import Failure, api_option, connect, json_option, option, output, print_line, show
 
 WATCH_S = 2
 
@@ -20,9 +22,7 @@ def bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (
         api_option,
         option("--since", default=0, type=click.IntRange(0), help="Epoch whose validators the reader trusts."),
-        option(
-            "--out", required=True, type=click.File("wb"), metavar="FILE", help="Where the bundle goes; - is stdout."
-        ),
+        option("--out", required=True, metavar="FILE", help="Where the bundle goes; - is stdout."),
     ):
         command = decorate(command)
     return command
@@ -36,7 +36,7 @@ def prove() -> None:
 @prove.command()
 @click.argument("parts", nargs=-1, required=True)
 @bundle_options
-def state(parts: tuple[str, ...], out: Any, since: int, api_url: str) -> None:
+def state(parts: tuple[str, ...], out: str, since: int, api_url: str) -> None:
     """Prove an entry of the state, or that there is none, at the last certified checkpoint.
 
     PARTS are the entry's module, table and key: text as it is, bytes as hex:..., integers as int:...
@@ -47,34 +47,41 @@ def state(parts: tuple[str, ...], out: Any, since: int, api_url: str) -> None:
     """
     from ledger.state import state_key
 
+    if len(parts) < 2:
+        raise click.UsageError("PARTS begin with a module and a table.")
     key = state_key(*map(_part, parts))  # type: ignore[arg-type]
-    out.write(connect(api_url).proof_of_state(key, since=since))
+    _write(connect(api_url).proof_of_state(key, since=since), out)
 
 
 @prove.command()
 @click.argument("transaction_id", metavar="ID")
 @bundle_options
-def transaction(transaction_id: str, out: Any, since: int, api_url: str) -> None:
+def transaction(transaction_id: str, out: str, since: int, api_url: str) -> None:
     """Prove that a transaction was ordered, with all it says.
 
     \b
     Example:
         medchain prove transaction 01ab... --out sent.proof
     """
-    out.write(connect(api_url).proof_of_transaction(transaction_id, since=since))
+    _write(connect(api_url).proof_of_transaction(transaction_id, since=since), out)
 
 
 @prove.command()
 @click.argument("transaction_id", metavar="ID")
 @bundle_options
-def receipt(transaction_id: str, out: Any, since: int, api_url: str) -> None:
+def receipt(transaction_id: str, out: str, since: int, api_url: str) -> None:
     """Prove what execution made of a transaction: accepted, or refused and why.
 
     \b
     Example:
         medchain prove receipt 01ab... --out accepted.proof
     """
-    out.write(connect(api_url).proof_of_receipt(transaction_id, since=since))
+    _write(connect(api_url).proof_of_receipt(transaction_id, since=since), out)
+
+
+def _write(bundle: bytes, name: str) -> None:
+    with output(name) as file:
+        file.write(bundle)
 
 
 def _part(text: str) -> str | int | bytes:
@@ -83,14 +90,16 @@ def _part(text: str) -> str | int | bytes:
         if colon and kind == "hex":
             return bytes.fromhex(rest)
         if colon and kind == "int":
-            return int(rest)
-    except ValueError:
+            number = int(rest)
+            encode(number)
+            return number
+    except (ValueError, OverflowError):
         raise click.BadParameter(f"{text!r} is not what it begins with", param_hint="PARTS") from None
     return text
 
 
 @click.command(name="verify-proof")
-@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @option("--genesis", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
         help="The chain's genesis, if that is what is trusted.")  # fmt: skip
 @option("--trust", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -101,13 +110,16 @@ def _part(text: str) -> str | int | bytes:
 def verify_proof(file: Path, genesis: Path | None, trust: Path | None, save_trust: Path | None, as_json: bool) -> None:
     """Check a proof bundle with no node, no network and no database. Status 1 if it proves nothing.
 
+    Key and value of an entry are shown as JSON, with bytes as {"hex": ...}: bytes and a text that looks like them are
+    two different keys.
+
     \b
     Example:
         medchain verify-proof balance.proof --genesis genesis.json
     """
     from ledger.crypto import verify
     from ledger.proofcheck import BUNDLE_SIZE_BYTES_MAX, Refused, check
-    from node.light import Memory
+    from node.light import Forked, Memory
 
     if (genesis is None) == (trust is None):
         raise click.UsageError("One of --genesis and --trust says whom to trust.")
@@ -119,12 +131,17 @@ def verify_proof(file: Path, genesis: Path | None, trust: Path | None, save_trus
     except Refused as error:
         raise Failure(Code.CHECK_FAILED, f"the bundle proves nothing: {error}") from None
     if save_trust is not None:
-        Memory(proven.trusted).write(save_trust)
+        kept = Memory.read(save_trust) if save_trust.exists() else believed
+        try:
+            kept.trusting(proven.trusted).write(save_trust)
+        except Forked as error:
+            raise Failure(Code.CHECK_FAILED, f"{save_trust}: {error}") from None
     document = {"proven": proven.kind, "height": proven.height, "epoch": proven.epoch, **_shown(proven.fact)}
-    if as_json:
-        print_json(document)
-    else:
-        show(document, False)
+    if not as_json:
+        document |= {name: json.dumps(document[name]) for name in ("key", "value") if name in document}
+    if not as_json and document.get("present") is False:
+        document["value"] = "absent"
+    show(document, as_json)
 
 
 def _of_genesis(path: Path) -> Any:
@@ -160,6 +177,8 @@ def light(memory: Path, genesis: Path | None, watch: bool, as_jsonl: bool, api_u
 
     if memory.exists():
         believed = Memory.read(memory)
+        if genesis is not None and _of_genesis(genesis).trusted.chain_id != believed.trusted.chain_id:
+            raise click.UsageError(f"{memory} is of another chain than {genesis}.")
     elif genesis is not None:
         believed = _of_genesis(genesis)
     else:
@@ -187,8 +206,13 @@ def light(memory: Path, genesis: Path | None, watch: bool, as_jsonl: bool, api_u
 
 
 def _print_head(believed: Any, proven: Any, as_jsonl: bool) -> None:
+    """What is believed; of what the node showed, what belongs to that block."""
     document = {"height": believed.height, "epoch": believed.trusted.epoch, "validators": len(believed.trusted.keys)}
-    document |= _shown(proven.fact)
+    document["block_hash"] = believed.block_hash.hex()
+    if proven.height == believed.height:
+        document |= _shown(proven.fact)
+    else:
+        document["node_is_behind_at"] = proven.height
     if as_jsonl:
         print_line(document)
     else:
@@ -196,19 +220,27 @@ def _print_head(believed: Any, proven: Any, as_jsonl: bool) -> None:
 
 
 def _shown(fact: dict[str, Any]) -> dict[str, Any]:
-    """For people: entries and transactions decoded, bytes in hexadecimal."""
+    """For people: entries and transactions decoded, hashes and keys in hexadecimal."""
     from ledger.proofcheck import Refused, decode
     from ledger.transaction import Transaction
     from node.jsonvalues import value_to_json
 
-    found = dict(fact)
-    for name in ("key", "value"):
-        if isinstance(found.get(name), bytes):
+    found = {name: value_to_json(value) for name, value in fact.items()}
+    if "key" in fact:
+        found |= {"key_hex": fact["key"].hex(), "present": fact["value"] is not None}
+        for name in ("key", "value"):
             try:
-                found[name] = value_to_json(decode(found[name]))
+                found[name] = None if fact[name] is None else _decoded(decode(fact[name]))
             except Refused:  # any bytes may be proved absent
-                found[name] = found[name].hex()
-    if "wire" in found:
-        tx = Transaction.decode(found["wire"])
-        found["sender"], found["operation"] = tx.sender, tx.operation
-    return {name: value_to_json(value) for name, value in found.items()}
+                found[name] = {"hex": fact[name].hex()}
+    if "wire" in fact:
+        tx = Transaction.decode(fact["wire"])
+        found["sender"], found["operation"] = tx.sender.hex(), tx.operation
+    return found
+
+
+def _decoded(value: Any) -> Any:
+    """As JSON, with bytes told from text, which have no objects of their own."""
+    if isinstance(value, bytes):
+        return {"hex": value.hex()}
+    return [_decoded(item) for item in value] if isinstance(value, tuple) else value
