@@ -10,7 +10,7 @@ Must not know: views, votes, whether this member leads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from consensus.events import BatchAvailable
@@ -64,6 +64,17 @@ class Backlog:
             if entry is not None:
                 self._taken[digest] = entry
 
+    def give_back(self, digests: Sequence[bytes]) -> None:
+        """A proposal that named them came to nothing, another block was decided: they wait again in their old place."""
+        returned = [entry for digest in digests if (entry := self._taken.pop(digest, None)) is not None]
+        self.used.difference_update(digests)
+        if returned:
+            self._wait(returned)
+
+    def _wait(self, more: Iterable[Entry]) -> None:
+        entries = sorted((*self.waiting.values(), *more), key=lambda entry: entry.number)
+        self.waiting = {entry.batch.digest: entry for entry in entries}
+
     def delivered(self, digests: Iterable[bytes]) -> None:
         """A block orders them. One of them may still be fetched for it, and must not wait for another block then."""
         for digest in digests:
@@ -77,8 +88,7 @@ class Backlog:
 
     def enter_view(self) -> None:
         """What was proposed in the view that ends waits again, in its old place."""
-        entries = sorted((*self.waiting.values(), *self._taken.values()), key=lambda entry: entry.number)
-        self.waiting = {entry.batch.digest: entry for entry in entries}
+        self._wait(self._taken.values())
         self._taken.clear()
         self.used.clear()
 

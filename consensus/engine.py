@@ -284,7 +284,9 @@ class Engine:
             self._state.checkpoints.learn(choice.stable)
             self._settle(self._state.checkpoints)
         for proposal in choice.proposals:
-            if proposal.height > self._state.checkpoints.stable and message.member == self._state.me:
+            # Who leads and lags has not all of it in its log. It may then lose this view, but never votes further ahead
+            # of what it executed than the log is long (section 6).
+            if message.member == self._state.me and self._state.in_log(proposal.height):
                 self.ordering.propose_again(proposal)
         for early in self._views.take_kept():
             self._on_message(early)
@@ -314,6 +316,9 @@ class Engine:
             proposal, certificate = slot.decision
             state.effects.append(Deliver(proposal, certificate))
             self._backlog.delivered(proposal.batches)
+            if slot.proposal is not None and slot.proposal.digest != proposal.digest:
+                # Shown to us alone: what it named must not be kept from the chain by it.
+                self._backlog.give_back(slot.proposal.batches)
             state.progress_at_ms = state.now_ms
             self._views.on_progress()
 

@@ -221,7 +221,8 @@ class Ordering:
     def is_in_flight(self) -> bool:
         """Whether a proposal waits for its decision. What was delivered is decided, so few heights are left."""
         state = self._state
-        slots = (state.slots.get(height) for height in range(state.delivered + 1, state.proposed_top + 1))
+        top = min(state.proposed_top, state.delivered + state.parameters.log_window)  # a new view may lie far above us
+        slots = (state.slots.get(height) for height in range(state.delivered + 1, top + 1))
         return any(slot is not None and slot.decision is None and slot.proposal is not None for slot in slots)
 
     # Proposing

@@ -20,6 +20,12 @@ REQUESTS_MAX = 4  # in flight together; with the next line this bounds the buffe
 BUFFER_HEIGHTS_MAX = 64
 BUFFER_SIZE_BYTES_MAX = 32 * 1024 * 1024  # nothing is verified before its turn: whoever is asked could fill the memory
 REQUEST_TIMEOUT_MS = 3_000
+# The very next blocks are asked of another peer too when the first takes longer than this, and than two answers of the
+# quickest peer; then twice, four times as long. Who answers slowly, and just often enough never to be blamed, must not
+# decide how fast we catch up.
+HEDGE_MS = 300
+UNTRIED_RATE = 100  # blocks a second expected of a peer not asked yet: others are tried before one that was slow
+HEDGES_MAX = 4  # requests in flight beyond REQUESTS_MAX
 PATIENCE_MS = 400  # how long a member waits for votes to bring it a block that others have
 BLAME_MS = 30_000  # how long a peer that sent a bad block is not asked; afterwards it may redeem itself
 
@@ -39,7 +45,9 @@ class _Peer:
     blamed_until_ms: int = 0
     request: BlockRequest | None = None
     asked_at_ms: int = 0
-    served: bool = False  # something of the request in flight arrived
+    served: int = 0  # blocks of the request in flight that arrived
+    rate: int = UNTRIED_RATE  # blocks a second of its last answer: the quickest are asked first, for the next ones
+    took_ms: int | None = None  # until it had answered, last time
     late: int = 0  # requests in a row that were not answered in time
 
 
@@ -70,7 +78,8 @@ class BlockSync(Generic[B]):
         known = self._peers.get(peer)
         if known is None or known.request is None or not known.request.first <= height <= known.request.last:
             return False
-        known.served, known.late = True, 0
+        known.served += 1
+        known.late = 0
         if height > self._height + BUFFER_HEIGHTS_MAX or height <= self._height:
             return False
         if height > self._height + 1 and self.buffer_size_bytes + size_bytes > BUFFER_SIZE_BYTES_MAX:
@@ -82,7 +91,7 @@ class BlockSync(Generic[B]):
     def buffer_size_bytes(self) -> int:
         return sum(size_bytes for _, _, size_bytes in self._buffer.values())
 
-    def on_response_end(self, peer: Hashable) -> None:
+    def on_response_end(self, peer: Hashable, now_ms: int) -> None:
         """The peer sent what it could; the rest of the range may be asked again.
 
         One that sent nothing of it is not as high as it said, until it says so again: else an empty answer would be
@@ -92,6 +101,8 @@ class BlockSync(Generic[B]):
         if known is not None and known.request is not None:
             if not known.served:
                 known.height = min(known.height, known.request.first - 1)
+            known.took_ms = now_ms - known.asked_at_ms
+            known.rate = known.served * 1_000 // max(1, known.took_ms)
             known.request = None
 
     def blame(self, peer: Hashable, now_ms: int) -> None:
@@ -127,7 +138,7 @@ class BlockSync(Generic[B]):
             if peer.request is not None and now_ms - peer.asked_at_ms >= REQUEST_TIMEOUT_MS:
                 # It may claim again; meanwhile, and for longer each time, others are asked: a peer that never answers
                 # would otherwise be first in line for the very next block again and again.
-                peer.request, peer.height = None, 0
+                peer.request, peer.height, peer.rate = None, 0, 0
                 peer.blamed_until_ms = now_ms + min(REQUEST_TIMEOUT_MS << min(peer.late, 8), BLAME_MS)
                 peer.late += 1
         behind = self.target - height
@@ -142,25 +153,46 @@ class BlockSync(Generic[B]):
         in_flight = [peer.request for peer in self._peers.values() if peer.request is not None]
         for request in in_flight:
             covered.update(range(request.first, request.last + 1))
-        idle = sorted(
-            (
-                (peer.asked_at_ms, index, key, peer)
-                for index, (key, peer) in enumerate(self._peers.items())
-                if peer.request is None and peer.height > height and peer.blamed_until_ms <= now_ms
-            ),
-            key=lambda item: item[:2],
-        )
+        idle = self._idle(height, now_ms)
         requests: list[BlockRequest] = []
         top = height + (BUFFER_HEIGHTS_MAX if self.buffer_size_bytes < BUFFER_SIZE_BYTES_MAX // 2 else 1)
         next_height = height + 1
-        for _, _, key, peer in idle[: max(0, REQUESTS_MAX - len(in_flight))]:
+        if idle and len(in_flight) < REQUESTS_MAX + HEDGES_MAX and self._is_overdue(next_height, now_ms):
+            key, peer = idle.pop(0)
+            last = min(next_height + BLOCKS_PER_REQUEST - 1, peer.height, top)
+            requests.append(self._ask(key, peer, next_height, last, now_ms))
+        for key, peer in idle[: max(0, REQUESTS_MAX - len(in_flight))]:
             while next_height in covered:
                 next_height += 1
             last = min(next_height + BLOCKS_PER_REQUEST - 1, peer.height, top)
             if next_height > last:
                 continue
-            request = BlockRequest(key, next_height, last)
-            peer.request, peer.asked_at_ms, peer.served = request, now_ms, False
+            requests.append(self._ask(key, peer, next_height, last, now_ms))
             covered.update(range(next_height, last + 1))
-            requests.append(request)
         return requests
+
+    def _idle(self, height: int, now_ms: int) -> list[tuple[Hashable, _Peer]]:
+        """Who may be asked: the quickest first, then who was asked longest ago."""
+        found = [
+            (key, peer)
+            for key, peer in self._peers.items()
+            if peer.request is None and peer.height > height and peer.blamed_until_ms <= now_ms
+        ]
+        return sorted(found, key=lambda item: (-item[1].rate, item[1].asked_at_ms))
+
+    def _is_overdue(self, height: int, now_ms: int) -> bool:
+        """Whether the next block was asked for too long ago."""
+        asked_ms = [
+            peer.asked_at_ms
+            for peer in self._peers.values()
+            if peer.request is not None and peer.request.first <= height <= peer.request.last
+        ]
+        if not asked_ms or height in self._buffer:
+            return False
+        quickest_ms = min((peer.took_ms for peer in self._peers.values() if peer.took_ms is not None), default=0)
+        return now_ms - max(asked_ms) >= max(HEDGE_MS, 2 * quickest_ms) << (len(asked_ms) - 1)
+
+    @staticmethod
+    def _ask(key: Hashable, peer: _Peer, first: int, last: int, now_ms: int) -> BlockRequest:
+        peer.request, peer.asked_at_ms, peer.served = BlockRequest(key, first, last), now_ms, 0
+        return peer.request

@@ -35,6 +35,9 @@ SLICE = 16  # signatures between two turns of the loop: about a millisecond
 UNCHECKED_BYTES_MAX = 4 * 1024 * 1024  # batches waiting for their check; beyond it, readers pause
 
 
+_Unchecked = tuple[Batch, Callable[[bool], None]]
+
+
 class Observer(Protocol):
     """Who is told what happened; must be quick."""
 
@@ -72,7 +75,8 @@ class Driver:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._flush_wanted = asyncio.Event()
-        self._unchecked: deque[tuple[Batch, Callable[[bool], None]]] = deque()
+        self._urgent: deque[_Unchecked] = deque()
+        self._unchecked: dict[bytes, deque[_Unchecked]] = {}  # by origin, whose turn is next first
         self._unchecked_bytes = 0
         self._check_wanted = asyncio.Event()
         self._room = asyncio.Event()
@@ -174,8 +178,9 @@ class Driver:
         assert self.replica is not None
         self.call(self.replica.on_timer, name)
 
-    def check_batch(self, batch: Batch, done: Callable[[bool], None]) -> None:
-        self._unchecked.append((batch, done))
+    def check_batch(self, batch: Batch, origin: bytes, urgent: bool, done: Callable[[bool], None]) -> None:
+        queue = self._urgent if urgent else self._unchecked.setdefault(origin, deque())
+        queue.append((batch, done))
         self._unchecked_bytes += len(batch.wire)
         if self._unchecked_bytes > UNCHECKED_BYTES_MAX:
             self._room.clear()
@@ -186,7 +191,7 @@ class Driver:
         self._observer.on_applied(block, result, state_root)
 
     def stable(self, height: int) -> None:
-        self._stable_height = height
+        self._stable_height = max(self._stable_height, height)  # one of the epoch before may come late
         self._flush_wanted.set()
 
     def misbehaved(self, key: bytes, reason: str) -> None:
@@ -230,13 +235,24 @@ class Driver:
         while True:
             await self._check_wanted.wait()
             self._check_wanted.clear()
-            while self._unchecked:
-                batch, done = self._unchecked.popleft()
+            while (found := self._next_unchecked()) is not None:
+                batch, done = found
                 valid = all(await self.check_signatures(batch.wires))
                 self._unchecked_bytes -= len(batch.wire)
                 if self._unchecked_bytes <= UNCHECKED_BYTES_MAX:
                     self._room.set()
                 self.call(done, valid)
+
+    def _next_unchecked(self) -> _Unchecked | None:
+        if self._urgent:
+            return self._urgent.popleft()
+        for origin in self._unchecked:
+            queue = self._unchecked.pop(origin)
+            found = queue.popleft()
+            if queue:
+                self._unchecked[origin] = queue  # behind the others
+            return found
+        return None
 
     async def check_signatures(self, wires: Sequence[bytes]) -> list[bool]:
         """Whether each transaction's signature is valid; gives way to the loop after every slice."""

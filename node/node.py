@@ -97,7 +97,7 @@ class Node:
         )
         self.driver.attach(self.replica, self.transport)
         desk.open(self.driver, self.replica, self.transport)
-        self.replica.start((RecordKind(record.kind), record.payload) for record in home.records())
+        self.replica.start((RecordKind(record.kind), record.tag, record.payload) for record in home.records())
         storage, transport = config.storage, self.transport
         self.snapshots = SnapshotServer(
             home.kv, home.store, storage.snapshot_every, transport.send, self.driver.now_ms, self._log

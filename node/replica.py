@@ -70,6 +70,7 @@ from p2p.allowance import Allowance
 from p2p.batches import BatchPool, PoolConfig
 from p2p.frames import Kind
 from storage.chain import ChainStore
+from storage.pruning import keep_blocks_min
 
 TICK_MS = 100  # catching up, fetching and spreading again are looked at this often
 SPREAD_AGAIN_MS = 1_500  # a batch not ordered by then is spread again: the leader may lack it
@@ -78,6 +79,13 @@ BLOCK_RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 REQUEST_CHARGE_BYTES = 4 * 1024
 STATUS_CHARGE_BYTES = 256 * 1024  # it may be answered with a new-view; honest nodes send two a second
 BATCHES_FOR_RETURNING = 16  # oldest first; the rest comes by and by, and most of it is ordered by then
+BLOCK_CHARGE_BYTES = 32 * 1024  # for each block of an answer: small ones cost more than their bytes
+VOTE_CHARGE_FACTOR = 8  # a large consensus message costs so many times its bytes to check; it may be an old one
+VOTE_FREE_BYTES = 4 * 1024  # smaller ones cost next to nothing
+# Batches vouched for at heights not executed. With what is fetched before that, it bounds what a leader's proposals far
+# ahead may take: 16 blocks of 4 MiB and their log beside it.
+VOUCHED_BYTES_MAX = 64 * 1024 * 1024
+FETCH_AHEAD_MAX = 16
 UNEXECUTED_MAX = 64  # decided blocks whose batches are still on their way
 UNPERSISTED_WINDOWS_MAX = 4  # in log windows: messages of ours that the disk has not taken yet
 
@@ -108,8 +116,9 @@ class Outside(Protocol):
         """Call `Replica.on_timer(name)` then; None cancels."""
         ...
 
-    def check_batch(self, batch: Batch, done: Callable[[bool], None]) -> None:
-        """Check every signature of a peer's batch, without holding up anything else."""
+    def check_batch(self, batch: Batch, origin: bytes, urgent: bool, done: Callable[[bool], None]) -> None:
+        """Check every signature of a peer's batch, without holding up anything else; urgent ones first, of the others
+        each peer's in turn."""
         ...
 
     def applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
@@ -180,23 +189,30 @@ class Replica:
         self._logged: dict[bytes, int] = {}  # batch digest -> height under which it is in the log
         self._undelivered: deque[Deliver] = deque()
         self._synced: dict[bytes, Batch] = {}
-        self._checking: dict[bytes, None] = {}
+        # Batches that this node vouched for at heights not executed yet, and their bytes. Whatever the pool and the
+        # store forget meanwhile, what is locked or decided can be executed and given to others.
+        self._vouched: dict[bytes, tuple[int, Batch]] = {}
+        self._vouched_bytes = 0
+        self._postponed = False  # whether proposals wait for lower heights to be executed
         self._allowance = Allowance()
 
     # Life
 
-    def start(self, records: Iterable[tuple[RecordKind, bytes]] = ()) -> None:
-        """Take back the write-ahead log, the replay window and the decisions still in the log; then begin."""
+    def start(self, records: Iterable[tuple[RecordKind, int, bytes]] = ()) -> None:
+        """Take back the write-ahead log (kind, height, payload), the replay window and the decisions still in the log;
+        then begin."""
         tip, parameters = self.store.tip, self.genesis.parameters
         for height, transactions in self.store.transactions_since(max(1, tip.height - parameters.validity_heights_max)):
             self.executor.accept(transactions, height)
         now_ms = self.outside.now_ms()
         votes: list[Record] = []
-        for kind, payload in records:
+        for kind, height, payload in records:
             if kind is RecordKind.VOTES:
                 votes.extend(split_records(payload))
             else:
                 batch = Batch.decode(payload)
+                self._logged[batch.digest] = max(height, self._logged.get(batch.digest, 0))
+                self._vouch(batch, height)
                 if self.store.batch(batch.digest) is None:
                     self.pool.add(batch, None, now_ms)
         first = self.engine.forgotten + 1
@@ -313,6 +329,9 @@ class Replica:
         return self.engine.unpersisted >= UNPERSISTED_WINDOWS_MAX * self.store.tip.parameters.log_window
 
     def _on_vote(self, key: bytes, payload: bytes) -> None:
+        charge = 0 if len(payload) <= VOTE_FREE_BYTES else VOTE_CHARGE_FACTOR * len(payload)
+        if charge and not self._allowance.spend(key, charge, self.outside.now_ms()):
+            return  # as if it were lost
         message = decode_message(payload)
         if isinstance(message, Status):
             raise CodecError("a status is not a vote")
@@ -386,35 +405,48 @@ class Replica:
     def _on_batch(self, key: bytes, payload: bytes) -> None:
         batch = Batch.decode(payload)
         digest = batch.digest
-        if digest in self._checking or not self.pool.accepts(digest, len(payload), key):
+        if not self.pool.admit(digest, len(payload), key, self.engine.validators.keys):
             return
-        if any(tx.chain_id != self.genesis.chain_id for tx in batch.transactions):
-            raise CodecError("a transaction of another chain")
-        if not self.pool.is_wanted(digest) and self.store.batch(digest) is not None:
-            return  # ordered long ago: sent again, it would only fill a block with refusals
-        self._checking[digest] = None
-        self.outside.check_batch(batch, lambda valid: self._on_batch_checked(key, batch, valid))
+        try:
+            wanted = self.pool.is_wanted(digest)
+            if any(tx.chain_id != self.genesis.chain_id for tx in batch.transactions):
+                raise CodecError("a transaction of another chain")
+            # Ordered long ago, or expired: sent again, it would only fill a block with refusals.
+            height = self.store.tip.height
+            useless = self.store.batch(digest) is not None or all(tx.valid_until <= height for tx in batch.transactions)
+        except CodecError:
+            self.pool.reject(digest)
+            raise
+        if useless and not wanted:
+            self.pool.reject(digest)
+            return
+        self.outside.check_batch(batch, key, wanted, lambda valid: self._on_batch_checked(key, batch, valid))
 
     def _on_batch_checked(self, key: bytes, batch: Batch, valid: bool) -> None:
-        self._checking.pop(batch.digest, None)
+        wanted = self.pool.is_wanted(batch.digest)
         if not valid:
+            self.pool.reject(batch.digest)
             self.outside.misbehaved(key, "bad signature in a batch")
             return
         self.counters.batches_checked += 1
-        wanted = self.pool.is_wanted(batch.digest)
         if self.pool.is_ordered(batch.digest) and not wanted:
+            self.pool.reject(batch.digest)
             return
         self.pool.add(batch, key, self.outside.now_ms())
         self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
         if wanted:
-            self._retry()
+            self._retry(batch.digest)
 
-    def _retry(self) -> None:
-        """A batch arrived that proposals or decided blocks have waited for."""
-        for proposal in list(self._validating.values()):
-            self._validate(proposal)
+    def _retry(self, arrived: bytes | None = None) -> None:
+        """A batch arrived that proposals or decided blocks have waited for; None: any may have."""
+        self._validate_all(arrived)
         self._execute_ready()
         self._step_all()
+
+    def _validate_all(self, arrived: bytes | None = None) -> None:
+        for proposal in sorted(self._validating.values(), key=lambda one: one.height):
+            if arrived is None or arrived in proposal.batches:
+                self._validate(proposal)
 
     def _on_batch_request(self, key: bytes, payload: bytes) -> None:
         digests = decode(payload, size_bytes_max=64 * 1024, depth_max=1, items_max=BLOCK_BATCHES_MAX + 1)
@@ -429,7 +461,24 @@ class Replica:
                 self.outside.send(key, Kind.BATCH_RESPONSE, batch.wire)
 
     def _batch(self, digest: bytes) -> Batch | None:
+        vouched = self._vouched.get(digest)
+        if vouched is not None:
+            return vouched[1]
         return self.pool.get(digest) or self._synced.get(digest) or self.store.batch(digest)
+
+    def _vouch(self, batch: Batch, height: int) -> None:
+        """Hold it until that height is executed, whatever becomes of it elsewhere."""
+        known = self._vouched.get(batch.digest)
+        if height <= self.store.tip.height or (known is not None and known[0] >= height):
+            return
+        if known is None:
+            self._vouched_bytes += len(batch.wire)
+        self._vouched[batch.digest] = height, batch
+
+    def _release_vouched(self, height: int) -> None:
+        """That height is executed: what was vouched for up to there can be decided no more, or is in the store."""
+        for digest in [digest for digest, (last, _) in self._vouched.items() if last <= height]:
+            self._vouched_bytes -= len(self._vouched.pop(digest)[1].wire)
 
     # Blocks
 
@@ -452,7 +501,7 @@ class Replica:
                 break
             wires.append(wire)
             size_bytes += len(wire)
-        self._allowance.spend(key, size_bytes, now_ms)
+        self._allowance.spend(key, size_bytes + len(wires) * BLOCK_CHARGE_BYTES, now_ms)
         self.outside.send(key, Kind.BLOCK_RESPONSE, encode(tuple(wires)))
 
     def _on_block_response(self, key: bytes, payload: bytes) -> None:
@@ -466,7 +515,7 @@ class Replica:
                 raise CodecError("a block travels as bytes")
             block = decode_certified(wire)
             self.sync.on_block(key, block.height, block, len(wire))
-        self.sync.on_response_end(key)
+        self.sync.on_response_end(key, self.outside.now_ms())
         self._take_blocks()
         self._ask_for_blocks(self.outside.now_ms())
 
@@ -546,7 +595,7 @@ class Replica:
         """
         members = [key for key in self.engine.validators.keys if key in self.peers]
         for peer, digests in self.pool.plan_fetches(members, now_ms).items():
-            lacking = tuple(digest for digest in digests[:BLOCK_BATCHES_MAX] if digest not in self._checking)
+            lacking = tuple(digest for digest in digests[:BLOCK_BATCHES_MAX] if not self.pool.is_checking(digest))
             if lacking and isinstance(peer, bytes):
                 self.outside.send(peer, Kind.BATCH_REQUEST, encode(lacking))
 
@@ -635,7 +684,12 @@ class Replica:
                 self.outside.send(key, kind, payload)
 
     def _validate(self, proposal: Proposal) -> None:
-        """Answer the engine once every batch is held, and in the log ahead of the vote that vouches for it."""
+        """Answer the engine once every batch is held, and in the log ahead of the vote that vouches for it. Heights far
+        ahead wait: a leader who proposes all that the log holds must fill neither memory nor disk."""
+        ahead = proposal.height - self.store.tip.height
+        if ahead > 1 and self._vouched_bytes > VOUCHED_BYTES_MAX:
+            self._postponed = True
+            return
         missing: list[bytes] = []
         batches: list[Batch] = []
         size_bytes = 0
@@ -653,21 +707,33 @@ class Replica:
         txs = sum(len(batch.wires) for batch in batches)
         fits = size_bytes <= BLOCK_BATCH_BYTES_MAX and txs <= txs_max
         if missing and fits:
-            self.pool.want(missing, self.engine.validators.keys[self.engine.leader])
+            if ahead <= FETCH_AHEAD_MAX:
+                self.pool.want(missing, self.engine.validators.keys[self.engine.leader])
+            else:
+                self._postponed = True
             return
         if not fits:
             others = [one for height, one in self._validating.items() if height != proposal.height]
             needed = {digest for one in others for digest in one.batches}
             needed.update(digest for deliver in self._undelivered for digest in deliver.proposal.batches)
             self.pool.unwant(digest for digest in proposal.batches if digest not in needed)
-        for batch in batches:
-            # What an executed block ordered is not lost with us: those who decided it have it in their logs.
-            pending = batch.digest in self._synced or self.pool.get(batch.digest) is not None
-            if fits and pending and self._logged.get(batch.digest, 0) < proposal.height:
+        for batch in batches if fits else ():
+            if self._is_stored_until(batch, proposal.height):
+                continue
+            self._vouch(batch, proposal.height)
+            if self._logged.get(batch.digest, 0) < proposal.height:
                 self.outside.append(RecordKind.BATCH, proposal.height, batch.wire)
                 self._logged[batch.digest] = proposal.height
         self._validating.pop(proposal.height, None)
         self._inbox.append(Validated(proposal.height, proposal.digest, fits))
+
+    def _is_stored_until(self, batch: Batch, height: int) -> bool:
+        """Whether a block ordered it lately enough for the store to hold it still when `height` is executed."""
+        if self.pool.get(batch.digest) is not None or batch.digest in self._synced:
+            return False
+        place = self.store.place(batch.tx_ids[0])  # where that block is, or an earlier one
+        kept = keep_blocks_min(self.store.tip.parameters)
+        return place is not None and place[0] > height - kept and self.store.batch(batch.digest) is not None
 
     def lacking(self) -> tuple[int, int]:
         """How many batches are not held of decided blocks, and of proposals."""
@@ -688,6 +754,9 @@ class Replica:
                 return
             self._undelivered.popleft()
             self._execute(proposal, certificate, held)
+            if self._postponed:
+                self._postponed = False
+                self._validate_all()
 
     def _execute(self, proposal: Proposal, certificate: Certificate, batches: tuple[Batch, ...]) -> None:
         tip = self.store.tip
@@ -702,6 +771,7 @@ class Replica:
         self.pool.ordered(batches, now_ms)
         self._cut(now_ms)
         self._validating.pop(proposal.height, None)
+        self._release_vouched(proposal.height)
         for digest in proposal.batches:
             self._synced.pop(digest, None)
         self.counters.blocks += 1

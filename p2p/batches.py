@@ -4,9 +4,9 @@ A node that accepts clients' transactions packs them into batches, by count, siz
 Everyone holds what arrives, with all signatures checked, until it is ordered. What a proposal needs and is missing is
 asked for, from one peer after another.
 
-Bounded by bytes: local submissions are refused with POOL_FULL (retryable) when more waits than the chain executes in
-`backlog_ms_max`; each peer, and this node's own clients, may occupy only a share of the room for batches, so a flood
-costs the flooder alone.
+Bounded by bytes, of what is still to be checked as well: local submissions are refused with POOL_FULL (retryable) when
+more waits than the chain executes in `backlog_ms_max`; each peer, and this node's own clients, may occupy only a share
+of the room for batches, so a flood costs the flooder alone.
 
 Must not know: networks, clocks (time is an argument), signatures.
 """
@@ -42,6 +42,7 @@ class PoolConfig:
     backlog_txs_min: int = 500  # accepted however slow the chain seems, so that an idle chain can start
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
     held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own
+    held_bytes_strangers_max: int = 32 * 1024 * 1024  # from all that have no vote together: they leave members room
     # Tiny batches cost more than their bytes, and the engine lists only so many (AVAILABLE_MAX): a flood of them must
     # not crowd out those of others. An honest node cuts 125 a second at most.
     held_batches_per_peer_max: int = 1_024
@@ -74,7 +75,8 @@ class BatchPool:
         self._open_since_ms = 0
         self._known: set[bytes] = set()  # ids of local transactions not yet executed
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
-        self._held_bytes: dict[Hashable, int] = {}
+        self._checking: dict[bytes, tuple[Hashable, int]] = {}  # admitted, signatures not checked yet: origin, bytes
+        self._held_bytes: dict[Hashable, int] = {}  # of both
         self._held_count: Counter[Hashable] = Counter()
         self._held_txs = 0
         self._ordered: OrderedDict[bytes, None] = OrderedDict()
@@ -147,22 +149,42 @@ class BatchPool:
 
     # Batches
 
-    def accepts(self, digest: bytes, size_bytes: int, origin: Hashable) -> bool:
-        """Whether a peer's batch should be checked and held: it is new, and the peer has room left."""
-        if digest in self._held or digest in self._ordered:
+    def admit(self, digest: bytes, size_bytes: int, origin: Hashable, members: Collection[Hashable]) -> bool:
+        """Whether a peer's batch should be checked and held: it is new, and the peer has room left, and so have those
+        together that are none of `members`. Its room is taken from now on: `add` or `reject` follows."""
+        if digest in self._held or digest in self._checking:
             return False
-        if digest in self._wanted:
-            return True
-        used = self._held_bytes.get(origin, 0)
-        total = sum(self._held_bytes.values())
+        if digest not in self._wanted and not self._has_room(digest, size_bytes, origin, members):
+            return False
+        self._checking[digest] = origin, size_bytes
+        self._occupy(origin, size_bytes)
+        return True
+
+    def _has_room(self, digest: bytes, size_bytes: int, origin: Hashable, members: Collection[Hashable]) -> bool:
+        if digest in self._ordered:
+            return False
+        config, used = self.config, self._held_bytes
+        strangers = 0 if origin in members else sum(used[one] for one in used if one is not None and one not in members)
         return (
-            used + size_bytes <= self.config.held_bytes_per_peer_max
-            and self._held_count[origin] < self.config.held_batches_per_peer_max
-            and total + size_bytes <= self.config.held_bytes_max
+            used.get(origin, 0) + size_bytes <= config.held_bytes_per_peer_max
+            and self._held_count[origin] < config.held_batches_per_peer_max
+            and sum(used.values()) + size_bytes <= config.held_bytes_max
+            and strangers + size_bytes <= config.held_bytes_strangers_max
         )
 
+    def is_checking(self, digest: bytes) -> bool:
+        """Whether it was admitted and is not checked yet."""
+        return digest in self._checking
+
+    def reject(self, digest: bytes) -> None:
+        """What was admitted is bad, or not needed any more."""
+        origin, size_bytes = self._checking.pop(digest)
+        self._vacate(origin, size_bytes)
+
     def add(self, batch: Batch, origin: Hashable, now_ms: int) -> None:
-        """Hold a peer's batch whose signatures were all checked."""
+        """Hold a batch whose signatures were all checked."""
+        if batch.digest in self._checking:
+            self.reject(batch.digest)
         self._wanted.pop(batch.digest, None)
         if batch.digest not in self._held:
             self._hold(batch, origin, now_ms)
@@ -170,19 +192,25 @@ class BatchPool:
     def _hold(self, batch: Batch, origin: Hashable, now_ms: int) -> None:
         size_bytes = len(batch.wire)
         self._held[batch.digest] = _Held(batch, origin, now_ms, size_bytes, now_ms)
-        self._held_bytes[origin] = self._held_bytes.get(origin, 0) + size_bytes
-        self._held_count[origin] += 1
+        self._occupy(origin, size_bytes)
         self._held_txs += len(batch.wires)
 
     def _release(self, digest: bytes) -> None:
         held = self._held.pop(digest, None)
         if held is not None:
             self._held_txs -= len(held.batch.wires)
-            left_bytes = self._held_bytes.pop(held.origin) - held.size_bytes
-            left_count = self._held_count.pop(held.origin) - 1
-            if left_bytes:  # no entries for peers that have nothing here
-                self._held_bytes[held.origin] = left_bytes
-                self._held_count[held.origin] = left_count
+            self._vacate(held.origin, held.size_bytes)
+
+    def _occupy(self, origin: Hashable, size_bytes: int) -> None:
+        self._held_bytes[origin] = self._held_bytes.get(origin, 0) + size_bytes
+        self._held_count[origin] += 1
+
+    def _vacate(self, origin: Hashable, size_bytes: int) -> None:
+        left_bytes = self._held_bytes.pop(origin) - size_bytes
+        left_count = self._held_count.pop(origin) - 1
+        if left_bytes:  # no entries for peers that have nothing here
+            self._held_bytes[origin] = left_bytes
+            self._held_count[origin] = left_count
 
     def get(self, digest: bytes) -> Batch | None:
         held = self._held.get(digest)

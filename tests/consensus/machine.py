@@ -298,7 +298,7 @@ class Machine:
             case Blocks(blocks):
                 for block in blocks:
                     self.sync.on_block(sender, block.proposal.height, block, 1)
-                self.sync.on_response_end(sender)
+                self.sync.on_response_end(sender, self.world.now_ms)
                 self._take_blocks()
                 self.ask()
             case CheckpointCertificate():

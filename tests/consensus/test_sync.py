@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -14,6 +15,7 @@ from consensus.sync import (
     BLOCKS_PER_REQUEST,
     BUFFER_HEIGHTS_MAX,
     BUFFER_SIZE_BYTES_MAX,
+    HEDGE_MS,
     PATIENCE_MS,
     REQUEST_TIMEOUT_MS,
     REQUESTS_MAX,
@@ -33,7 +35,7 @@ def serve(sync: BlockSync[str], request: BlockRequest, reverse: bool = False) ->
     heights = range(request.first, request.last + 1)
     for height in reversed(heights) if reverse else heights:
         assert sync.on_block(request.peer, height, f"{request.peer} {height}", 1)
-    sync.on_response_end(request.peer)
+    sync.on_response_end(request.peer, 0)
 
 
 def take_all(sync: BlockSync[str], height: int) -> int:
@@ -143,7 +145,7 @@ def test_an_empty_answer_is_not_followed_by_the_same_question() -> None:
     for now_ms in range(100):
         for request in sync.plan(0, now_ms):
             asked += 1
-            sync.on_response_end(request.peer)
+            sync.on_response_end(request.peer, now_ms)
     assert asked == 1
     sync.on_status("liar", 1_000)
     assert len(sync.plan(0, 100)) == 1, "with its next status it is asked again"
@@ -155,7 +157,7 @@ def test_a_partial_answer_is_continued() -> None:
     assert sync.plan(0, 0) == [BlockRequest("a", 1, 16)]
     for height in (1, 2, 3):
         sync.on_block("a", height, "", 1)
-    sync.on_response_end("a")
+    sync.on_response_end("a", 1)
     assert sync.plan(take_all(sync, 0), 1) == [BlockRequest("a", 4, 16)]
 
 
@@ -163,9 +165,47 @@ def test_an_unanswered_request_goes_to_another_peer() -> None:
     """Trap 28, 35."""
     sync = follower(silent=16, b=16)
     assert sync.plan(0, 0) == [BlockRequest("silent", 1, 16)]
+    assert sync.plan(0, HEDGE_MS - 1) == []
+    assert sync.plan(0, HEDGE_MS) == [BlockRequest("b", 1, 16)]
     assert sync.plan(0, REQUEST_TIMEOUT_MS - 1) == []
-    assert sync.plan(0, REQUEST_TIMEOUT_MS) == [BlockRequest("b", 1, 16)]
+    sync.plan(0, REQUEST_TIMEOUT_MS)
     assert not sync.on_block("silent", 1, "", 1), "too late"
+
+
+def test_the_next_blocks_are_asked_of_ever_more_peers_while_they_do_not_come() -> None:
+    """Trap 30."""
+    sync = follower(**{f"silent {number}": 16 for number in range(20)})
+    asked_at_ms = [now_ms for now_ms in range(0, REQUEST_TIMEOUT_MS, 10) for _ in sync.plan(0, now_ms)]
+    assert asked_at_ms == [0, HEDGE_MS, 3 * HEDGE_MS, 7 * HEDGE_MS]
+
+
+def catch_up(sync: BlockSync[str], answer: Callable[[BlockRequest], tuple[int, int]], duration_ms: int) -> int:
+    """How many blocks came, from peers that `answer` a request with so many blocks after so many milliseconds."""
+    height, due = 0, dict[BlockRequest, tuple[int, int]]()
+    for now_ms in range(0, duration_ms, 10):
+        for peer in {request.peer for request in due} | set(sync._peers):
+            sync.on_status(peer, 10**6)
+        for request, (count, at_ms) in list(due.items()):
+            if at_ms <= now_ms:
+                del due[request]
+                for at in range(request.first, min(request.first + count, request.last + 1)):
+                    sync.on_block(request.peer, at, "", 1)
+                sync.on_response_end(request.peer, now_ms)
+        height = take_all(sync, height)
+        for request in sync.plan(height, now_ms):
+            count, after_ms = answer(request)
+            due[request] = count, now_ms + after_ms
+    return height
+
+
+@pytest.mark.parametrize("slow_peers", [1, 8, 50])
+@pytest.mark.parametrize("slow_ms", [299, 2_900, 10**9])
+def test_peers_that_answer_late_with_little_do_not_set_the_pace(slow_peers: int, slow_ms: int) -> None:
+    """Trap 30. None of them is ever blamed: one block comes of each request, just in time, or nothing at all."""
+    names = {f"slow {number}" for number in range(slow_peers)}
+    sync = follower(**dict.fromkeys([*sorted(names), "a", "b", "c"], 10**6))
+    blocks = catch_up(sync, lambda request: (1, slow_ms) if request.peer in names else (16, 20), 60_000)
+    assert blocks > 60 * 100, "ten full blocks of ten milliseconds each"
 
 
 def test_a_peer_that_leaves_is_forgotten_and_its_range_asked_of_others() -> None:
@@ -199,7 +239,7 @@ def test_the_buffer_is_bounded_in_bytes_and_the_next_block_always_has_room() -> 
     half = BUFFER_SIZE_BYTES_MAX // 2
     assert [sync.on_block("a", height, "", half) for height in (3, 4, 5, 1, 2)] == [True, True, False, True, False]
     assert sync.buffer_size_bytes == 3 * half
-    sync.on_response_end("a")
+    sync.on_response_end("a", 1)
     assert sync.plan(0, 1) == [], "what is held comes first"
     sync.take(1)
     assert sync.plan(1, 2) == [BlockRequest("a", 2, 2)], "no more is asked for than has room"
@@ -247,7 +287,7 @@ class Catching(RuleBasedStateMachine):
         request = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))  # type: ignore[type-var]
         for height in range(request.first, request.last + 1)[:part]:
             self.sync.on_block(request.peer, height, height, 1)
-        self.sync.on_response_end(request.peer)
+        self.sync.on_response_end(request.peer, self.now_ms)
 
     @rule(peer=st.sampled_from(PEERS), height=st.integers(0, 500))
     def push(self, peer: str, height: int) -> None:
@@ -296,7 +336,7 @@ class Catching(RuleBasedStateMachine):
             for request in self.sync.plan(self.height, self.now_ms):
                 for height in range(request.first, request.last + 1):
                     self.sync.on_block(request.peer, height, height, 1)
-                self.sync.on_response_end(request.peer)
+                self.sync.on_response_end(request.peer, self.now_ms)
             while self.sync.take(self.height + 1) is not None:
                 self.height += 1
         assert self.height >= target

@@ -140,3 +140,29 @@ async def test_a_stop_in_the_middle_of_a_write_lets_the_disk_finish(tmp_path: Pa
     log.close()
     assert told == []  # nothing is sent of it any more
     assert watching.failed == []
+
+
+@pytest.mark.asyncio
+async def test_signatures_are_checked_for_each_peer_in_turn_and_first_for_what_is_needed(driver: Driver) -> None:
+    """Trap 33. A peer's flood made an honest peer's batch wait for more than half a minute."""
+    checked: list[tuple[bytes, int]] = []
+    everything = asyncio.Event()
+
+    def check(origin: bytes, number: int, *, urgent: bool = False) -> None:
+        def done(_valid: bool) -> None:
+            checked.append((origin, number))
+            if len(checked) == 12:
+                everything.set()
+
+        driver.check_batch(tiny(number), origin, urgent, done)
+
+    for number in range(9):
+        check(b"flood", number)
+    check(b"honest", 1)
+    check(b"honest", 2)
+    check(b"flood", 99, urgent=True)
+    async with asyncio.timeout(10):
+        await everything.wait()
+    assert checked[0] == (b"flood", 99)
+    assert [origin for origin, _ in checked[1:5]] == [b"flood", b"honest", b"flood", b"honest"]
+    assert [number for origin, number in checked if origin == b"flood"] == [99, *range(9)]

@@ -42,7 +42,16 @@ from ledger.modules.members import KEYS_PER_CALL_MAX, AddKeys, ProposeValidators
 from ledger.modules.records import Access, Grant, Revoke
 from ledger.rules import Registry
 from ledger.transaction import BATCH_TXS_MAX, Batch, Transaction
-from node.replica import STATUS_CHARGE_BYTES, RecordKind, Replica
+from node import replica as replica_module
+from node.replica import (
+    BLOCK_CHARGE_BYTES,
+    STATUS_CHARGE_BYTES,
+    VOTE_CHARGE_FACTOR,
+    VOTE_FREE_BYTES,
+    VOUCHED_BYTES_MAX,
+    RecordKind,
+    Replica,
+)
 from p2p.allowance import BUDGET_BYTES_MAX
 from p2p.batches import PoolConfig
 from p2p.frames import Kind
@@ -86,7 +95,7 @@ class Recorder:
     def set_timer(self, name: str, at_ms: int | None) -> None:
         pass
 
-    def check_batch(self, batch: Batch, done: Any) -> None:
+    def check_batch(self, batch: Batch, origin: bytes, urgent: bool, done: Any) -> None:
         done(True)
 
     def applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
@@ -157,6 +166,11 @@ def vote(member: int, proposal: Proposal, phase: Phase = Phase.PREPARE) -> Vote:
     return made
 
 
+def signed_by(member: int, message: ViewChange) -> ViewChange:
+    made: ViewChange = signed(message, MEMBERS[member].sign, GENESIS.chain_id)
+    return made
+
+
 def transaction(number: int, reference: str = "") -> Transaction:
     fields = (CURRENCY, "h1", 1, reference)
     nonce = number.to_bytes(16, "big")
@@ -183,6 +197,100 @@ def test_one_batch_at_every_height_is_logged_once() -> None:
     for height in range(1, GENESIS.parameters.log_window + 1):
         lab.propose(Proposal(height, WALL_MS, digests))
     assert 0 < lab.logged_bytes() <= BLOCK_BATCH_BYTES_MAX
+
+
+@pytest.mark.parametrize("nearest", [1, 2])
+def test_full_proposals_for_the_whole_log_fill_neither_memory_nor_disk(nearest: int) -> None:
+    """Trap 33. Each of its own batches. They made 240 MiB of batches, and records over the log's limit, which stops the
+    node. `nearest` 2: the height that could be executed never comes."""
+    lab = Lab()
+    for height in range(nearest, GENESIS.parameters.log_window + 1):
+        batches = [large(100 * height + number) for number in range(8)]
+        lab.propose(Proposal(height, WALL_MS, tuple(batch.digest for batch in batches)))
+        for batch in batches:
+            if lab.replica.pool.is_wanted(batch.digest):
+                lab.frame(Kind.BATCH_RESPONSE, batch.wire)
+    most = VOUCHED_BYTES_MAX + 2 * BLOCK_BATCH_BYTES_MAX
+    assert lab.replica.pool.sizes()["bytes"] <= most
+    assert lab.logged_bytes() <= most
+    own = tiny(1)
+    lab.replica.on_frame(MEMBERS[1].public, Kind.BATCH, own.wire)
+    assert lab.replica.pool.get(own.digest) is not None, "an honest member's has room"
+
+
+def test_what_waited_for_lower_heights_is_voted_for_once_they_are_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module, "VOUCHED_BYTES_MAX", 0)
+    lab, batches = Lab(), [tiny(number) for number in range(4)]
+    for batch in batches:
+        lab.frame(Kind.BATCH, batch.wire)
+    for height in (4, 3, 2):
+        lab.propose(Proposal(height, WALL_MS, (batches[height - 1].digest,)))
+    assert lab.replica.engine.slots[4].own_prepare is not None, "nothing was vouched for before"
+    assert lab.replica.engine.slots[2].own_prepare is None
+    lab.decide(1, batches[0])
+    assert lab.replica.engine.slots[2].own_prepare is not None
+    assert lab.replica.engine.slots[3].own_prepare is None
+    for phase in Phase:
+        for member in (0, 1, 2):
+            lab.give(vote(member, Proposal(2, WALL_MS, (batches[1].digest,)), phase))
+    assert lab.replica.store.tip.height == 2
+    assert lab.replica.engine.slots[3].own_prepare is not None
+
+
+def test_a_pruned_batch_that_is_ordered_again_can_be_fetched() -> None:
+    lab, old = Lab(), tiny(1)
+    lab.decide(1, old)
+    for height in range(2, 6):
+        lab.decide(height, tiny(height))
+    lab.replica.store.prune(1)
+    proposal = Proposal(6, WALL_MS, (old.digest,))
+    lab.propose(proposal)
+    for phase in Phase:
+        for member in (0, 1, 2):
+            lab.give(vote(member, proposal, phase))
+    assert lab.replica.store.tip.height == 5
+    lab.out.now += 100
+    lab.replica.on_timer("tick")
+    assert Kind.BATCH_REQUEST in [kind for kind, _ in lab.out.sent]
+    lab.frame(Kind.BATCH_RESPONSE, old.wire)
+    assert lab.replica.store.tip.height == 6
+
+
+def test_a_peers_batches_of_nothing_that_could_be_executed_are_not_taken() -> None:
+    lab = Lab()
+    lab.decide(1, tiny(1))
+    fields = (CURRENCY, "h1", 1, "")
+    expired = Transaction.create(
+        key_of(0), GENESIS.chain_id, "payments.transfer", fields, nonce=b"n" * 16, valid_until=1
+    )  # fmt: skip
+    batch = Batch((expired.wire,))
+    lab.frame(Kind.BATCH, batch.wire)
+    assert lab.replica.pool.get(batch.digest) is None
+    assert lab.replica.pool.sizes()["bytes"] == 0
+    lab.propose(Proposal(2, WALL_MS, (batch.digest,)))
+    lab.frame(Kind.BATCH_RESPONSE, batch.wire)
+    assert lab.replica.pool.get(batch.digest) is not None, "a proposal needs it"
+
+
+def test_small_blocks_cost_who_asks_for_them_more_than_their_bytes() -> None:
+    """Three thousand requests a second of sixteen small blocks took a whole processor."""
+    lab = Lab()
+    for height in range(1, 17):
+        lab.decide(height, tiny(height))
+    lab.out.sent.clear()
+    for _ in range(3_000):
+        lab.frame(Kind.BLOCK_REQUEST, encode((1, 16)))
+    answers = [payload for kind, payload in lab.out.sent if kind is Kind.BLOCK_RESPONSE and payload != encode(())]
+    assert 16 <= len(answers) <= 2 + BUDGET_BYTES_MAX // (16 * BLOCK_CHARGE_BYTES)
+
+
+def test_large_messages_of_old_views_are_checked_within_an_allowance() -> None:
+    lab = Lab()
+    payload = encode_message(signed_by(1, ViewChange(VALIDATORS.epoch, 1, None, (), 1)))
+    padded = payload + bytes(VOTE_FREE_BYTES)
+    for _ in range(1_000):
+        lab.frame(Kind.VOTE, padded)
+    assert len(lab.out.blamed) <= 1 + BUDGET_BYTES_MAX // (VOTE_CHARGE_FACTOR * len(padded)) < 1_000
 
 
 def test_batches_of_old_blocks_are_not_logged_again() -> None:

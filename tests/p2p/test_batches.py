@@ -210,14 +210,14 @@ def test_the_backlog_follows_how_fast_the_chain_executes() -> None:
 def test_a_peers_batch_is_accepted_once() -> None:
     """Trap 38, 39."""
     pool, one = BatchPool(SMALL), batch(1)
-    assert pool.accepts(one.digest, len(one.wire), PEERS[0])
+    assert pool.admit(one.digest, len(one.wire), PEERS[0], PEERS)
     pool.add(one, PEERS[0], 0)
-    assert not pool.accepts(one.digest, len(one.wire), PEERS[0])
-    assert not pool.accepts(one.digest, len(one.wire), PEERS[1])
+    assert not pool.admit(one.digest, len(one.wire), PEERS[0], PEERS)
+    assert not pool.admit(one.digest, len(one.wire), PEERS[1], PEERS)
     pool.add(one, PEERS[1], 1)
     assert pool.sizes()["bytes"] == len(one.wire)
     pool.ordered([one], 2)
-    assert not pool.accepts(one.digest, len(one.wire), PEERS[1]), "late copies neither"
+    assert not pool.admit(one.digest, len(one.wire), PEERS[1], PEERS), "late copies neither"
 
 
 def test_a_flood_costs_the_flooder_alone() -> None:
@@ -232,7 +232,7 @@ def test_a_flood_costs_the_flooder_alone() -> None:
         for _ in range(20):
             number += 1
             one = batch(1_000 + number, size_bytes=1_000)
-            if pool.accepts(one.digest, len(one.wire), peer):
+            if pool.admit(one.digest, len(one.wire), peer, PEERS):
                 pool.add(one, peer, 0)
                 taken += 1
         return taken
@@ -245,13 +245,50 @@ def test_a_flood_costs_the_flooder_alone() -> None:
     assert flood(PEERS[0]) == 1
 
 
+def test_what_is_to_be_checked_takes_its_peers_room_already() -> None:
+    """Trap 33. Eight peers had 76 MiB waiting for the check, and no limit stopped them."""
+    size = len(batch(0, size_bytes=1_000).wire)
+    pool = BatchPool(replace(SMALL, held_bytes_per_peer_max=5 * size))
+    some = [batch(1_000 + number, size_bytes=1_000) for number in range(8)]
+    assert [pool.admit(one.digest, size, PEERS[0], PEERS) for one in some] == [True] * 5 + [False] * 3
+    assert pool.sizes()["bytes"] == 5 * size
+    assert not pool.admit(some[0].digest, size, PEERS[1], PEERS), "it is being checked"
+    pool.reject(some[0].digest)
+    assert not pool.is_checking(some[0].digest)
+    assert pool.admit(some[5].digest, size, PEERS[0], PEERS)
+    for one in (*some[1:5], some[5]):
+        pool.add(one, PEERS[0], 0)
+    assert pool.sizes()["bytes"] == 5 * size
+    pool.ordered([*some[1:5], some[5]], 1)
+    assert pool.sizes()["bytes"] == 0
+
+
+def test_strangers_leave_members_room() -> None:
+    """Trap 33. Peers without a vote filled all of it together."""
+    size = len(batch(0, size_bytes=1_000).wire)
+    pool = BatchPool(replace(SMALL, held_bytes_max=10 * size, held_bytes_strangers_max=4 * size))
+    some = [batch(1_000 + number, size_bytes=1_000) for number in range(8)]
+    taken = [pool.admit(one.digest, size, PEERS[number % 3], PEERS[3:]) for number, one in enumerate(some)]
+    assert taken == [True] * 4 + [False] * 4
+    assert pool.admit(some[4].digest, size, PEERS[3], PEERS[3:])
+
+
+def test_what_was_ordered_and_is_needed_again_is_taken() -> None:
+    """A block may order an old batch again, and a node may have pruned it."""
+    pool, one = BatchPool(SMALL), batch(1)
+    pool.add(one, PEERS[0], 0)
+    pool.ordered([one], 1)
+    pool.want([one.digest])
+    assert pool.admit(one.digest, len(one.wire), PEERS[0], PEERS)
+
+
 def test_what_a_proposal_needs_is_accepted_whatever_the_room() -> None:
     """Trap 38. Else a flood could keep the chain from going on."""
     pool, one = BatchPool(replace(SMALL, held_bytes_per_peer_max=0)), batch(1)
-    assert not pool.accepts(one.digest, len(one.wire), PEERS[0])
+    assert not pool.admit(one.digest, len(one.wire), PEERS[0], PEERS)
     pool.want([one.digest])
     assert pool.is_wanted(one.digest)
-    assert pool.accepts(one.digest, len(one.wire), PEERS[0])
+    assert pool.admit(one.digest, len(one.wire), PEERS[0], PEERS)
     pool.add(one, PEERS[0], 0)
     assert not pool.is_wanted(one.digest)
 
@@ -409,7 +446,7 @@ class Pooling(RuleBasedStateMachine):
     @rule(number=st.integers(20, 40), peer=st.sampled_from(PEERS))
     def receive(self, number: int, peer: bytes) -> None:
         one = batch(number, size_bytes=300, valid_until=number)
-        if self.pool.accepts(one.digest, len(one.wire), peer):
+        if self.pool.admit(one.digest, len(one.wire), peer, PEERS):
             self.pool.add(one, peer, self.now_ms)
             assert one.digest not in self.held
             self.held[one.digest] = (one, peer)

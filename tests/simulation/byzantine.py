@@ -578,6 +578,18 @@ class Repeater(ByzantineNode):
         yield self.proposal(message.view, replace(proposal, batches=batches)) if again else message
 
 
+class Necromancer(ByzantineNode):
+    """As leader it orders the batches of the first blocks again and again, which some nodes hold no more."""
+
+    def say(self, key: bytes, message: Message) -> Iterator[Message]:
+        block = self.replica.store.block(1 + message.proposal.height % 5) if isinstance(message, PrePrepare) else None
+        if block is None or not isinstance(message, PrePrepare):
+            yield message
+            return
+        batches = tuple(dict.fromkeys((*message.proposal.batches, *block.proposal.batches)))[:BLOCK_BATCHES_MAX]
+        yield self.proposal(message.view, replace(message.proposal, batches=batches))
+
+
 STRATEGIES: dict[str, type[ByzantineNode]] = {
     "twins": Twins,
     "equivocator": Equivocator,
@@ -606,6 +618,7 @@ STRATEGIES: dict[str, type[ByzantineNode]] = {
     "phantom_leader": PhantomLeader,
     "turncoat": Turncoat,
     "repeater": Repeater,
+    "necromancer": Necromancer,
     "batch_withholder": BatchWithholder,
     "batch_flood": BatchFlood,
     "batch_forger": BatchForger,

@@ -22,6 +22,7 @@ from p2p.batches import PoolConfig
 from p2p.frames import Kind
 from storage.chain import ChainStore
 from storage.memory import MemoryKeyValue
+from storage.pruning import prune
 from tests.simulation.disk import Disk
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ class SimulatedNode:
         sign = lambda statement: cluster.signer.sign(self.key.public, statement)  # noqa: E731
         store = ChainStore(self.kv)
         self.applied_height = store.tip.height
-        records = [(RecordKind(kind), payload) for kind, _, payload in self.disk.open()]
-        for kind, payload in records:
+        records = [(RecordKind(kind), height, payload) for kind, height, payload in self.disk.open()]
+        for kind, _, payload in records:
             if kind is RecordKind.VOTES:
                 self._note_durable(payload)
         parameters = cluster.genesis.parameters
@@ -152,7 +153,7 @@ class SimulatedNode:
     def evidence(self, evidence: Evidence) -> None:
         self.cluster.on_evidence(self, evidence)
 
-    def check_batch(self, batch: Batch, done: Callable[[bool], None]) -> None:
+    def check_batch(self, batch: Batch, origin: bytes, urgent: bool, done: Callable[[bool], None]) -> None:
         valid = self.cluster.are_signed(batch)
         self.cluster.later(self, 1 + len(batch.wires) // 16, lambda: done(valid))
 
@@ -192,6 +193,9 @@ class SimulatedNode:
         if stable > self._shortened:
             self._shortened = stable
             self._log_base -= self.disk.shorten(stable)  # records that the replica knows nothing of
+            if self.cluster.options.pruning == self.index:
+                for _ in prune(self.kv, self.replica.store, 1):
+                    pass
         self._flushing = False
         if self._flush_wanted:
             self.cluster.later(self, 0, self._flush)

@@ -36,6 +36,7 @@ class Options:
     segment_bytes_max: int = 64 * 1024 * 1024  # of the write-ahead log
     pool_txs_min: int = 500  # PoolConfig.backlog_txs_min
     pool_bytes_per_peer_max: int = 24 * 1024 * 1024  # PoolConfig.held_bytes_per_peer_max
+    pruning: int = -1  # the node that keeps as few blocks as may be; others must serve what it forgets
     ed25519: bool = False  # real signatures under consensus messages
 
     def to_json(self) -> dict[str, Any]:

@@ -227,6 +227,8 @@ def draw_options(random: Random, strategies: list[str]) -> Options:
     if strategies and random.randrange(2):
         chosen = random.sample(range(n), random.randint(1, faulty_max(n)))
         options.byzantine = {index: random.choice(strategies) for index in sorted(chosen)}
+    if random.randrange(3) == 0:
+        options.pruning = random.randrange(nodes)
     return options
 
 

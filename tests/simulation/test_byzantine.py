@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from consensus.events import BatchAvailable
 from consensus.messages import CheckpointVote, NewView, Vote, decode_message
 from ledger.block import Phase
 from ledger.genesis import Parameters
@@ -427,8 +428,10 @@ def test_a_batch_that_expires_while_its_block_is_decided_is_still_there_to_be_ex
     cluster.run(100)
     assert set(cluster.heights()) == {QUICK.checkpoint_interval}
     expired = Transaction.create(key_of(0), cluster.genesis.chain_id, "a.b", (), nonce=bytes(16), valid_until=1)
+    batch = Batch((expired.wire,))
     for node in cluster.nodes:
-        node.replica.on_frame(by_member(cluster, 3).key.public, Kind.BATCH, Batch((expired.wire,)).wire)
+        node.replica.pool.add(batch, None, node.now_ms())
+        node.replica._step(BatchAvailable(batch.digest, 1, len(batch.wire)))
     slots = [node.replica.engine.slots for node in cluster.nodes]
     height = QUICK.checkpoint_interval + 1
     assert cluster.run(500, lambda: all(height in table and table[height].prepared is not None for table in slots))

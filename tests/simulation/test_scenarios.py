@@ -18,6 +18,7 @@ from consensus.messages import (
     Vote,
     decode_message,
 )
+from consensus.sync import HEDGE_MS
 from ledger.block import Phase, decode_certified
 from ledger.codec import decode
 from ledger.genesis import Parameters
@@ -266,7 +267,7 @@ def test_scenario_8_catching_up_from_nothing_with_blocks_out_of_order() -> None:
         on_frame(key, kind, payload)
 
     empty.replica.on_frame = note  # type: ignore[method-assign]
-    cluster.options.delay_ms = (1, 900)
+    cluster.options.delay_ms = (1, HEDGE_MS // 2)  # a slower answer is asked for twice
     cluster.heal()
     height = members[0].replica.store.tip.height
     assert cluster.run(20_000, lambda: empty.replica.store.tip.height >= height)
