@@ -312,6 +312,7 @@ def _fill_disks(home: Path) -> None:
 
 def _back_up(config: NodeConfig, copy: Path) -> None:
     home = open_home(config)
+    executor, key = home.executor, keys.load(config.key_path).public
     try:
         stream = io.BytesIO()
         manifest = archive.backup(home.folder, home.kv, home.store, stream, with_vault=True)
@@ -323,7 +324,7 @@ def _back_up(config: NodeConfig, copy: Path) -> None:
         home.close()
     stream.seek(0)
     shutil.rmtree(copy / DATA, ignore_errors=True)
-    archive.restore(stream, copy / DATA, with_log=True)
+    archive.restore(stream, copy / DATA, executor, key, with_log=True)
 
 
 # What must be so afterwards

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -135,7 +136,8 @@ def offers_something(node: Node) -> bool:
 
 async def joined(chain: Chain) -> tuple[int, Progress]:
     async with asyncio.timeout(WAIT_S):
-        return await join(chain.joiner, chain.key, LOG)
+        height, _, progress = await join(chain.joiner, chain.key, LOG)
+        return height, progress
 
 
 async def check_that_it_works(chain: Chain) -> None:
@@ -328,3 +330,42 @@ async def test_a_malformed_question_costs_the_connection(tmp_path: Path) -> None
         for payload in (b"", b"\x00", b"\x95\x01\xa3abc\x00\x00\xff", Question(1, "x").encode() + b"\x00"):
             chain.validator._on_snapshot_frame(chain.key.public, Kind.SNAPSHOT_REQUEST, payload)
         assert len(blamed) == 4
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("keep_key", [False, True])
+async def test_a_validator_that_lost_its_data_signs_nothing_after_it_joined(keep_key: bool, tmp_path: Path) -> None:
+    """Trap 20. A snapshot does not tell what its key signed. It proposed twice for one view and height."""
+    async with running(tmp_path, followers=1) as chain:
+        lost, key = chain.validator.config, chain.validator.key
+        await chain.validator.stop()
+        shutil.rmtree(lost.home / "data")
+        again = lost.model_copy(update={"p2p": P2P(port=0, peers=(peer_of(chain.nodes[1]),))})
+        async with asyncio.timeout(WAIT_S):
+            _, signs, _ = await join(again, key, LOG, keep_key=keep_key)
+        assert signs is keep_key
+        opened = open_home(again)
+        try:
+            assert opened.store.is_muted(key.public, for_good=True) is not keep_key
+        finally:
+            opened.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("step", ["complete", "take_place"])
+async def test_killed_at_its_end_it_goes_on_where_it_stopped(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 32."""
+    async with running(tmp_path) as chain:
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(joining, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                await joined(chain)
+        monkeypatch.setattr(joining.Join, "run", killed)  # nothing is fetched again
+        await joined(chain)
+        await check_that_it_works(chain)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import secrets
 import sys
 import tarfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 from typing import Any
 
 import pytest
 
+import node.home
 from ledger.errors import Code
 from ledger.genesis import Genesis, development_key
 from ledger.modules.payments import Transfer
@@ -28,10 +32,12 @@ from node.cluster.plan import development_modules
 from node.config import P2P, Api, Log, NodeConfig
 from node.home import Home, initialise, open_home
 from node.node import Node
+from storage import datadir
 
 PAID = 12_500
 TOO_MUCH = 10**15
 BLOCKS_MIN = 3
+KEEP = ("--keep-key",)
 
 Medchain = Callable[..., tuple[int, bytes, str]]
 
@@ -46,16 +52,16 @@ def opened(home: Path) -> Home:
 
 async def live(config: NodeConfig) -> None:
     """One transaction that succeeds, one that a rule refuses, one that succeeds; then the state is certified."""
-    async with Node(config) as node:
+    async with Node(config) as running:
         for amount in (PAID, TOO_MUCH, PAID):
             operation = Transfer("CNY", "pharmacy", amount, "invoice")
-            valid_until = node.desk.store.tip.height + 100
+            valid_until = running.desk.store.tip.height + 100
             nonce = secrets.token_bytes(NONCE_SIZE_BYTES)
-            key, chain_id = development_key("hospital"), node.desk.genesis.chain_id
+            key, chain_id = development_key("hospital"), running.desk.genesis.chain_id
             fields = operation.to_fields()
             tx = Transaction.create(key, chain_id, operation.NAME, fields, nonce=nonce, valid_until=valid_until)
-            await node.submit(tx)
-        while node.desk.store.latest_checkpoint() is None:
+            await running.submit(tx)
+        while running.desk.store.latest_checkpoint() is None:
             await asyncio.sleep(0.02)
 
 
@@ -159,6 +165,106 @@ def test_what_is_no_backup_leaves_the_home_as_it_was(home: Path, tmp_path: Path,
     status, _, err = medchain("restore", tmp_path / "b.tar", "--home", home)  # a home that holds a chain
     assert status == Exit.USAGE, err
     assert tip_of(home)[1]
+
+
+def names_in(home: Path) -> list[str]:
+    """But for the database's own, which change with each opening."""
+    found = (path.relative_to(home) for path in home.rglob("*"))
+    return sorted(str(path) for path in found if path.parent != Path("data/db"))
+
+
+def test_a_refused_archive_leaves_the_home_to_the_right_one(home: Path, tmp_path: Path, medchain: Medchain) -> None:
+    """And the right one is taken after it. Garbage, a cut archive, and one of another chain, also with its log."""
+    other = new_home(home, tmp_path / "other")
+    strange = new_home(home, tmp_path / "strange")
+    genesis = Genesis.from_json(config_of(strange).genesis_path.read_bytes())
+    config_of(strange).genesis_path.write_text(replace(genesis, name="another").to_json(), "utf-8")
+    rmtree(strange / "data")
+    initialise(config_of(strange))
+    medchain("backup", "--home", home, "--out", tmp_path / "good.tar")
+    good = (tmp_path / "good.tar").read_bytes()
+    (tmp_path / "bad.tar").write_bytes(good[: len(good) // 2])
+    for target, archive, more in ((other, "bad.tar", ()), (strange, "good.tar", ()), (strange, "good.tar", KEEP)):
+        before = names_in(target), tip_of(target)
+        status, _, err = medchain("restore", tmp_path / archive, "--home", target, *more)
+        assert status == Exit.REFUSED, err
+        assert (names_in(target), tip_of(target)) == before
+    status, _, err = medchain("restore", tmp_path / "good.tar", "--home", other)
+    assert status == Exit.DONE, err
+    assert tip_of(other)[0] == tip_of(home)[0]
+
+
+@pytest.mark.parametrize("step", ["complete", "check_new", "rename-1", "rename-2", "rmtree"])
+def test_a_restore_that_is_killed_can_be_called_again(
+    step: str, home: Path, tmp_path: Path, medchain: Medchain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The home is a new chain's or the restored one's at every step, and never one whose key may sign again."""
+    other = new_home(home, tmp_path / "other")
+    medchain("backup", "--home", home, "--out", tmp_path / "a.tar")
+    calls = 0
+    rename = Path.rename
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def count(path: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if step == f"rename-{calls}":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        match step:
+            case "complete":
+                patch.setattr(datadir, "complete", killed)
+            case "check_new":
+                patch.setattr(node.home, "take_place", killed)
+            case "rmtree":
+                patch.setattr(node.home.shutil, "rmtree", killed)
+            case _:
+                patch.setattr(Path, "rename", count)
+        assert medchain("restore", tmp_path / "a.tar", "--home", other)[0] == Exit.INTERRUPTED
+    if (other / "data" / "FORMAT").exists():
+        tip, signs = tip_of(other)
+        assert not (tip == tip_of(home)[0] and signs)
+        if tip == tip_of(home)[0]:
+            return
+    status, _, err = medchain("restore", tmp_path / "a.tar", "--home", other)
+    assert status == Exit.DONE, err
+    assert tip_of(other) == (tip_of(home)[0], False)
+    assert sorted(path.name for path in other.iterdir()) == ["data", "genesis.json", "node.key"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("backup", "--home", "absent"), ("export", "blocks", "--home", "absent"),
+        ("export", "receipts", "--home", "home", "--from", "900"),
+        ("prove", "state", "payments", "balance", "CNY", "hospital", "--api", "http://127.0.0.1:1"),
+    ],
+)  # fmt: skip
+def test_a_command_that_fails_leaves_the_file_that_was_there(
+    command: tuple[str, ...], home: Path, tmp_path: Path, medchain: Medchain
+) -> None:
+    """It was emptied before anything was checked: the last good backup was lost to one mistake."""
+    out = tmp_path / "kept"
+    out.write_bytes(b"what was there")
+    arguments = [str(tmp_path / each) if each in ("home", "absent") else each for each in command]
+    assert medchain(*arguments, "--out", out)[0] not in (Exit.DONE, Exit.BUG)
+    assert out.read_bytes() == b"what was there"
+    assert not list(tmp_path.glob("kept.*"))
+
+
+def test_a_pipe_and_a_device_are_written_to_as_they_are(home: Path, tmp_path: Path, medchain: Medchain) -> None:
+    assert medchain("backup", "--home", home, "--out", "/dev/null")[0] == Exit.DONE
+    assert Path("/dev/null").is_char_device()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        found = reader.submit(pipe.read_bytes)
+        assert medchain("export", "blocks", "--home", home, "--out", pipe)[0] == Exit.DONE
+        assert len(rows(found.result(10))) >= BLOCKS_MIN
 
 
 # Tables

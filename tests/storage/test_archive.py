@@ -7,21 +7,30 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace as dataclass_replace
 from pathlib import Path
 from random import Random
+from shutil import copytree
 
 import pytest
 
+from ledger.codec import encode
+from ledger.crypto import KeyPair
+from ledger.execution import Executor
+from storage import datadir, schema
 from storage.archive import BadArchive, backup, restore
-from storage.chain import ChainStore
+from storage.chain import ChainStore, encode_receipts
 from storage.datadir import DataDir
 from storage.errors import AlreadyInitialised, NotInitialised, StorageError
 from storage.leveldb import LevelDB
+from storage.shortening import muted
 from storage.wal import WriteAheadLog
 from tests.storage.test_bundles import certify
-from tests.storage.test_chain import Cluster, Node, busy, change_validators
+from tests.storage.test_chain import GENESIS, KEYS, NEW_KEY, Cluster, Node, busy, change_validators, executor
 
 RECORD = "ab" * 33
+OWN = KEYS[1].public  # the key of who restores: a validator's
+STRANGER = KeyPair.from_seed(bytes(32)).public
 
 
 def rows(path: Path) -> list[tuple[bytes, bytes]]:
@@ -78,19 +87,110 @@ def rebuilt(archive: bytes, change: Callable[[tarfile.TarInfo, bytes], tuple[tar
 
 
 def test_a_restored_folder_holds_the_same_rows_and_records(source: Path, archive: bytes, tmp_path: Path) -> None:
-    manifest = restore(io.BytesIO(archive), tmp_path / "data", with_log=False)
-    assert rows(tmp_path / "data") == rows(source)
+    manifest = restore(io.BytesIO(archive), tmp_path / "data", executor(), OWN, with_log=False)
+    muted_row = (schema.MUTED + OWN, b"")
+    assert rows(tmp_path / "data") == sorted([*rows(source), muted_row])
     with DataDir(tmp_path / "data") as folder, closing(LevelDB(folder.db)) as kv:
         tip = ChainStore(kv).tip
         assert (manifest.height, manifest.block_hash) == (tip.height, tip.block_hash)
         assert (folder.vault / RECORD).read_bytes() == b"sealed"
         assert (folder.vault / RECORD).stat().st_mode & 0o777 == 0o600
         with closing(WriteAheadLog(folder.wal, create=False)) as wal:
-            assert list(wal.replay()) == []
+            assert muted(wal.replay()) == {OWN}
+
+
+def test_the_key_of_who_never_was_a_validator_may_sign(archive: bytes, tmp_path: Path) -> None:
+    restore(io.BytesIO(archive), tmp_path / "data", executor(), STRANGER, with_log=False)
+    with DataDir(tmp_path / "data") as folder, closing(LevelDB(folder.db)) as kv:
+        assert not ChainStore(kv).is_muted(STRANGER)
+
+
+@pytest.mark.parametrize("key", [KEYS[0], KEYS[1], NEW_KEY], ids=["before", "throughout", "now"])
+def test_the_key_of_whoever_was_a_validator_is_muted_before_the_folder_is_a_nodes(
+    key: KeyPair, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datadir, "complete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        restore(io.BytesIO(archive), tmp_path / "data", executor(), key.public, with_log=False)
+    assert not (tmp_path / "data" / "FORMAT").exists()
+    with closing(LevelDB(tmp_path / "data" / "db")) as kv:
+        assert ChainStore(kv).is_muted(key.public, for_good=True)
+    with closing(WriteAheadLog(tmp_path / "data" / "wal", create=False)) as wal:
+        assert muted(wal.replay()) == {key.public}
+
+
+def test_an_archive_of_another_chain_is_refused_before_anything_is_written(archive: bytes, tmp_path: Path) -> None:
+    other = Executor(dataclass_replace(GENESIS, name="another"), executor().registry)
+    with pytest.raises(BadArchive, match="another chain"):
+        restore(io.BytesIO(archive), tmp_path / "data", other, OWN, with_log=True)
+    with closing(LevelDB(tmp_path / "data" / "db")) as kv:
+        assert list(kv.scan(b"")) == []
+
+
+def forged(source: Path, tmp_path: Path, forge: Callable[[LevelDB], None]) -> bytes:
+    """An archive of the same chain with some rows changed, and sums of its own."""
+    copytree(source, tmp_path / "forged")
+    with closing(LevelDB(tmp_path / "forged" / "db")) as kv:
+        forge(kv)
+    out = io.BytesIO()
+    with DataDir(tmp_path / "forged") as folder, closing(LevelDB(folder.db)) as kv:
+        backup(folder, kv, ChainStore(kv), out, with_vault=False)
+    return out.getvalue()
+
+
+def forge_state(kv: LevelDB) -> None:
+    """An entry, with a record that says what it was when the last root was made."""
+    entry, value = next(iter(kv.scan_prefix(schema.STATE)))
+    key = entry[len(schema.STATE) + schema.BUCKET_SIZE_BYTES :]
+    undo = schema.at_height(schema.UNDO, ChainStore(kv).tip.checkpoint_height)
+    kv.write([(entry, encode("forged")), (undo, encode((key, value)))])
+
+
+def forge_receipt(kv: LevelDB) -> None:
+    store = ChainStore(kv)
+    height = next(height for height in range(1, store.tip.height) if store.receipts(height))
+    receipts = tuple(dataclass_replace(one, code=2405) for one in store.receipts(height))
+    kv.write([(schema.at_height(schema.RECEIPTS, height), encode_receipts(receipts))])
+
+
+def forge_row(prefix: bytes) -> Callable[[LevelDB], None]:
+    def forge(kv: LevelDB) -> None:
+        (key, value), (_, other), *_ = ((key, value) for key, value in kv.scan_prefix(prefix))
+        assert value != other
+        kv.write([(key, other)])
+
+    return forge
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [forge_state, forge_receipt, forge_row(schema.TRANSACTION), forge_row(schema.INDEX), forge_row(schema.BATCH)],
+    ids=["state", "receipt", "place", "index", "batch"],
+)
+def test_what_is_under_no_certified_root_is_checked_as_well(
+    forge: Callable[[LevelDB], None], source: Path, tmp_path: Path
+) -> None:
+    """Whoever makes an archive could put any balance above the last root, any receipt, any place."""
+    with pytest.raises(StorageError):
+        restore(io.BytesIO(forged(source, tmp_path, forge)), tmp_path / "data", executor(), OWN, with_log=False)
+    assert not (tmp_path / "data" / "FORMAT").exists()
+
+
+def test_an_uncertified_checkpoint_is_not_backed_up(source: Path, tmp_path: Path) -> None:
+    """Nobody vouches for the state under it."""
+    copytree(source, tmp_path / "copy")
+    with DataDir(tmp_path / "copy") as folder, closing(LevelDB(folder.db)) as kv:
+        height = ChainStore(kv).tip.checkpoint_height
+        kv.write((), [schema.at_height(schema.CHECKPOINT, height)])
+        with pytest.raises(BadArchive, match="not certified yet"):
+            backup(folder, kv, ChainStore(kv), io.BytesIO(), with_vault=False)
 
 
 def test_the_log_comes_along_where_the_caller_says_so(archive: bytes, tmp_path: Path) -> None:
-    restore(io.BytesIO(archive), tmp_path / "data", with_log=True)
+    restore(io.BytesIO(archive), tmp_path / "data", executor(), OWN, with_log=True)
     with DataDir(tmp_path / "data") as folder, closing(WriteAheadLog(folder.wal, create=False)) as wal:
         assert [record.payload for record in wal.replay()] == [b"a vote"]
 
@@ -120,7 +220,7 @@ def test_a_chain_without_a_certified_checkpoint_is_not_backed_up(tmp_path: Path)
 def test_a_folder_in_use_is_left_alone(source: Path, archive: bytes) -> None:
     before = rows(source)
     with pytest.raises(AlreadyInitialised):
-        restore(io.BytesIO(archive), source, with_log=False)
+        restore(io.BytesIO(archive), source, executor(), OWN, with_log=False)
     assert rows(source) == before
 
 
@@ -164,7 +264,7 @@ def test_what_is_not_a_whole_backup_makes_no_node(
 ) -> None:
     target = tmp_path / "home" / "data"
     with pytest.raises(BadArchive):
-        restore(io.BytesIO(rebuilt(archive, change)), target, with_log=True)
+        restore(io.BytesIO(rebuilt(archive, change)), target, executor(), OWN, with_log=True)
     with pytest.raises(NotInitialised):
         DataDir(target)
     assert not (tmp_path / "outside").exists()
@@ -174,13 +274,13 @@ def test_what_is_not_a_whole_backup_makes_no_node(
 @pytest.mark.parametrize("data", [b"", b"\0" * 20_480, b"nothing of the kind", b"\x1f\x8b" + bytes(600)])
 def test_what_is_no_archive_is_refused(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(BadArchive):
-        restore(io.BytesIO(data), tmp_path / "data", with_log=False)
+        restore(io.BytesIO(data), tmp_path / "data", executor(), OWN, with_log=False)
 
 
 def test_a_forged_state_with_sums_of_its_own_is_not_what_was_certified(source: Path, tmp_path: Path) -> None:
     """Whoever makes an archive can make its sums; what a quorum signed he cannot."""
     forged = tmp_path / "forged"
-    restore(io.BytesIO(archive_of(source)), forged, with_log=False)
+    restore(io.BytesIO(archive_of(source)), forged, executor(), OWN, with_log=False)
     with closing(LevelDB(forged / "db")) as kv:
         key, value = next(iter(kv.scan_prefix(b"S")))
         kv.write([(key, value[:-1] + bytes([value[-1] ^ 1]))])
@@ -198,7 +298,7 @@ def test_flipped_bits_are_refused_or_harmless(source: Path, archive: bytes, tmp_
         data[random.randrange(len(data))] ^= 1 << random.randrange(8)
         target = tmp_path / str(number)
         try:
-            restore(io.BytesIO(data), target, with_log=True)
+            restore(io.BytesIO(data), target, executor(), OWN, with_log=True)
         except StorageError:
             refused += 1
         else:

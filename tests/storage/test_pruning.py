@@ -19,7 +19,7 @@ from ledger.crypto import verify
 from ledger.proofcheck import Trusted, check
 from storage import schema
 from storage.bundles import Bundler
-from storage.chain import ChainStore
+from storage.chain import ChainStore, encode_receipts
 from storage.errors import Corruption, VersionMismatch
 from storage.kv import KeyValue
 from storage.memory import MemoryKeyValue
@@ -209,7 +209,7 @@ def test_a_header_or_certificate_that_is_another_is_found(pruned: Node, prefix: 
     assert data is not None
     pruned.kv.write([(key, data)])
     with pytest.raises(Corruption, match=f"block {height}"):
-        verify_kept(ChainStore(pruned.kv))
+        verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
 
 
 def test_a_certificate_with_a_false_signature_is_found(pruned: Node) -> None:
@@ -220,7 +220,7 @@ def test_a_certificate_with_a_false_signature_is_found(pruned: Node) -> None:
     false = replace(certificate, signatures=((first, signature[:-1] + bytes([signature[-1] ^ 1])), *others))
     pruned.kv.write([(schema.at_height(schema.PROPOSAL, 3), encode((proposal.to_value(), false.to_value())))])
     with pytest.raises(Corruption, match="block 3: certificate's signatures"):
-        verify_kept(pruned.store)
+        verify_kept(pruned.kv, pruned.store, executor())
 
 
 def test_a_receipt_or_a_state_entry_that_is_another_is_found(pruned: Node) -> None:
@@ -231,12 +231,54 @@ def test_a_receipt_or_a_state_entry_that_is_another_is_found(pruned: Node) -> No
     assert other is not None
     pruned.kv.write([(first, other)])
     with pytest.raises(Corruption, match=f"block {kept[0]}: ids of receipts"):
-        verify_kept(pruned.store)
+        verify_kept(pruned.kv, pruned.store, executor())
     pruned.kv.write([(first, good)])
     key, value = next(iter(rows(pruned.kv, schema.STATE).items()))
     pruned.kv.write([(key, value + b"\0")])
     with pytest.raises(Corruption, match="state bucket"):
-        verify_kept(ChainStore(pruned.kv))
+        verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
+
+
+@pytest.mark.parametrize("prefix", [schema.TRANSACTION, schema.INDEX], ids=["place", "index"])
+def test_a_place_or_an_index_entry_that_names_another_transaction_is_found(pruned: Node, prefix: bytes) -> None:
+    found = {key: value for key, value in rows(pruned.kv, prefix).items() if key not in (schema.TRANSACTION,)}
+    last = pruned.store.tip.height
+    of_last = [
+        (key, value)
+        for key, value in found.items()
+        if schema.unpack_place(value if prefix == schema.TRANSACTION else key[-schema.PLACE_SIZE_BYTES :])[0]
+        > last - KEEP
+    ]
+    key, value = of_last[0]
+    other = next(another for _, another in of_last if another != value)
+    pruned.kv.write([(key, other)])
+    with pytest.raises(Corruption, match=r"place of transaction|index entry"):
+        verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
+    pruned.kv.write([(key, value)])
+    verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
+
+
+def test_a_state_above_the_last_root_is_what_its_blocks_made_of_it(pruned: Node) -> None:
+    """It is under no root yet: a record that says what an entry was there lets anything stand in its place."""
+    store = pruned.store
+    size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
+    since = store.changed_since_root()
+    entry, data = next(row for row in rows(pruned.kv, schema.STATE).items() if row[0][size:] not in since)
+    undo = schema.at_height(schema.UNDO, store.tip.checkpoint_height)
+    pruned.kv.write([(entry, encode("forged")), (undo, encode((entry[size:], data)))])
+    ChainStore(pruned.kv).check_state()
+    with pytest.raises(Corruption, match="state entry"):
+        verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
+    pruned.kv.write([(entry, data)], [undo])
+    verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
+    above = range(store.tip.checkpoint_height + 1, store.tip.height + 1)
+    height, receipt = next((at, store.receipts(at)[0]) for at in above if store.receipts(at))
+    forged = replace(receipt, code=2405)
+    pruned.kv.write(
+        [(schema.at_height(schema.RECEIPTS, height), encode_receipts((forged, *store.receipts(height)[1:])))]
+    )
+    with pytest.raises(Corruption):
+        verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
 
 
 # Formats

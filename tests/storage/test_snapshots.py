@@ -166,7 +166,7 @@ def test_it_refuses_what_the_others_refuse_and_goes_on_to_the_same_roots(source:
         assert copy.store.tip == source.store.tip
     certify(source)
     certify(copy)
-    verify_kept(ChainStore(copy.kv))
+    verify_kept(copy.kv, ChainStore(copy.kv), executor())
 
 
 def test_what_it_does_not_know_it_does_not_tell(source: Node) -> None:
@@ -230,7 +230,7 @@ def test_when_the_target_moves_on_only_what_differs_is_fetched(source: Node) -> 
     assert assembly.finish() == source.store.tip
     copy = again(kv, source.cluster)
     assert list(copy.store.state_entries()) == list(source.store.state_entries())
-    verify_kept(copy.store)
+    verify_kept(copy.kv, copy.store, executor())
 
 
 def test_a_snapshot_stays_as_it_was_while_blocks_are_committed_and_pruned(source: Node) -> None:
