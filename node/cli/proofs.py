@@ -45,12 +45,18 @@ def state(parts: tuple[str, ...], out: str, since: int, api_url: str) -> None:
     Example:
         medchain prove state payments balance CNY hospital --out balance.proof
     """
+    from ledger.proofcheck import decode
     from ledger.state import state_key
 
     if len(parts) < 2:
         raise click.UsageError("PARTS begin with a module and a table.")
     key = state_key(*map(_part, parts))  # type: ignore[arg-type]
-    _write(connect(api_url).proof_of_state(key, since=since), out)
+    with connect(api_url) as client:
+        bundle = client.proof_of_state(key, since=since)
+    _write(bundle, out)
+    value = decode(bundle)[3][4]  # as the node says; whoever checks the bundle need not believe it
+    shown = "nothing stands under this key" if value is None else f"value {json.dumps(_decoded(decode(value)))}"
+    click.echo(f"proved: {shown}", err=True)
 
 
 @prove.command()
@@ -63,7 +69,8 @@ def transaction(transaction_id: str, out: str, since: int, api_url: str) -> None
     Example:
         medchain prove transaction 01ab... --out sent.proof
     """
-    _write(connect(api_url).proof_of_transaction(transaction_id, since=since), out)
+    with connect(api_url) as client:
+        _write(client.proof_of_transaction(transaction_id, since=since), out)
 
 
 @prove.command()
@@ -76,7 +83,8 @@ def receipt(transaction_id: str, out: str, since: int, api_url: str) -> None:
     Example:
         medchain prove receipt 01ab... --out accepted.proof
     """
-    _write(connect(api_url).proof_of_receipt(transaction_id, since=since), out)
+    with connect(api_url) as client:
+        _write(client.proof_of_receipt(transaction_id, since=since), out)
 
 
 def _write(bundle: bytes, name: str) -> None:
@@ -93,7 +101,7 @@ def _part(text: str) -> str | int | bytes:
             number = int(rest)
             encode(number)
             return number
-    except (ValueError, OverflowError):
+    except (ValueError, TypeError):
         raise click.BadParameter(f"{text!r} is not what it begins with", param_hint="PARTS") from None
     return text
 

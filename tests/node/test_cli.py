@@ -127,7 +127,7 @@ def examples() -> Iterator[tuple[str, list[str]]]:
 def test_every_example_is_a_command_line_that_parses(
     path: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("observation.json", "hospital.tar"):
+    for name in ("observation.json", "hospital.tar", "balance.proof"):
         (tmp_path / name).write_text("{}")
     monkeypatch.chdir(tmp_path)
     if arguments == ["--version"]:

@@ -13,7 +13,7 @@ from ledger.block import CheckpointCertificate
 from ledger.codec import Value
 from ledger.crypto import hash_bytes
 from ledger.errors import ConfigError
-from ledger.proofcheck import Refused, decode, encode
+from ledger.proofcheck import Refused, Trusted, decode, encode
 from node import cli
 from node.light import Forked, Memory
 from storage.bundles import Bundler
@@ -162,3 +162,29 @@ async def test_the_command_follows_a_node_and_keeps_what_it_learnt(
         assert await light(server.url) == 0
         assert json.loads(capsys.readouterr().out)["height"] > 2
     assert Memory.read(memory).height > 2
+
+
+@pytest.mark.asyncio
+async def test_the_command_says_what_it_believes_when_the_node_is_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It printed the height it remembered beside an older block's hash and root."""
+    import asyncio
+
+    memory, genesis = tmp_path / "phone.json", tmp_path / "genesis.json"
+    genesis.write_text(API_GENESIS.to_json())
+    block = hash_bytes(b"later")
+    Memory(Trusted(API_GENESIS.chain_id, 0, API_GENESIS.validator_set.keys), 53, block).write(memory)
+    async with running(tmp_path) as (service, server):
+        from ledger.modules.payments import Transfer
+
+        service.send(HOSPITAL, Transfer("EUR", "maker", 5, "x"))
+        service.commit(seal=True)
+        words = ["light", str(memory), "--api", server.url]
+        assert await asyncio.to_thread(cli.run, [*words, "--jsonl"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert (shown["height"], shown["block_hash"], shown["node_is_behind_at"]) == (53, block.hex(), 2)
+        assert "state_root" not in shown
+        genesis.write_text(replace(API_GENESIS, name="another").to_json())
+        assert await asyncio.to_thread(cli.run, [*words, "--genesis", str(genesis)]) == 2
+        assert "another chain" in capsys.readouterr().err

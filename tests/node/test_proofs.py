@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
+from ledger.codec import encode
 from ledger.crypto import verify
 from ledger.modules.payments import Transfer
 from ledger.proofcheck import Proven, Trusted, check
@@ -52,13 +54,15 @@ async def test_a_node_gives_bundles_of_state_transactions_and_receipts(tmp_path:
         assert "epoch 3 has not begun" in later.json["detail"]
 
 
-async def make_bundle(tmp_path: Path) -> None:
-    """A bundle, and the genesis beside it."""
+async def make_bundle(tmp_path: Path, *keys: bytes) -> None:
+    """A bundle of a balance, numbered ones of more keys, and the genesis beside them."""
     async with running(tmp_path) as (service, server):
         service.send(HOSPITAL, Transfer("EUR", "maker", 5, "x"))
         service.commit(seal=True)
         async with Client(server.url) as client:
             (tmp_path / "balance.proof").write_bytes(await client.proof_of_state(BALANCE))
+            for number, key in enumerate(keys):
+                (tmp_path / f"{number}.proof").write_bytes(await client.proof_of_state(key))
     (tmp_path / "genesis.json").write_text(GENESIS.to_json())
 
 
@@ -97,6 +101,86 @@ async def test_the_command_refuses_a_tampered_bundle_and_other_trust(
     assert run("verify-proof", proof, "--trust", trust) == 2
     assert "not what a light client remembers" in capsys.readouterr().err
     assert run("verify-proof", proof) == 2
+
+
+@pytest.mark.asyncio
+async def test_bytes_and_the_text_that_looks_like_them_are_shown_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An absence was shown under the very key that is present."""
+    public = HOSPITAL.public
+    await make_bundle(tmp_path, state_key("members", "key", public), state_key("members", "key", public.hex()))
+    shown = []
+    for number in range(2):
+        assert run("verify-proof", tmp_path / f"{number}.proof", "--genesis", tmp_path / "genesis.json", "--json") == 0
+        shown.append(json.loads(capsys.readouterr().out))
+    assert [one["present"] for one in shown] == [True, False]
+    assert [one["key"][2] for one in shown] == [{"hex": public.hex()}, public.hex()]
+    assert shown[0]["key_hex"] != shown[1]["key_hex"]
+    assert shown[1]["value"] is None
+
+
+@pytest.mark.asyncio
+async def test_a_strangers_text_makes_no_lines_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key may be any bytes, also text with lines that look like the command's, and with what moves the cursor."""
+    lie = 'x\nvalue    999999999\n\x1b[2Jkey      ["payments","balance","EUR","hospital"]'
+    await make_bundle(tmp_path, encode(lie), encode('["payments", "balance", "EUR", "hospital"]'))
+    plain = []
+    for number in range(2):
+        assert run("verify-proof", tmp_path / f"{number}.proof", "--genesis", tmp_path / "genesis.json") == 0
+        plain.append(capsys.readouterr().out)
+    assert [line.split()[1] for line in plain[0].splitlines() if line.startswith("value")] == ["absent"]
+    assert "\x1b" not in plain[0]
+    (key,) = [line.split(maxsplit=1)[1] for line in plain[1].splitlines() if line.startswith("key ")]
+    assert json.loads(key) == '["payments", "balance", "EUR", "hospital"]'
+
+
+@pytest.mark.parametrize(
+    ("parts", "what"),
+    [
+        (("payments",), "a module and a table"),
+        (("a", "b", "int:99999999999999999999999"), "int:"),
+        (("a", "b", "hex:x"), "hex:"),
+    ],
+)  # fmt: skip
+def test_keys_that_cannot_be_are_the_callers_mistake(
+    parts: tuple[str, ...], what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("prove", "state", *parts, "--out", tmp_path / "x.proof") == 2
+    assert what in capsys.readouterr().err
+    assert not (tmp_path / "x.proof").exists()
+
+
+@pytest.mark.asyncio
+async def test_what_is_proved_is_said_so_that_a_typing_error_is_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running(tmp_path) as (service, server):
+        service.send(HOSPITAL, Transfer("EUR", "maker", 5, "x"))
+        service.commit(seal=True)
+        for module, said in (("payments", "proved: value 5\n"), ("paymnts", "proved: nothing stands under this key\n")):
+            words = ["prove", "state", module, "balance", "EUR", "maker", "--api", server.url]
+            assert await asyncio.to_thread(cli.run, [*words, "--out", str(tmp_path / "x.proof")]) == 0
+            assert capsys.readouterr().err == said
+
+
+@pytest.mark.asyncio
+async def test_what_is_remembered_is_never_less_than_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--save-trust` over a light client's memory took it back to no block at all."""
+    await make_bundle(tmp_path)
+    genesis, memory = tmp_path / "genesis.json", tmp_path / "phone.json"
+    block = (b"\x01" + bytes(32)).hex()
+    keys = [key.hex() for key in GENESIS.validator_set.keys]
+    known = {"chain": GENESIS.chain_id.hex(), "epoch": 0, "keys": keys, "height": 53, "block": block}
+    memory.write_text(json.dumps(known))
+    arguments = ("verify-proof", tmp_path / "balance.proof", "--save-trust", memory)
+    assert run(*arguments, "--trust", memory) == 0
+    assert run(*arguments, "--genesis", genesis) == 0
+    assert json.loads(memory.read_text()) == known
+    capsys.readouterr()
+    memory.write_text(json.dumps(known | {"chain": block}))
+    assert run(*arguments, "--genesis", genesis) == 1
+    assert "another chain" in capsys.readouterr().err
 
 
 def test_bytes_in_a_refusals_detail_are_shown_in_hexadecimal() -> None:
