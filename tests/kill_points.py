@@ -17,7 +17,6 @@ import argparse
 import ast
 import asyncio
 import errno
-import io
 import json
 import os
 import shutil
@@ -53,7 +52,7 @@ from storage import archive
 from storage.bundles import Bundler
 from storage.datadir import DataDir
 from storage.errors import AlreadyInitialised, DiskFull, NotInitialised
-from storage.files import DRAFT_SUFFIX, replace
+from storage.files import DRAFT_SUFFIX, replace, written
 from storage.leveldb import LevelDB
 from storage.verification import verify_chain
 from storage.wal import WriteAheadLog
@@ -75,7 +74,9 @@ ELSEWHERE: Final = {
     "node/cluster/control.py": "a socket's name",
     "node/demo/__init__.py": "the demonstration's own folder",
     "node/cli/start.py": "genesis and settings, written before the node's data are made: `medchain init` again",
-    "node/home.py": "removes the data of a new chain to put others in their place, and refuses any other",
+    "node/home.py": "puts other data in the place of a new chain's (tests/node/test_stopped_home.py), and of no other",
+    "node/cli/archive.py": "a draft that the next attempt makes anew (tests/node/test_stopped_home.py)",
+    "node/cli/proofs.py": "a bundle, which can be made again",
     "node/join.py": "a draft that the next attempt goes on with (tests/node/test_join.py)",
     "node/repair.py": "a draft, and moves that a second call goes on with (tests/node/test_repair.py)",
     "p2p/tls.py": "a certificate for the library's sake, removed at once",
@@ -302,6 +303,8 @@ def _fill_disks(home: Path) -> None:
         (home / "in-the-way").mkdir(exist_ok=True)
         with suppress(OSError):
             replace(home / "in-the-way", b"data")
+        with suppress(OSError), written(home / "in-the-way") as file:
+            file.write(b"data")
     log.close()
     WriteAheadLog(home / "other-wal", create=False).close()
     shutil.rmtree(home / "other-db", ignore_errors=True)
@@ -311,20 +314,21 @@ def _fill_disks(home: Path) -> None:
 
 
 def _back_up(config: NodeConfig, copy: Path) -> None:
+    copy.mkdir(exist_ok=True)
     home = open_home(config)
     executor, key = home.executor, keys.load(config.key_path).public
     try:
-        stream = io.BytesIO()
-        manifest = archive.backup(home.folder, home.kv, home.store, stream, with_vault=True)
+        with written(copy / "backup.tar") as stream:
+            manifest = archive.backup(home.folder, home.kv, home.store, stream, with_vault=True)
         genesis = home.genesis.validator_set
         path = config.home / "light.json"
         memory = Memory.read(path) if path.exists() else Memory(Trusted(manifest.chain_id, 0, genesis.keys))
         memory.learn(Bundler(home.store).head())[0].write(path)
     finally:
         home.close()
-    stream.seek(0)
     shutil.rmtree(copy / DATA, ignore_errors=True)
-    archive.restore(stream, copy / DATA, executor, key, with_log=True)
+    with (copy / "backup.tar").open("rb") as stream:
+        archive.restore(stream, copy / DATA, executor, key, with_log=True)
 
 
 # What must be so afterwards
