@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import secrets
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ledger.fields import Operation
     from node.api.client import SyncClient
 
+NAME = "medchain"
 ENVIRONMENT_PREFIX = "MEDCHAIN_CLI_"
 API_DEFAULT = "http://127.0.0.1:26601"
 CLUSTER_DIR_DEFAULT = "cluster"
@@ -345,10 +348,22 @@ def known_variables(group: click.Group) -> frozenset[str]:
 
 
 def connect(api_url: str, timeout_s: float = HTTP_TIMEOUT_S) -> SyncClient:
-    """A client of one node."""
+    """A client of one node. A usage error for what is no address."""
     from node.api.client import SyncClient
 
-    return SyncClient(api_url, timeout_ms=int(timeout_s * 1000))
+    try:
+        return SyncClient(api_url, timeout_ms=int(timeout_s * 1000))
+    except ValueError:
+        raise click.UsageError(f"--api {escaped(api_url)}: not an address such as {API_DEFAULT}") from None
+
+
+def program() -> str:
+    """This program as it was called: by its name where the shell finds it, else by its path. For commands to copy."""
+    called = Path(sys.argv[0])
+    if called.name != NAME:
+        return NAME  # `python -m node.cli`, or a test
+    found = shutil.which(NAME)
+    return NAME if found is not None and os.path.realpath(found) == os.path.realpath(called) else str(called)
 
 
 def operation_class(name: str) -> type[Operation]:

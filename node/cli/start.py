@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ledger.errors import Code
-from node.cli.common import Failure, home_option, json_option, option, show
+from node.cli.common import Failure, home_option, json_option, option, program, show
 
 P2P_PORT_DEFAULT = 26_600
 API_PORT_DEFAULT = 26_601
@@ -64,7 +64,7 @@ def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, 
             "key": key.public.hex(),
             "chain": document.chain_id.hex(),
             "api": f"http://127.0.0.1:{api_port}",
-            "next": f"medchain start --home {home}",
+            "next": f"{program()} start --home {home}",
         },
         as_json,
     )

@@ -25,7 +25,7 @@ from ledger.genesis import development_key
 from ledger.modules.parties import join_statement
 from ledger.transaction import Transaction
 from node import cli, config, vault
-from node.api import calls
+from node.api import calls, client
 from node.cli import common, reference
 from node.cli.chain import Height
 from node.cli.common import Exit
@@ -44,7 +44,7 @@ class FakeClient:
     answers: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, url: str, *, timeout_ms: int = 0) -> None:
-        self.url = url
+        self.url = client._base(url)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def answer(*arguments: Any, **named: Any) -> Any:
@@ -62,6 +62,13 @@ class FakeClient:
         if isinstance(found, Exception):
             raise found
         return {"height": 7, "chain": CHAIN.hex(), "key": development_key("maker").public.hex(), **(found or {})}
+
+    def why(self) -> dict[str, Any]:
+        found = self.answers.get("why")
+        found = found(self.url) if callable(found) else found
+        if isinstance(found, Exception):
+            raise found
+        return found or {}
 
     def _take(self, wire: bytes) -> dict[str, Any]:
         tx = Transaction.decode(wire)
@@ -127,7 +134,7 @@ def examples() -> Iterator[tuple[str, list[str]]]:
 def test_every_example_is_a_command_line_that_parses(
     path: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("observation.json", "hospital.tar"):
+    for name in ("observation.json", "hospital.tar", "balance.proof"):
         (tmp_path / name).write_text("{}")
     monkeypatch.chdir(tmp_path)
     if arguments == ["--version"]:
@@ -314,10 +321,83 @@ def test_status_calls_a_node_that_lags_unhealthy(medchain: Medchain) -> None:
     assert [node["lag"] for node in result.json["nodes"]] == [0, 999]
 
 
+def test_status_without_any_answer_is_status_3_with_a_sentence(medchain: Medchain, tmp_path: Path) -> None:
+    FakeClient.answers["status"] = lambda url: calls.Unreachable(url, "refused")
+    result = medchain("status")
+    assert result.status == Exit.UNREACHABLE
+    assert result.err.startswith("MC3007 http://127.0.0.1:26601: refused\n")
+    several = medchain("status", "--api", "http://127.0.0.1:1", "--api", "http://127.0.0.1:3", "--json")
+    assert several.status == Exit.UNREACHABLE
+    assert len(several.json["nodes"]) == 2
+    assert "none of 2 nodes answers" in several.err
+
+
 def test_why_is_one_sentence(medchain: Medchain) -> None:
     FakeClient.answers["why"] = {"sentence": "maker and insurer are missing.", "halted": True}
     assert medchain("why").out == "maker and insurer are missing.\n"
     assert medchain("why", "--json").json["halted"] is True
+
+
+def test_status_and_why_ask_the_nodes_of_the_local_cluster(
+    medchain: Medchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("node.cluster.supervisor.spawn", lambda directory: {"nodes": [], "directory": str(directory)})
+    assert medchain("cluster", "up", "--base-port", "7000", "--json").status == 0
+    killed = "http://127.0.0.1:7001"
+
+    def answer(url: str) -> Any:
+        return calls.Unreachable(url, "refused") if url == killed else {"sentence": "hospital is missing."}
+
+    FakeClient.answers["status"] = FakeClient.answers["why"] = answer
+    result = medchain("why")
+    assert (result.status, result.out) == (0, "hospital is missing.\n")
+    assert result.err == "asked maker at http://127.0.0.1:7003\n"
+    assert [("error" in node) for node in medchain("status", "--json").json["nodes"]] == [True, False, False, False]
+    asked = medchain("why", "--api", killed)
+    assert (asked.status, asked.out) == (Exit.UNREACHABLE, "")
+    assert "MC3007" in asked.err
+
+
+@pytest.mark.parametrize("command", ["status", "why"])
+def test_a_folder_that_was_named_and_holds_no_cluster_is_an_error(
+    medchain: Medchain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    FakeClient.answers["why"] = {"sentence": "All is well."}
+    for arguments in ((command, "--dir", str(tmp_path / "nosuch")), (command,)):
+        result = medchain(*arguments)
+        assert (result.status, result.out) == (Exit.USAGE, "")
+        assert "nosuch: holds no cluster" in result.err
+        monkeypatch.setenv("MEDCHAIN_CLI_CLUSTER_DIR", str(tmp_path / "nosuch"))
+
+
+@pytest.mark.parametrize(
+    "address", ["foo", "127.0.0.1:26601", "ftp://x", "http://x:port", "http://x:70000", "http://["]
+)
+@pytest.mark.parametrize(
+    "command", [("status",), ("why",), ("block", "get", "1"), ("consent", "revoke", ID, "--key", "dev:patient")]
+)
+def test_what_is_no_address_of_a_node_is_a_usage_error(
+    medchain: Medchain, command: tuple[str, ...], address: str
+) -> None:
+    result = medchain(*command, "--api", address)
+    assert (result.status, result.out) == (Exit.USAGE, "")
+    assert f"--api {address}: not an address such as http://127.0.0.1:26601" in result.err
+
+
+def test_commands_to_copy_are_written_as_this_program_was_called(
+    medchain: Medchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = {"name": "hospital", "api": "http://127.0.0.1:26601", "validator": True, "institution": "hospital"}
+    monkeypatch.setattr("node.cluster.supervisor.spawn", lambda directory: {"nodes": [node]})
+    script = tmp_path / "bin" / "medchain"
+    script.parent.mkdir()
+    script.touch(0o755)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", [str(script), "cluster", "up"])
+    assert f"next     {script} status --dir" in medchain("cluster", "up", "--dir", str(tmp_path / "c")).out
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert "next     medchain status --dir" in medchain("cluster", "up", "--dir", str(tmp_path / "c")).out
 
 
 def test_events_are_one_document_a_line_and_go_on_from_a_cursor(medchain: Medchain) -> None:
