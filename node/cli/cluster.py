@@ -320,7 +320,7 @@ def add(directory: Path, as_json: bool) -> None:
         f" ({quorum(len(validators))} of {len(validators)}, the proposer counts):\n"
         f"  {called} key prove {directory / found['name'] / 'node.key'} --validator --genesis {genesis}\n"
         f"  {called} member propose validators --add <what that printed> --key {proposer}\n"
-        f"  {called} member vote <id of the receipt> --key {voter}",
+        f"  {called} member vote <id of the proposal> --key {voter}",
         err=True,
     )
 

@@ -82,7 +82,7 @@ def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **optio
     commitment = sealed.commitment
     document = {"record": commitment.hex(), "patient": patient, "kind": kind, "size_bytes": len(content)}
     click.echo(f"record {commitment.hex()}", err=True)
-    return send("records.register", document, **options)
+    return send("records.register", document, makes="record", **options)
 
 
 @record.command()
@@ -168,7 +168,7 @@ def grant(
     kind: str | None,
     **options: Any,
 ) -> int:
-    """Let someone read, signed by the patient. The receipt's id is the grant's.
+    """Let someone read, signed by the patient. The grant's id is that of the transaction.
 
     \b
     Example:
@@ -182,7 +182,7 @@ def grant(
         "custodian": custodian,
         "kind": kind,
     }
-    return send("records.grant", document, **options)
+    return send("records.grant", document, makes="grant", **options)
 
 
 @consent.command()

@@ -81,9 +81,10 @@ class FakeClient:
 
     def submit_wait(self, wire: bytes, timeout_ms: int) -> dict[str, Any]:
         found = self.answers.get("submit_wait", {})
+        taken = self._take(wire)
         if isinstance(found, Exception):
             raise found
-        return self._take(wire) | {"height": 8} | found
+        return taken | {"height": 8} | found
 
 
 class Result:
@@ -281,6 +282,54 @@ def test_errors_become_the_documented_status_and_code(
     assert result.status == status
     assert label in result.err
     assert result.out == ""
+
+
+def test_a_transaction_that_is_not_final_in_time_is_named(medchain: Medchain) -> None:
+    FakeClient.answers["submit_wait"] = calls.ApiError(3003, 504, "late", True)
+    grant = ("consent", "grant", "--reader", "insurer", "--purpose", "payment", "--key", "dev:patient")
+    result = medchain(*grant, "--timeout", "3", "--json")
+    tx_id = FakeClient.sent[0].id.hex()
+    assert result.status == Exit.NOT_FINAL
+    assert result.json == {"grant": tx_id, "status": "accepted", "id": tx_id}
+    assert result.err.startswith(f"MC3003 {tx_id} is not final after 3 s; ask with: medchain tx watch {tx_id}\n")
+
+    fields = '{"currency": "CNY", "to": "hospital", "amount": 100, "reference": ""}'
+    transfer = ("tx", "submit", "payments.transfer", fields, "--key", "dev:insurer", "--api", "http://x:3")
+    FakeClient.answers["submit_wait"] = calls.ApiError(3002, 503, "too many", True)
+    crowded = medchain(*transfer)
+    tx_id = FakeClient.sent[1].id.hex()
+    assert crowded.status == Exit.NOT_FINAL
+    assert crowded.out == f"status  accepted\nid      {tx_id}\n"
+    assert f"medchain tx watch {tx_id} --api http://x:3\n" in crowded.err
+
+    FakeClient.answers["submit_wait"] = calls.Unreachable("http://x:3", "no answer in time")
+    lost = medchain(*transfer)
+    assert (lost.status, lost.out) == (Exit.UNREACHABLE, "")
+    assert FakeClient.sent[2].id.hex() in lost.err
+    FakeClient.answers["submit_wait"] = calls.ApiError(3001, 429, "full", True)
+    refused = medchain(*transfer)
+    assert (refused.status, refused.out) == (Exit.BUSY, "")
+
+
+def test_a_record_is_not_read_before_its_access_is_final(medchain: Medchain) -> None:
+    FakeClient.answers["submit_wait"] = calls.ApiError(3003, 504, "late", True)
+    result = medchain("record", "read", ID, "--purpose", "treatment", "--key", "dev:hospital")
+    assert (result.status, result.out) == (Exit.NOT_FINAL, "")
+    assert f"tx watch {FakeClient.sent[0].id.hex()}" in result.err
+
+
+def test_what_an_operation_makes_is_named_on_stdout(medchain: Medchain) -> None:
+    key = ("--key", "dev:hospital", "--json")
+    claim = ("claim", "open", "--policy", ID, "--amount", "5", "--treatment", ID, *key)
+    assert medchain(*claim).json["claim"] == FakeClient.sent[-1].fields[0].hex()  # type: ignore[union-attr]
+    assert medchain(*claim, "--claim", ID).json["claim"] == ID
+    assert medchain(*claim, "--claim", ID, "--no-wait").json["claim"] == ID
+    grant = ("consent", "grant", "--reader", "insurer", "--purpose", "payment", *key)
+    assert medchain(*grant).json["grant"] == FakeClient.sent[-1].id.hex()
+    proposal = ("member", "propose", "parameters", "--set", "window=4", *key)
+    assert medchain(*proposal).json["proposal"] == FakeClient.sent[-1].id.hex()
+    FakeClient.answers["submit_wait"] = {"code": int(Code.CLAIM_EXISTS)}
+    assert "claim" not in medchain(*claim).json
 
 
 def test_watch_waits_while_a_transaction_is_not_found(medchain: Medchain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,11 +575,12 @@ def test_a_record_goes_encrypted_to_the_custodians_node_and_comes_back_to_a_read
     patient = PATIENT.public.hex()
     result = medchain(
         "record", "add", str(tmp_path / "observation.json"), "--patient", patient, "--kind", "Observation",
-        "--key", "dev:hospital", "--home", str(tmp_path),
+        "--key", "dev:hospital", "--home", str(tmp_path), "--json",
     )  # fmt: skip
     assert result.status == 0, result.err
     (tx,) = FakeClient.sent
     commitment = vault.SealedRecord.from_bytes(stored[0]).commitment
+    assert result.json["record"] == commitment.hex()
     assert tx.fields == (commitment, PATIENT.public, "Observation", len(content))
     assert b"Observation" not in stored[0]
 
