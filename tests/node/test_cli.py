@@ -154,6 +154,16 @@ def test_the_reference_page_is_what_the_commands_say() -> None:
     assert page == reference.markdown(), "run: python -m node.cli.reference > docs/cli.md"
 
 
+def test_the_reference_page_has_of_each_command_what_its_help_prints(medchain: Medchain) -> None:
+    """Wherever lines are broken. What a group says of its commands is cut to the width."""
+    page = "".join((ROOT / "docs" / "cli.md").read_text("utf-8").split())
+    for path, command, _ in reference.commands():
+        printed = medchain(*path.split()[1:], "--help")
+        assert printed.status == 0
+        told = printed.out.partition("\nCommands:")[0] if isinstance(command, click.Group) else printed.out
+        assert "".join(told.split()) in page, path
+
+
 def test_every_option_has_one_variable_of_its_own() -> None:
     for path, command, _ in reference.commands():
         names = [
