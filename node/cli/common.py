@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from ledger.errors import Code, CodecError, ConfigError, LedgerError, Reject, code_label
+from ledger.errors import Code, CodecError, ConfigError, FileError, LedgerError, Reject, code_label
 from ledger.fields import is_printable
 from storage.files import written
 
 if TYPE_CHECKING:
     from ledger.crypto import KeyPair
     from ledger.fields import Operation
+    from ledger.genesis import Genesis
     from ledger.transaction import Transaction
     from node.api.client import SyncClient
 
@@ -69,6 +70,7 @@ _EXITS = {
     Code.ALREADY_RUNNING: Exit.USAGE,
     Code.PACKAGE_CLASH: Exit.USAGE,
     Code.NOT_INITIALISED: Exit.USAGE,
+    Code.BAD_FILE: Exit.USAGE,
     Code.INTERNAL: Exit.BUG,
 }
 
@@ -163,11 +165,15 @@ def _describe(error: BaseException) -> tuple[int, str]:
         return Code.UNREACHABLE, str(error) or type(error).__name__
     if isinstance(error, OSError):
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return Code.DISK_FULL if is_full else Code.BAD_CONFIGURATION, str(error)
+        if is_full or error.filename is None:
+            return Code.DISK_FULL if is_full else Code.BAD_CONFIGURATION, str(error)
+        return Code.BAD_FILE, f"{error.filename}: {error.strerror}"
     return Code.INTERNAL, f"{type(error).__name__}"
 
 
 def _code_of_class(error: ConfigError) -> Code:
+    if isinstance(error, FileError):
+        return Code.BAD_FILE
     return Code.PACKAGE_CLASH if type(error).__name__ == "PackageClash" else Code.BAD_CONFIGURATION
 
 
@@ -352,6 +358,16 @@ def known_variables(group: click.Group) -> frozenset[str]:
 
     visit(group, click.Context(group, auto_envvar_prefix=ENVIRONMENT_PREFIX.rstrip("_")))
     return frozenset(found)
+
+
+def genesis_of(path: Path) -> Genesis:
+    """A chain's genesis, from a file that the command was given. FileError if it is none."""
+    from ledger.genesis import Genesis
+
+    try:
+        return Genesis.from_json(path.read_bytes())
+    except ConfigError as error:
+        raise FileError(f"{path}: {error}") from None
 
 
 # The node

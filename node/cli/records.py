@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from ledger.errors import Code
+from ledger.errors import Code, FileError
 from node.cli.common import (
     STEP_HEADINGS,
     Exit,
@@ -72,13 +72,23 @@ def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **optio
     """
     from node import keys, vault
     from node.api import tokens
+    from node.api.client import ApiError
 
     content = file.read(RECORD_SIZE_BYTES_MAX + 1)
-    token = tokens.load(home)
+    try:
+        token = tokens.load(home)
+    except FileError as error:
+        raise FileError(f"{error}; --home takes the folder of the node that --api asks") from None
     client = connect(options["api_url"])
     readers = [_public_key(patient), keys.resolve(options["key_reference"]).public, _public_key(client.status()["key"])]
     sealed = vault.seal(content, media_type=media_type, recipients=list(dict.fromkeys(readers)))
-    client.vault_put(sealed.data, token)
+    try:
+        client.vault_put(sealed.data, token)
+    except ApiError as error:
+        if error.code != Code.UNAUTHORISED:
+            raise
+        what = f"the token in {home} is not of the node at {options['api_url']}: --home and --api name different nodes"
+        raise Failure(Code.UNAUTHORISED, what) from None
     commitment = sealed.commitment
     document = {"record": commitment.hex(), "patient": patient, "kind": kind, "size_bytes": len(content)}
     click.echo(f"record {commitment.hex()}", err=True)

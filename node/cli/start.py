@@ -9,7 +9,17 @@ from pathlib import Path
 import click
 
 from ledger.errors import Code
-from node.cli.common import ENVIRONMENT_PREFIX, Exit, Failure, home_option, json_option, option, program, show
+from node.cli.common import (
+    ENVIRONMENT_PREFIX,
+    Exit,
+    Failure,
+    genesis_of,
+    home_option,
+    json_option,
+    option,
+    program,
+    show,
+)
 
 P2P_PORT_DEFAULT = 26_600
 API_PORT_DEFAULT = 26_601
@@ -42,7 +52,7 @@ def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, 
     addresses = [_peer(text) for text in peers]
     key = keys.generate()
     if genesis is not None:
-        document = Genesis.from_json(genesis.read_bytes())
+        document = genesis_of(genesis)
     else:
         now_ms = time.time_ns() // 1_000_000
         document = Genesis("local", now_ms, (key.public,), development_modules(), development=True)

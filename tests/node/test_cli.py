@@ -135,7 +135,8 @@ def examples() -> Iterator[tuple[str, list[str]]]:
 def test_every_example_is_a_command_line_that_parses(
     path: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("observation.json", "hospital.tar", "balance.proof"):
+    (tmp_path / "cluster").mkdir()
+    for name in ("observation.json", "hospital.tar", "balance.proof", "cluster/genesis.json"):
         (tmp_path / name).write_text("{}")
     monkeypatch.chdir(tmp_path)
     if arguments == ["--version"]:
@@ -679,6 +680,62 @@ def test_signed_bytes_are_canonical(medchain: Medchain) -> None:
     medchain("consent", "revoke", ID, "--key", "dev:patient")
     (tx,) = FakeClient.sent
     assert decode(tx.wire[98:], size_bytes_max=1_000) is not None
+
+
+def test_a_file_that_cannot_be_used_is_named_with_a_code_of_its_own(medchain: Medchain, tmp_path: Path) -> None:
+    garbage, missing = tmp_path / "garbage", tmp_path / "missing"
+    garbage.write_text("garbage")
+    garbage.chmod(0o600)
+    for arguments, part in (
+        (("key", "show", str(missing)), "No such file or directory"),
+        (("key", "show", str(garbage)), "not a key file"),
+        (("consent", "revoke", ID, "--key", str(missing)), "No such file or directory"),
+        (
+            ("key", "prove", "dev:patient", "--validator", "--genesis", str(garbage)),
+            "genesis: not JSON (line 1, column",
+        ),
+        (("init", "--home", str(tmp_path / "n"), "--genesis", str(garbage)), "genesis: not JSON (line 1, column"),
+    ):
+        result = medchain(*arguments)
+        assert (result.status, result.out) == (Exit.USAGE, ""), arguments
+        path = garbage if str(garbage) in arguments else missing
+        assert result.err.startswith(f"MC4008 {path}: "), result.err
+        assert part in result.err
+    absent = medchain("key", "prove", "dev:patient", "--validator", "--genesis", str(missing))
+    assert (absent.status, "does not exist" in absent.err) == (Exit.USAGE, True)
+
+
+def test_a_record_goes_to_the_node_whose_folder_was_named(medchain: Medchain, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    record.write_text("{}")
+    add = ("record", "add", str(record), "--patient", PATIENT.public.hex(), "--kind", "X", "--key", "dev:hospital")
+    without = medchain(*add, "--home", str(tmp_path))
+    assert without.status == Exit.USAGE
+    assert "operator.token: No such file or directory; --home takes the folder of the node" in without.err
+    (tmp_path / "operator.token").write_text("a" * 64 + "\n")
+    (tmp_path / "operator.token").chmod(0o600)
+    FakeClient.answers["vault_put"] = calls.ApiError(3008, 401, "Send the token.", False)
+    other = medchain(*add, "--home", str(tmp_path))
+    assert (other.status, FakeClient.sent) == (Exit.REFUSED, [])
+    assert "--home and --api name different nodes" in other.err
+
+
+def test_who_watches_an_unknown_transaction_is_not_told_that_it_was_accepted(medchain: Medchain) -> None:
+    FakeClient.answers["receipt"] = calls.ApiError(3004, 404, "?", False)
+    result = medchain("tx", "watch", ID, "--timeout", "0.1")
+    assert result.status == Exit.NOT_FINAL
+    assert "not on the chain after 0.1 s" in result.err
+    assert "accepted" not in result.err
+
+
+def test_what_is_no_height_is_told_that_latest_is_one(medchain: Medchain) -> None:
+    assert "neither a height from 1 on nor `latest`" in medchain("block", "get", "foo").err
+
+
+def test_a_field_of_bytes_says_how_many_digits_it_takes(medchain: Medchain) -> None:
+    for given in ("01ab", "zz"):
+        refused = medchain("consent", "revoke", given, "--key", "dev:patient")
+        assert "bad_field: grant, 66 lower-case hexadecimal digits" in refused.err
 
 
 @pytest.mark.parametrize(("given", "taken"), [("latest", "latest"), ("7", 7)])
