@@ -25,6 +25,8 @@ from ledger.fields import is_printable
 from storage.files import written
 
 if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
     from ledger.crypto import KeyPair
     from ledger.fields import Operation
     from ledger.genesis import Genesis
@@ -255,6 +257,13 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if not console.is_terminal:
         console.width = 200  # a pipe has no width; rows stay on one line
     console.print(table)
+
+
+def bar(label: str, length: int) -> ProgressBar[int]:
+    """Progress on stderr, with the time left; nothing at all where that is no terminal."""
+    return click.progressbar(
+        length=max(length, 1), label=label, file=sys.stderr, show_pos=True, hidden=not sys.stderr.isatty()
+    )
 
 
 STEP_HEADINGS = ("height", "time_ms", "member", "operation", "fields", "counts", "id")

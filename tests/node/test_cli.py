@@ -628,6 +628,7 @@ def test_init_makes_a_home_whose_configuration_holds(medchain: Medchain, tmp_pat
     verified = medchain("verify", "--home", str(home), "--json")
     assert verified.json["verified"] is True
     assert verified.json["chain"] == made.json["chain"]
+    assert verified.err == medchain("repair", "--home", str(home)).err == ""  # no progress where nobody looks on
 
 
 def test_config_check_names_every_problem_on_stderr(medchain: Medchain, tmp_path: Path) -> None:
