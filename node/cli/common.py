@@ -275,8 +275,11 @@ def show_page(page: Mapping[str, Any], headings: Sequence[str], as_json: bool) -
         print_json(page)
         return
     items = page["items"]
+    if not items:
+        click.echo("nothing yet", err=True)
+        return
     present = [name for name in headings if any(item.get(name) is not None for item in items)]
-    show_table(present or ["nothing yet"], [[_cell(item.get(name)) for name in present] for item in items])
+    show_table(present, [[_cell(item.get(name)) for name in present] for item in items])
 
 
 def _cell(value: object) -> str:

@@ -34,6 +34,7 @@ from node.cli.common import (
 
 RECORD_SIZE_BYTES_MAX = 16 * 1024 * 1024  # the vault's own limit; read no more than that
 DAY_MS = 86_400_000
+PURPOSES = ("treatment", "payment", "operations", "research", "public_health", "patient_request")  # as the rules have
 MEDIA_TYPE_DEFAULT = "application/fhir+json"
 
 
@@ -111,7 +112,7 @@ def get(record_id: str, api_url: str, as_json: bool) -> None:
 
 @record.command()
 @click.argument("record_id")
-@option("--purpose", required=True, help="Why, as granted, e.g. treatment.")
+@option("--purpose", required=True, type=click.Choice(PURPOSES), help="Why, as granted.")
 @option("--reason", default="read", help="A code of your own; never a name.")
 @option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where the content goes; else stdout.")
 @send_options
@@ -163,7 +164,14 @@ def consent() -> None:
 
 @consent.command()
 @option("--reader", required=True, metavar="ID|KEY", help="An institution's id, or a person's public key.")
-@option("--purpose", "purposes", multiple=True, required=True, help="What for; may be repeated.")
+@option(
+    "--purpose",
+    "purposes",
+    multiple=True,
+    required=True,
+    type=click.Choice(PURPOSES),
+    help="What for; may be repeated.",
+)
 @option("--days", default=30, type=click.IntRange(1, 36_500), help="How long from now.")
 @option("--record", "records", multiple=True, metavar="ID", help="Only these records; else all of the kind given.")
 @option("--custodian", metavar="ID", help="Only records held by this institution.")

@@ -23,12 +23,14 @@ from ledger.errors import Code, ConfigError
 from ledger.explanations import EXPLANATIONS
 from ledger.genesis import development_key
 from ledger.modules.parties import join_statement
+from ledger.modules.records import PURPOSE_OF_USE
 from ledger.transaction import Transaction
 from node import cli, config, vault
 from node.api import calls, client
 from node.cli import common, reference
 from node.cli.chain import Height
 from node.cli.common import Exit
+from node.cli.records import PURPOSES
 from node.cluster import plan as plans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -719,6 +721,31 @@ def test_a_record_goes_to_the_node_whose_folder_was_named(medchain: Medchain, tm
     other = medchain(*add, "--home", str(tmp_path))
     assert (other.status, FakeClient.sent) == (Exit.REFUSED, [])
     assert "--home and --api name different nodes" in other.err
+
+
+def test_the_purposes_that_the_rules_know_can_be_given_and_are_listed(medchain: Medchain) -> None:
+    assert tuple(PURPOSE_OF_USE) == PURPOSES
+    for command in (("consent", "grant"), ("record", "read")):
+        assert "|".join(PURPOSES) in medchain(*command, "--help").out
+    wrong = medchain("consent", "grant", "--reader", "insurer", "--purpose", "fun", "--key", "dev:patient")
+    assert (wrong.status, "public_health" in wrong.err) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "document"),
+    [
+        (("member", "list", "--proposals"), {"proposals": []}, {"items": []}),
+        (("evidence", "list"), {"evidence": {"items": [], "next": None}}, {"items": [], "next": None}),
+        (("record", "history", ID), {"record_history": {"items": []}}, {"items": []}),
+    ],
+)
+def test_that_there_is_nothing_yet_is_no_data(
+    medchain: Medchain, arguments: tuple[str, ...], answer: dict[str, Any], document: dict[str, Any]
+) -> None:
+    FakeClient.answers.update(answer)
+    result = medchain(*arguments)
+    assert (result.status, result.out, result.err) == (0, "", "nothing yet\n")
+    assert medchain(*arguments, "--json").json == document
 
 
 def test_who_watches_an_unknown_transaction_is_not_told_that_it_was_accepted(medchain: Medchain) -> None:
