@@ -429,6 +429,7 @@ def test_a_folder_that_was_named_and_holds_no_cluster_is_an_error(
     for arguments in ((command, "--dir", str(tmp_path / "nosuch")), (command,)):
         result = medchain(*arguments)
         assert (result.status, result.out) == (Exit.USAGE, "")
+        assert result.err.startswith("MC4008 ")
         assert "nosuch: holds no cluster" in result.err
         monkeypatch.setenv("MEDCHAIN_CLI_CLUSTER_DIR", str(tmp_path / "nosuch"))
 
