@@ -86,7 +86,7 @@ def watch(transaction_id: str, timeout_s: float, api_url: str, as_json: bool) ->
         if time.monotonic() >= deadline:
             raise Failure(
                 Code.NOT_FINAL_IN_TIME,
-                f"{transaction_id} is not on the chain after {timeout_s:g} s; no node knows whether it will be",
+                f"{transaction_id} is not on the chain after {timeout_s:g} s; whether any node holds it is not known",
             )
         time.sleep(POLL_S)
 
