@@ -6,6 +6,7 @@
      ├─ EvidenceRefused   remote: a well-formed evidence of equivocation that convicts nobody
      ├─ Reject            remote: a well-formed transaction that a rule refuses (carries a code and typed detail)
      └─ ConfigError       local: genesis or rule modules that cannot be used; fix the input and start again
+         └─ FileError     a file that was named is missing, unreadable, or not what it should be
 
 Anything else that escapes is our bug; nobody catches it. Codes are numbers because they cross the wire and enter
 receipts; their explanations live beside them so that the API, the command line and docs/errors.md cannot disagree.
@@ -134,6 +135,7 @@ class Code(IntEnum):
     PACKAGE_CLASH = 4005
     CHECK_FAILED = 4006
     CLUSTER_UNHEALTHY = 4007
+    BAD_FILE = 4008
     # 5xxx: storage
     DATA_LOCKED = 5001
     DATA_CORRUPT = 5002
@@ -186,6 +188,10 @@ class EvidenceRefused(LedgerError):
 
 class ConfigError(LedgerError):
     """Genesis or rule modules that cannot be used. Raised before anything starts."""
+
+
+class FileError(ConfigError):
+    """A file that was named cannot be used. The message begins with its path."""
 
 
 class Reject(LedgerError):

@@ -210,14 +210,18 @@ _NODE: dict[Code, Explanation] = {
         "Too many requests wait for commits.", "Send without waiting, and ask for the receipt later.", retryable=True
     ),
     Code.NOT_FINAL_IN_TIME: Explanation(
-        "The transaction was accepted but not committed in the time asked for.",
+        "The transaction was not committed in the time asked for.",
         "Ask for its receipt; it may still be committed. See `medchain why`.",
         retryable=True,
     ),
     Code.NOT_FOUND: Explanation("There is nothing under this address.", "Check the id or the height."),
     Code.BAD_REQUEST: Explanation("The request is not understood; the detail names the field.", "Correct the request."),
     Code.BODY_TOO_LARGE: Explanation("The request's body is over the limit.", "Send fewer transactions at once."),
-    Code.UNREACHABLE: Explanation("The node does not answer.", "Is it running? See `medchain status`.", retryable=True),
+    Code.UNREACHABLE: Explanation(
+        "The node does not answer.",
+        "Start it, or ask another one: --api takes its address, --dir the folder of a local cluster.",
+        retryable=True,
+    ),
     Code.UNAUTHORISED: Explanation("This needs an operator's token.", "Send the token of the node's token file."),
     Code.PRUNED: Explanation("The node no longer keeps this.", "Ask a node that keeps everything, or start later."),
     Code.NOT_ACCEPTING: Explanation(
@@ -231,7 +235,8 @@ _NODE: dict[Code, Explanation] = {
         "The Host header is not one this node serves.", "Use its configured name, or add the name to the configuration."
     ),
     Code.BAD_CONFIGURATION: Explanation(
-        "The configuration cannot be used; every problem is listed.", "Correct it; try `medchain config check`."
+        "The configuration cannot be used; every problem is listed.",
+        "Correct what is listed; `medchain config check` looks again.",
     ),
     Code.PORT_TAKEN: Explanation("Another process uses the port.", "Stop it, or choose another port."),
     Code.ALREADY_RUNNING: Explanation("This node or cluster is running already.", "Use it, or stop it first."),
@@ -239,9 +244,16 @@ _NODE: dict[Code, Explanation] = {
     Code.PACKAGE_CLASH: Explanation(
         "Another installed package has overwritten one of ours.", "Install medchain into an environment of its own."
     ),
-    Code.CHECK_FAILED: Explanation("A check found something wrong; the output names it.", "Follow what it says."),
+    Code.CHECK_FAILED: Explanation(
+        "A check found something wrong; the output names it.",
+        "Do not rely on what was checked; get it anew, from elsewhere if it fails again.",
+    ),
     Code.CLUSTER_UNHEALTHY: Explanation(
         "The cluster does not commit, or its nodes disagree.", "See `medchain why`.", retryable=True
+    ),
+    Code.BAD_FILE: Explanation(
+        "A file that was named is missing, unreadable, or not what it should be.",
+        "Check its path, who may read it, and what it holds.",
     ),
 }
 

@@ -200,6 +200,8 @@ class Genesis:
             return cls(validators=validators, parameters=Parameters(**parameters), **document)
         except ConfigError:
             raise
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"genesis: not JSON (line {error.lineno}, column {error.colno})") from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigError(f"genesis: {type(error).__name__}: {error}") from None
 

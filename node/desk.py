@@ -33,7 +33,7 @@ from node.quarantine import Difference
 from node.replica import Replica
 from node.service import Outcome
 from node.vault import Vault
-from node.why import BEHIND_HEIGHTS, Facts, Missing, explain
+from node.why import BEHIND_HEIGHTS, SILENT_MS, Facts, Missing, explain
 from p2p.transport import Transport
 from storage.chain import ChainStore
 from storage.errors import DiskFull, StateDiverged, StorageError
@@ -50,7 +50,7 @@ class Desk:
         self.config, self._home, self._key, self._log = config, home, key, log
         self.vault = vault
         self.vault_key: KeyPair | None = key if vault is not None else None
-        self.started_ms = self._last_block_ms = _wall_ms()
+        self.started_ms = self._opened_ms = self._last_block_ms = _wall_ms()
         self.stopped: str | None = None  # why this node neither accepts nor signs
         self.diverged = asyncio.Event()  # the store says where
         self.full = asyncio.Event()  # the disk: it goes on once there is room
@@ -71,6 +71,7 @@ class Desk:
     def open(self, driver: Driver, replica: Replica, transport: Transport) -> None:
         """Serve these; again, after the disk was full, over what was reopened."""
         self.driver, self.replica, self.transport = driver, replica, transport
+        self._opened_ms = _wall_ms()
         self.stopped = None
         self.full.clear()
         replica.on_view = self._on_view
@@ -171,7 +172,7 @@ class Desk:
         if up:
             self._down_since_ms.pop(key, None)
         else:
-            self._down_since_ms[key] = _wall_ms()
+            self._down_since_ms[key] = self._missing_since_ms(key) or _wall_ms()
 
     def follow_members(self) -> None:
         """Let the transport admit exactly the validators in force, and those about to be: they catch up by then."""
@@ -360,15 +361,31 @@ class Desk:
         }
 
     def _reachable(self, key: bytes) -> bool:
-        return key == self._key.public or key in self.replica.peers
+        return self._missing_since_ms(key) is None
+
+    def _missing_since_ms(self, key: bytes) -> int | None:
+        """Since when nothing comes from a member; None while something does. A connection alone shows nothing: where a
+        network is cut in two, it stays for a while."""
+        if key == self._key.public:
+            return None
+        heard_ms = self.replica.heard_ms.get(key)
+        if heard_ms is None:
+            return self._down_since_ms.get(key, self._opened_ms)
+        return self._wall_of(heard_ms) if self.driver.now_ms() - heard_ms > SILENT_MS else None
+
+    def _wall_of(self, at_ms: int) -> int:
+        """A time of the driver's steady clock in Unix milliseconds."""
+        return _wall_ms() - (self.driver.now_ms() - at_ms)
 
     def why(self) -> dict[str, Any]:
         engine = self.replica.engine
+        missing_since_ms = {key: self._missing_since_ms(key) for key in engine.validators.keys}
         missing = [
-            Missing(self.name_of(key), key.hex(), self._down_since_ms.get(key, self.started_ms))
-            for key in engine.validators.keys
-            if not self._reachable(key)
+            Missing(self.name_of(key), key.hex(), since_ms)
+            for key, since_ms in missing_since_ms.items()
+            if since_ms is not None
         ]
+        waiting_since_ms = self.replica.pool.waiting_since_ms
         behind = [
             (self.name_of(key), status.height)
             for key, status in self.replica.peer_status.items()
@@ -377,6 +394,7 @@ class Desk:
         lacking_decided, lacking_proposed = self.replica.lacking()
         facts = Facts(
             now_ms=_wall_ms(),
+            started_ms=self._opened_ms,
             height=self.store.tip.height,
             target_height=self.store.tip.height + self.lag(),
             n=engine.validators.n,
@@ -387,7 +405,7 @@ class Desk:
             changing=engine.changing,
             muted=self.store.is_muted(self._key.public, for_good=True),
             refetching=self.store.refetching,
-            waiting=self.replica.pool.waiting_txs > 0,
+            waiting_since_ms=None if waiting_since_ms is None else self._wall_of(waiting_since_ms),
             last_progress_ms=self._last_block_ms,
             stopped=self.stopped,
             behind=behind,

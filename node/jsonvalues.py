@@ -63,7 +63,7 @@ def value_from_json(field_type: FieldType, value: object, path: str) -> Value:
         case Maybe(inner=inner):
             return None if value is None else value_from_json(inner, value, path)
         case Blob():
-            return _bytes(value, path)
+            return bytes_from_hex(field_type, value, path)
         case ListOf(inner=inner, high=high):
             items = _list(value, path)
             if len(items) > high:
@@ -77,13 +77,18 @@ def value_from_json(field_type: FieldType, value: object, path: str) -> Value:
             return tuple(value_from_json(inner, item, f"{path}.{name}") for (name, inner), item in pairs)
         case _:
             # A type of a rule module: what it says of itself tells bytes from text.
-            return _bytes(value, path) if field_type.describe().get("format") == "hex" else _plain(value, path, 0)
+            if field_type.describe().get("format") == "hex":
+                return bytes_from_hex(None, value, path)
+            return _plain(value, path, 0)
 
 
-def _bytes(value: object, path: str) -> bytes:
-    if not isinstance(value, str) or not _HEX.fullmatch(value):
-        raise FieldReject(path, "lower-case hexadecimal text")
-    return bytes.fromhex(value)
+def bytes_from_hex(blob: Blob | None, value: object, path: str) -> bytes:
+    """Bytes of the blob's size, where it is known; FieldReject says how many digits it takes."""
+    if isinstance(value, str) and _HEX.fullmatch(value) and (blob is None or blob.low <= len(value) // 2 <= blob.high):
+        return bytes.fromhex(value)
+    low, high = (0, 0) if blob is None else (2 * blob.low, 2 * blob.high)
+    digits = "" if blob is None else f"{low} " if low == high else f"{low} to {high} "
+    raise FieldReject(path, f"{digits}lower-case hexadecimal digits")
 
 
 def _list(value: object, path: str) -> list[object]:

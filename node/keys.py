@@ -18,7 +18,7 @@ import stat
 from pathlib import Path
 
 from ledger.crypto import SEED_SIZE_BYTES, KeyPair
-from ledger.errors import ConfigError
+from ledger.errors import ConfigError, FileError
 from ledger.genesis import DEVELOPMENT_NAMES, development_key
 from storage.files import write_new
 
@@ -33,28 +33,28 @@ def generate() -> KeyPair:
 
 
 def save(path: Path, key: KeyPair) -> None:
-    """Write a new file (0600), durable on return. ConfigError if it exists: a key lost is an identity lost."""
+    """Write a new file (0600), durable on return. FileError if it exists: a key lost is an identity lost."""
     text = f"{HEADER}\npublic {key.public.hex()}\nsecret {key.seed.hex()}\n"
     try:
         write_new(path, text.encode("ascii"))
     except FileExistsError:
-        raise ConfigError(f"{path}: exists; a key file is never overwritten, choose another name") from None
+        raise FileError(f"{path}: exists; a key file is never overwritten, choose another name") from None
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise FileError(f"{path}: {error.strerror}") from None
 
 
 def load(path: Path) -> KeyPair:
-    """Read a key file. ConfigError when missing, readable by others, or damaged."""
+    """Read a key file. FileError when missing, readable by others, or damaged."""
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(f"{path}: not a file")
+                raise FileError(f"{path}: not a file")
             if status.st_mode & 0o077:
-                raise ConfigError(f"{path}: others may read or write it (mode {status.st_mode & 0o777:04o}); chmod 600")
+                raise FileError(f"{path}: others may read or write it (mode {status.st_mode & 0o777:04o}); chmod 600")
             data = file.read(FILE_SIZE_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise FileError(f"{path}: {error.strerror}") from None
     return _parse(path, data)
 
 
@@ -69,7 +69,7 @@ def resolve(reference: str) -> KeyPair:
 
 
 def _parse(path: Path, data: bytes) -> KeyPair:
-    damaged = ConfigError(f"{path}: not a key file, or damaged; restore it from a backup")
+    damaged = FileError(f"{path}: not a key file, or damaged; restore it from a backup")
     try:
         header, public, secret = data.decode("ascii").splitlines()
         if header != HEADER or not public.startswith("public ") or not secret.startswith("secret "):

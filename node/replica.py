@@ -182,6 +182,7 @@ class Replica:
         self.on_view: Callable[[int, bool], None] | None = None  # told when the view changes, for the log
         self.peers: dict[bytes, None] = {}
         self.peer_status: dict[bytes, Status] = {}
+        self.heard_ms: dict[bytes, int] = {}  # when each connected peer's last status came, or else the peer
         self._inbox: deque[Input] = deque()
         self._stepping = False
         self._awaiting: deque[tuple[int, Persist]] = deque()  # bounded by the engine's log
@@ -226,6 +227,7 @@ class Replica:
 
     def on_peer_up(self, key: bytes) -> None:
         self.peers[key] = None
+        self.heard_ms[key] = self.outside.now_ms()
         self.outside.send(key, Kind.STATUS, encode(self.engine.status().to_value()))
         if self.engine.validators.index(key) is not None:
             # Who returns must see what waits: a leader to order it, a member to suspect a leader who does not.
@@ -235,6 +237,7 @@ class Replica:
     def on_peer_down(self, key: bytes) -> None:
         self.peers.pop(key, None)
         self.peer_status.pop(key, None)
+        self.heard_ms.pop(key, None)
         self.sync.on_peer_down(key)
 
     def on_timer(self, name: str) -> None:
@@ -347,7 +350,9 @@ class Replica:
         self._step(Received(verified))
 
     def _on_status(self, key: bytes, payload: bytes) -> None:
-        if not self._allowance.spend(key, STATUS_CHARGE_BYTES, self.outside.now_ms()):
+        now_ms = self.outside.now_ms()
+        self.heard_ms[key] = now_ms
+        if not self._allowance.spend(key, STATUS_CHARGE_BYTES, now_ms):
             return
         status = Status.from_value(decode(payload, size_bytes_max=256))
         self.peer_status[key] = status
@@ -357,7 +362,7 @@ class Replica:
         if member is not None:
             self._step(PeerStatus(member, status))
         if self.sync.eager or status.height > self.engine.delivered + BLOCKS_PER_REQUEST:
-            self._ask_for_blocks(self.outside.now_ms())
+            self._ask_for_blocks(now_ms)
 
     def _send_certificate(self, key: bytes, status: Status) -> None:
         """What makes stable there what is stable here: the latest checkpoint that the peer has come by (who follows a

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+SILENT_MS = 5_000  # statuses come twice a second: ten in a row are not lost by chance
+STARTING_MS = 5_000  # until then a node may still be about to reach others: it calls nobody missing
 QUIET_MS = 10_000  # without anything waiting, silence is not a fault
 DISK_MS = 5_000  # a write takes milliseconds; some devices pause for a second
 QUIET_S = 10  # no block for longer means that nothing waits: else a stall would be told
@@ -19,7 +21,7 @@ BEHIND_HEIGHTS = 16  # two windows; more than ordinary jitter between nodes
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A validator we do not reach."""
+    """A validator from which nothing comes; `since_ms` is when we began if nothing ever came."""
 
     name: str
     key: str
@@ -31,6 +33,7 @@ class Facts:
     """What one node knows about the chain's progress. Times in Unix milliseconds."""
 
     now_ms: int
+    started_ms: int  # when this node began
     height: int
     target_height: int
     n: int
@@ -39,7 +42,7 @@ class Facts:
     view: int
     leader: str
     changing: bool
-    waiting: bool
+    waiting_since_ms: int | None  # when the oldest transaction that waits came, if any waits
     last_progress_ms: int
     stopped: str | None
     muted: bool = False  # this node's key signs nothing any more
@@ -58,7 +61,7 @@ class Facts:
 def explain(facts: Facts) -> dict[str, Any]:
     """`{"halted", "moving", "sentence", "missing": [{"name", "key", "since_ms"}], "height", "view"}`."""
     halted, sentence = _sentence(facts)
-    missing = [{"name": one.name, "key": one.key, "since_ms": one.since_ms} for one in facts.missing]
+    missing = [{"name": one.name, "key": one.key, "since_ms": one.since_ms} for one in _known_missing(facts)]
     return {
         "halted": halted,
         "moving": not halted,
@@ -71,10 +74,11 @@ def explain(facts: Facts) -> dict[str, Any]:
 
 def _sentence(facts: Facts) -> tuple[bool, str]:
     reachable = facts.n - len(facts.missing)
-    idle_ms = max(0, facts.now_ms - facts.last_progress_ms)
-    idle_s = idle_ms // 1_000
-    waiting = facts.waiting or facts.decided > facts.height or (facts.epoch_end or 0) > facts.height
-    stalled = idle_ms > QUIET_MS and waiting
+    idle_s = max(0, facts.now_ms - facts.last_progress_ms) // 1_000
+    since_ms = _waits_since_ms(facts)
+    waits_ms = 0 if since_ms is None else max(0, facts.now_ms - since_ms)
+    waits_s = waits_ms // 1_000
+    stalled = waits_ms > QUIET_MS
     if facts.stopped is not None:
         return True, f"This node has stopped signing: {facts.stopped}"
     if facts.muted:
@@ -93,6 +97,11 @@ def _sentence(facts: Facts) -> tuple[bool, str]:
             f"This node's disk has not finished a write for {(facts.now_ms - facts.disk_busy_since_ms) // 1_000} s; "
             f"nothing is signed before it does. Look at the device and at what else writes to it.{_absent(facts)}"
         )
+    if reachable < facts.quorum <= facts.n - len(_known_missing(facts)):
+        return False, (
+            f"This node has just begun and is about to reach the others: {reachable} of {facts.n} validators so far, "
+            f"and {facts.quorum} are needed.{_absent(facts)}"
+        )
     if reachable < facts.quorum:
         return True, (
             f"The chain is halted at height {facts.height}: {reachable} of {facts.n} validators are reachable from "
@@ -108,68 +117,88 @@ def _sentence(facts: Facts) -> tuple[bool, str]:
             f"server.{_absent(facts)}"
         )
     if stalled:
-        return True, f"{_stall(facts, reachable, idle_s)}{_absent(facts)}"
+        return True, f"{_stall(facts, reachable, waits_s)}{_absent(facts)}"
     if facts.changing:
-        return idle_s >= CHANGING_S, f"{_changing(facts, idle_s)}{_absent(facts)}"
+        changing_s = idle_s if since_ms is None else waits_s
+        return changing_s >= CHANGING_S, f"{_changing(facts, changing_s)}{_absent(facts)}"
     change = "" if facts.epoch_end is None else f" A change takes effect after height {facts.epoch_end}."
+    if since_ms is not None and (idle_s >= QUIET_S or facts.height == 0):
+        block = f"the last block, {facts.height}, came {idle_s} s ago" if facts.height else "there is no block yet"
+        return False, f"Transactions have waited for {waits_s} s; {block}.{change}{_absent(facts)}"
     if facts.height == 0:
         return False, f"The chain has begun and nobody has sent a transaction yet.{change}{_absent(facts)}"
     quiet = "moving" if idle_s < QUIET_S else "quiet, nothing waits"
     return False, f"The chain is {quiet}: height {facts.height}, last block {idle_s} s ago.{change}{_absent(facts)}"
 
 
-def _stall(facts: Facts, reachable: int, idle_s: int) -> str:
-    """Work waits and nothing happens, though enough validators are connected."""
+def _waits_since_ms(facts: Facts) -> int | None:
+    """Since when there is something to do and nothing comes of it. What comes to a quiet chain waits since it came."""
+    if facts.decided > facts.height or (facts.epoch_end or 0) > facts.height:
+        return facts.last_progress_ms
+    if facts.waiting_since_ms is None:
+        return None
+    return max(facts.last_progress_ms, facts.waiting_since_ms)
+
+
+def _stall(facts: Facts, reachable: int, waits_s: int) -> str:
+    """Work waits and nothing happens, though enough validators are there."""
     if facts.lacking_decided:
         return (
             f"Block {facts.height + 1} is decided, but no validator reachable from here gives "
-            f"{facts.lacking_decided} of its batches, for {idle_s} s; start the missing ones, who have them on disk."
+            f"{facts.lacking_decided} of its batches, for {waits_s} s; start the missing ones, who have them on disk."
         )
     if facts.decided > facts.height:
-        return f"Block {facts.height + 1} is decided and not executed for {idle_s} s; look at this node's log."
+        return f"Block {facts.height + 1} is decided and not executed for {waits_s} s; look at this node's log."
     if reachable - len(facts.behind) < facts.quorum:
         names = ", ".join(f"{name} (height {height})" for name, height in facts.behind)
         return (
-            f"Nothing was committed for {idle_s} s: {facts.quorum} validators must be at height {facts.height} and "
+            f"Nothing was committed for {waits_s} s: {facts.quorum} validators must be at height {facts.height} and "
             f"{reachable - len(facts.behind)} are; {names} catching up; nothing to do unless it lasts."
         )
     if facts.unclosed is not None and facts.height + 1 == facts.epoch_end:
         return (
-            f"Nothing was committed for {idle_s} s: this epoch ends after height {facts.epoch_end} only once the "
+            f"Nothing was committed for {waits_s} s: this epoch ends after height {facts.epoch_end} only once the "
             f"checkpoint that closed epoch {facts.unclosed} is certified, by a quorum of that epoch's validators; "
             f"start those that were replaced since."
         )
     if facts.changing:
-        return _changing(facts, idle_s)
+        return _changing(facts, waits_s)
     if facts.lacking_proposed:
         return (
             f"The proposal of {facts.leader} in view {facts.view} needs {facts.lacking_proposed} batches that no "
-            f"validator reachable from here gives, for {idle_s} s; the leader is replaced once a quorum wants it."
+            f"validator reachable from here gives, for {waits_s} s; the leader is replaced once a quorum wants it."
         )
     if facts.suspecting:
         return (
-            f"Nothing was committed for {idle_s} s though transactions wait; this node wants to leave view "
+            f"Nothing was committed for {waits_s} s though transactions wait; this node wants to leave view "
             f"{facts.view} of {facts.leader}, and waits until {facts.quorum} validators do; look at their logs."
         )
     return (
-        f"Nothing was committed for {idle_s} s though transactions wait; {facts.leader} leads view {facts.view}; "
+        f"Nothing was committed for {waits_s} s though transactions wait; {facts.leader} leads view {facts.view}; "
         f"look at its log."
     )
 
 
-def _changing(facts: Facts, idle_s: int) -> str:
+def _changing(facts: Facts, waits_s: int) -> str:
     return (
-        f"The validators are changing the leader (view {facts.view}, {facts.leader} is next), for {idle_s} s; "
+        f"The validators are changing the leader (view {facts.view}, {facts.leader} is next), for {waits_s} s; "
         f"nothing to do unless it lasts."
     )
 
 
+def _known_missing(facts: Facts) -> list[Missing]:
+    """Who may be called missing: of those who never came, nobody just after our own start."""
+    is_young = facts.now_ms - facts.started_ms < STARTING_MS
+    return [one for one in facts.missing if not (is_young and one.since_ms <= facts.started_ms)]
+
+
 def _absent(facts: Facts) -> str:
-    return f" Missing: {_names(facts)}." if facts.missing else ""
+    names = _names(facts)
+    return f" Missing: {names}." if names else ""
 
 
 def _names(facts: Facts) -> str:
-    return ", ".join(f"{one.name} (since {_clock(one.since_ms)})" for one in facts.missing)
+    return ", ".join(f"{one.name} (since {_clock(one.since_ms)})" for one in _known_missing(facts))
 
 
 def _clock(at_ms: int) -> str:

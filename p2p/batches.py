@@ -319,6 +319,13 @@ class BatchPool:
     def waiting_txs(self) -> int:
         return len(self._known)
 
+    @property
+    def waiting_since_ms(self) -> int | None:
+        """When the oldest of what waits came here, from whomever; None if nothing waits."""
+        for held in self._held.values():  # oldest first
+            return held.since_ms
+        return self._open_since_ms if self._open else None
+
     def sizes(self) -> dict[str, int]:
         return {
             "transactions": len(self._known),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-import click
 import pytest
 
-from ledger.errors import ConfigError
+from node import cli
+from node.cli.common import Exit
+from node.cli.start import DEMO_SIZES
 from node.cluster.plan import PLAN_FILE, development_modules
-from node.demo import main
 from node.gateway import fhir
 from node.workload import SIZES, Cast, generate
 from node.workload.steps import Keep
@@ -25,7 +25,7 @@ def test_the_demonstration_keeps_its_promises_and_leaves_nobody_in_clear(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGKILL of the leader under load: commits resume in time, nothing accepted is lost, all state roots are equal."""
-    status = main(["--exit", "--size", "small", "--seed", str(SEED), "--dir", str(tmp_path / "demo")])
+    status = cli.run(["demo", "--exit", "--size", "small", "--seed", str(SEED), "--dir", str(tmp_path / "demo")])
     said = capsys.readouterr()
     assert status == 0, said.out + said.err
     assert said.out.count("\nok    ") == 6
@@ -45,13 +45,17 @@ def _people() -> set[str]:
     return found
 
 
-def test_fewer_than_four_nodes_are_refused() -> None:
-    with pytest.raises(click.UsageError, match="at least 4"):
-        main(["-n", "3", "--exit"])
+def test_fewer_than_four_nodes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["demo", "-n", "3", "--exit"]) == Exit.USAGE
+    assert "x>=4" in capsys.readouterr().err
 
 
-def test_a_folder_that_holds_a_cluster_is_refused_untouched(tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_cluster_is_refused_untouched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / PLAN_FILE).write_text("{}")
-    with pytest.raises(ConfigError, match="holds a cluster already"):
-        main(["--exit", "--size", "small", "--dir", str(tmp_path)])
+    assert cli.run(["demo", "--exit", "--size", "small", "--dir", str(tmp_path)]) == Exit.USAGE
+    assert "holds a cluster already" in capsys.readouterr().err
     assert (tmp_path / PLAN_FILE).read_text() == "{}"
+
+
+def test_every_size_can_be_asked_for() -> None:
+    assert tuple(SIZES) == DEMO_SIZES

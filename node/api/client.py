@@ -38,7 +38,8 @@ T = TypeVar("T")
 def _base(url: str) -> str:
     """The address without a trailing slash. ValueError for anything but http and https."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    port = parts.port  # itself a ValueError for what is none
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
         raise ValueError(f"not the address of a node: {url}")
     return url.rstrip("/")
 

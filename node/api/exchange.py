@@ -19,6 +19,7 @@ from ledger.errors import Code, FieldReject, Reject
 from ledger.fields import Blob, FieldType, Flag, Integer
 from node.api.problems import Codes, FieldError, Problem, bad_request, json_bytes
 from node.config import Limits
+from node.jsonvalues import bytes_from_hex
 from node.service import NodeService
 
 PARAMETERS_MAX = 16  # no route has half as many
@@ -27,7 +28,6 @@ POSITION_MAX = 2**32 - 1  # what the store's keys hold
 HEIGHT_MAX = 2**63 - 1
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
-_HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
 Place = tuple[int, int]
 
@@ -55,9 +55,7 @@ class Typed:
         elif isinstance(self.type, Flag):
             value = {"true": True, "false": False}.get(text)
         elif isinstance(self.type, Blob):
-            if not _HEX.fullmatch(text):
-                raise FieldReject(name, "lower-case hexadecimal text")
-            value = bytes.fromhex(text)
+            value = bytes_from_hex(self.type, text, name)
         self.type.check(value, name)
         return value
 
@@ -298,7 +296,7 @@ def _checked(parameters: tuple[Parameter, ...], given: Mapping[str, str]) -> dic
         except FieldReject as refused:
             raise bad_request(name, f"expected {refused.detail[1]!s}") from None
         except Reject as refused:
-            reason = f"refused: {refused.code.name.lower()}"
+            reason = f"{refused.code.name.lower()}; expected: {parameter.about}"
             raise Problem(int(refused.code), *refused.detail, status=400, errors=[FieldError(name, reason)]) from None
     return values
 

@@ -11,7 +11,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from ledger.errors import ConfigError
+from ledger.errors import FileError
 from storage.files import write_new
 
 FILE_NAME = "operator.token"
@@ -20,18 +20,18 @@ _TOKEN = re.compile(r"[0-9a-f]{64}")
 
 
 def load(home: Path) -> str:
-    """The token of a node's folder. ConfigError when missing, damaged, or readable by others."""
+    """The token of a node's folder. FileError when missing, damaged, or readable by others."""
     path = home / FILE_NAME
     try:
         with open(path, encoding="ascii") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(128).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error.strerror if isinstance(error, OSError) else 'damaged'}") from None
+        raise FileError(f"{path}: {error.strerror if isinstance(error, OSError) else 'damaged'}") from None
     if stat.S_IMODE(mode) & 0o077:
-        raise ConfigError(f"{path}: others may read or write it; chmod 600")
+        raise FileError(f"{path}: others may read or write it; chmod 600")
     if not _TOKEN.fullmatch(text):
-        raise ConfigError(f"{path}: damaged; remove it and start the node again")
+        raise FileError(f"{path}: damaged; remove it and start the node again")
     return text
 
 
@@ -44,5 +44,5 @@ def load_or_create(home: Path) -> str:
     except FileExistsError:
         pass
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise FileError(f"{path}: {error.strerror}") from None
     return load(home)

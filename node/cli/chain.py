@@ -27,7 +27,10 @@ class Height(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         if value == "latest":
             return "latest"
-        return int(click.IntRange(1).convert(value, param, ctx))
+        try:
+            return int(click.IntRange(1).convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither a height from 1 on nor `latest`.", param, ctx)
 
 
 @click.group()

@@ -17,6 +17,7 @@ from node.cli.common import (
     json_option,
     option,
     print_json,
+    program,
     show,
     show_table,
 )
@@ -117,10 +118,11 @@ def _print_started(status: dict[str, Any], directory: Path, as_json: bool) -> No
         f"keys     dev:{', dev:'.join(dict.fromkeys(node['institution'] for node in nodes if node['institution']))}"
     )
     where = "" if str(directory) == str(Path(CLUSTER_DIR_DEFAULT).absolute()) else f" --dir {directory}"
-    click.echo(f"stop     medchain cluster down{where}")
-    click.echo(f"next     medchain status{where}")
-    click.echo(f"         medchain cluster kill {nodes[0]['name']}{where}")
-    click.echo("         medchain tx submit payments.transfer --key dev:insurer --api " + nodes[0]["api"] + " \\")
+    called = program()
+    click.echo(f"stop     {called} cluster down{where}")
+    click.echo(f"next     {called} status{where}")
+    click.echo(f"         {called} cluster kill {nodes[0]['name']}{where}")
+    click.echo(f"         {called} tx submit payments.transfer --key dev:insurer --api {nodes[0]['api']} \\")
     click.echo("""           '{"currency": "CNY", "to": "hospital", "amount": 100, "reference": ""}'""")
 
 
@@ -309,16 +311,16 @@ def add(directory: Path, as_json: bool) -> None:
     from ledger.validators import quorum
     from node.cluster import plan as plans
 
-    genesis = directory / plans.GENESIS_FILE
+    called, genesis = program(), directory / plans.GENESIS_FILE
     validators = [node for node in plans.read(directory).nodes if node.validator]
     proposer = directory / validators[0].name / "node.key"
     voter = directory / validators[min(1, len(validators) - 1)].name / "node.key"
     click.echo(
         "\nTo make it a validator, propose it and let a quorum of the validators approve"
         f" ({quorum(len(validators))} of {len(validators)}, the proposer counts):\n"
-        f"  medchain key prove {directory / found['name'] / 'node.key'} --validator --genesis {genesis}\n"
-        f"  medchain member propose validators --add <what that printed> --key {proposer}\n"
-        f"  medchain member vote <id of the receipt> --key {voter}",
+        f"  {called} key prove {directory / found['name'] / 'node.key'} --validator --genesis {genesis}\n"
+        f"  {called} member propose validators --add <what that printed> --key {proposer}\n"
+        f"  {called} member vote <id of the proposal> --key {voter}",
         err=True,
     )
 

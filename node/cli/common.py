@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import secrets
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,20 +20,26 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from ledger.errors import Code, CodecError, ConfigError, LedgerError, Reject, code_label
+from ledger.errors import Code, CodecError, ConfigError, FileError, LedgerError, Reject, code_label
 from ledger.fields import is_printable
 from storage.files import written
 
 if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
     from ledger.crypto import KeyPair
     from ledger.fields import Operation
+    from ledger.genesis import Genesis
+    from ledger.transaction import Transaction
     from node.api.client import SyncClient
 
+NAME = "medchain"
 ENVIRONMENT_PREFIX = "MEDCHAIN_CLI_"
 API_DEFAULT = "http://127.0.0.1:26601"
 CLUSTER_DIR_DEFAULT = "cluster"
 VALID_FOR_DEFAULT = 500  # heights; some seconds under load, half of what genesis allows
 HTTP_TIMEOUT_S = 10.0
+WAIT_S_MAX = 120  # a node lets nobody wait longer; `tx watch` asks again
 INPUT_SIZE_BYTES_MAX = 1024 * 1024  # fields of one transaction as JSON
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -64,6 +72,7 @@ _EXITS = {
     Code.ALREADY_RUNNING: Exit.USAGE,
     Code.PACKAGE_CLASH: Exit.USAGE,
     Code.NOT_INITIALISED: Exit.USAGE,
+    Code.BAD_FILE: Exit.USAGE,
     Code.INTERNAL: Exit.BUG,
 }
 
@@ -88,6 +97,14 @@ class Failure(Exception):
         super().__init__(what)
         self.code = code
         self.what = what
+
+
+class NotFinal(Failure):
+    """The node has the transaction `tx_id`, which is not final in time. It may still be committed."""
+
+    def __init__(self, tx_id: str, when: str, api_url: str) -> None:
+        super().__init__(Code.NOT_FINAL_IN_TIME, f"{tx_id} is not final {when}; {how_to_ask(tx_id, api_url)}")
+        self.tx_id = tx_id
 
 
 def exit_of(code: int) -> Exit:
@@ -150,11 +167,15 @@ def _describe(error: BaseException) -> tuple[int, str]:
         return Code.UNREACHABLE, str(error) or type(error).__name__
     if isinstance(error, OSError):
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return Code.DISK_FULL if is_full else Code.BAD_CONFIGURATION, str(error)
+        if is_full or error.filename is None:
+            return Code.DISK_FULL if is_full else Code.BAD_CONFIGURATION, str(error)
+        return Code.BAD_FILE, f"{error.filename}: {error.strerror}"
     return Code.INTERNAL, f"{type(error).__name__}"
 
 
 def _code_of_class(error: ConfigError) -> Code:
+    if isinstance(error, FileError):
+        return Code.BAD_FILE
     return Code.PACKAGE_CLASH if type(error).__name__ == "PackageClash" else Code.BAD_CONFIGURATION
 
 
@@ -238,6 +259,13 @@ def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     console.print(table)
 
 
+def bar(label: str, length: int) -> ProgressBar[int]:
+    """Progress on stderr, with the time left; nothing at all where that is no terminal."""
+    return click.progressbar(
+        length=max(length, 1), label=label, file=sys.stderr, show_pos=True, hidden=not sys.stderr.isatty()
+    )
+
+
 STEP_HEADINGS = ("height", "time_ms", "member", "operation", "fields", "counts", "id")
 
 
@@ -247,8 +275,11 @@ def show_page(page: Mapping[str, Any], headings: Sequence[str], as_json: bool) -
         print_json(page)
         return
     items = page["items"]
+    if not items:
+        click.echo("nothing yet", err=True)
+        return
     present = [name for name in headings if any(item.get(name) is not None for item in items)]
-    show_table(present or ["nothing yet"], [[_cell(item.get(name)) for name in present] for item in items])
+    show_table(present, [[_cell(item.get(name)) for name in present] for item in items])
 
 
 def _cell(value: object) -> str:
@@ -312,7 +343,7 @@ def send_options(command: Command) -> Command:
     for decorate in (
         json_option,
         option("--valid-for", default=VALID_FOR_DEFAULT, type=click.IntRange(1), help="Heights it stays valid."),
-        option("--timeout", "timeout_s", default=10.0, type=click.FloatRange(0.1, 600), help="Seconds to wait."),
+        option("--timeout", "timeout_s", default=10.0, type=click.FloatRange(0.1, WAIT_S_MAX), help="Seconds to wait."),
         option("--no-wait", is_flag=True, help="Return as soon as the node has accepted it."),
         key_option,
         api_option,
@@ -341,14 +372,36 @@ def known_variables(group: click.Group) -> frozenset[str]:
     return frozenset(found)
 
 
+def genesis_of(path: Path) -> Genesis:
+    """A chain's genesis, from a file that the command was given. FileError if it is none."""
+    from ledger.genesis import Genesis
+
+    try:
+        return Genesis.from_json(path.read_bytes())
+    except ConfigError as error:
+        raise FileError(f"{path}: {error}") from None
+
+
 # The node
 
 
 def connect(api_url: str, timeout_s: float = HTTP_TIMEOUT_S) -> SyncClient:
-    """A client of one node."""
+    """A client of one node. A usage error for what is no address."""
     from node.api.client import SyncClient
 
-    return SyncClient(api_url, timeout_ms=int(timeout_s * 1000))
+    try:
+        return SyncClient(api_url, timeout_ms=int(timeout_s * 1000))
+    except ValueError:
+        raise click.UsageError(f"--api {escaped(api_url)}: not an address such as {API_DEFAULT}") from None
+
+
+def program() -> str:
+    """This program as it was called: by its name where the shell finds it, else by its path. For commands to copy."""
+    called = Path(sys.argv[0])
+    if called.name != NAME:
+        return NAME  # `python -m node.cli`, or a test
+    found = shutil.which(NAME)
+    return NAME if found is not None and os.path.realpath(found) == os.path.realpath(called) else str(called)
 
 
 def operation_class(name: str) -> type[Operation]:
@@ -371,8 +424,8 @@ def operation_class(name: str) -> type[Operation]:
 
 def sign(
     client: SyncClient, key: KeyPair, name: str, document: Mapping[str, object], valid_for: int = VALID_FOR_DEFAULT
-) -> bytes:
-    """The wire of a transaction, signed here; the key never leaves this process."""
+) -> Transaction:
+    """A transaction, signed here; the key never leaves this process."""
     from ledger.fields import schema_of
     from ledger.transaction import Transaction
     from node.jsonvalues import fields_from_json
@@ -383,16 +436,16 @@ def sign(
     chain_id = bytes.fromhex(status["chain"])
     valid_until = int(status["height"]) + valid_for
     nonce = secrets.token_bytes(16)
-    created = Transaction.create(
+    return Transaction.create(
         key, chain_id, name, fields, nonce=nonce, valid_until=valid_until, version=operation.VERSION
     )
-    return created.wire
 
 
 def send(
     name: str,
     document: Mapping[str, object],
     *,
+    makes: str = "",
     api_url: str,
     key_reference: str,
     no_wait: bool,
@@ -400,28 +453,60 @@ def send(
     valid_for: int,
     as_json: bool,
 ) -> int:
-    """Sign, submit, wait for the commit, print the receipt; the exit status."""
+    """Sign, submit, wait for the commit, print the receipt; the exit status.
+
+    `makes` names what the operation brings into being, whose id is printed too: the field of that name, or where there
+    is none, the transaction's id.
+    """
     sending: dict[str, Any] = {
         "api_url": api_url,
         "key_reference": key_reference,
         "timeout_s": timeout_s,
         "valid_for": valid_for,
     }
-    if not no_wait:
-        return print_result(submit_and_wait(name, document, **sending), as_json)
-    client, wire = _signed(name, document, **sending)
-    return print_result(client.submit([wire])[0], as_json)
+
+    def with_made(result: dict[str, Any]) -> dict[str, Any]:
+        is_refused = not makes or result.get("code")
+        return result if is_refused else {makes: document.get(makes, result["id"]), **result}
+
+    if no_wait:
+        client, tx = _signed(name, document, **sending)
+        return print_result(with_made(client.submit([tx.wire])[0]), as_json)
+    try:
+        return print_result(with_made(submit_and_wait(name, document, **sending)), as_json)
+    except NotFinal as late:
+        show(with_made({"status": "accepted", "id": late.tx_id}), as_json)
+        tell(late.code, late.what)
+        return exit_of(late.code)
 
 
 def submit_and_wait(name: str, document: Mapping[str, object], **sending: Any) -> dict[str, Any]:
-    """Sign, submit, and wait for the commit; the receipt, of a refusal too."""
-    client, wire = _signed(name, document, **sending)
-    return client.submit_wait(wire, int(sending["timeout_s"] * 1000))
+    """Sign, submit, and wait for the commit; the receipt, of a refusal too. NotFinal if it takes too long."""
+    from node.api.client import ApiError, Unreachable
+
+    client, tx = _signed(name, document, **sending)
+    tx_id, api_url, timeout_s = tx.id.hex(), sending["api_url"], sending["timeout_s"]
+    try:
+        return client.submit_wait(tx.wire, int(timeout_s * 1000))
+    except ApiError as error:
+        if error.code == Code.NOT_FINAL_IN_TIME:
+            raise NotFinal(tx_id, f"after {timeout_s:g} s", api_url) from None
+        if error.code == Code.TOO_MANY_WAITERS:
+            raise NotFinal(tx_id, "yet, and too many wait already", api_url) from None
+        raise
+    except Unreachable as error:
+        raise Failure(Code.UNREACHABLE, f"{error}; it may have taken {tx_id}; {how_to_ask(tx_id, api_url)}") from None
+
+
+def how_to_ask(tx_id: str, api_url: str) -> str:
+    """How to go on with a transaction that may become final yet."""
+    where = "" if api_url == API_DEFAULT else f" --api {api_url}"
+    return f"ask with: {program()} tx watch {tx_id}{where}"
 
 
 def _signed(
     name: str, document: Mapping[str, object], *, api_url: str, key_reference: str, timeout_s: float, valid_for: int
-) -> tuple[SyncClient, bytes]:
+) -> tuple[SyncClient, Transaction]:
     from node import keys
 
     key = keys.resolve(key_reference)

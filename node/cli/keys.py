@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ledger.errors import Code
-from node.cli.common import Failure, api_option, connect, json_option, option, show
+from node.cli.common import Failure, api_option, connect, genesis_of, json_option, option, show
 
 
 @click.group()
@@ -52,7 +52,7 @@ def show_key(reference: str, as_json: bool) -> None:
 @option("--institution", "member_id", metavar="ID", help="The institution that the key is to sign for.")
 @option("--validator", is_flag=True, help="The key is to vote, as a validator's node key.")
 @option(
-    "--genesis", "genesis_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    "--genesis", "genesis_path", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
     help="The chain's genesis; without it the node is asked which chain it is on.",
 )  # fmt: skip
 @api_option
@@ -66,16 +66,15 @@ def prove(
 
     \b
     Example:
-        medchain key prove node.key --validator --genesis genesis.json
+        medchain key prove node.key --validator --genesis cluster/genesis.json
     """
-    from ledger.genesis import Genesis
     from ledger.modules.parties import VALIDATORS, join_statement
     from node import keys
 
     if validator == (member_id is not None):
         raise Failure(Code.BAD_REQUEST, "give either --institution ID or --validator")
     if genesis_path is not None:
-        chain_id = Genesis.from_json(genesis_path.read_bytes()).chain_id
+        chain_id = genesis_of(genesis_path).chain_id
     else:
         chain_id = bytes.fromhex(connect(api_url).status()["chain"])
     pair = keys.resolve(reference)

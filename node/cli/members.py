@@ -59,7 +59,7 @@ def propose() -> None:
 def validators(add: Sequence[str], remove: Sequence[str], **options: Any) -> int:
     """Propose to add and remove validators, signed with a validator's node key.
 
-    Removing one key and adding another at once is a rotation. The receipt's id is the proposal's.
+    Removing one key and adding another at once is a rotation. The proposal's id is that of the transaction.
 
     \b
     Example:
@@ -68,7 +68,8 @@ def validators(add: Sequence[str], remove: Sequence[str], **options: Any) -> int
     if not add and not remove:
         raise Failure(Code.BAD_REQUEST, "nothing to propose: give --add or --remove")
     keys, proofs = _joining(add)
-    return send("members.propose_validators", {"add": keys, "remove": list(remove), "proofs": proofs}, **options)
+    document = {"add": keys, "remove": list(remove), "proofs": proofs}
+    return send("members.propose_validators", document, makes="proposal", **options)
 
 
 @propose.command(name="parameters")
@@ -87,7 +88,7 @@ def propose_parameters(settings: Sequence[str], **options: Any) -> int:
         if not number.isdecimal():
             raise Failure(Code.BAD_REQUEST, f"{setting}: a parameter is set as NAME=NUMBER")
         changes.append([name, int(number)])
-    return send("members.propose_parameters", {"changes": changes}, **options)
+    return send("members.propose_parameters", {"changes": changes}, makes="proposal", **options)
 
 
 @propose.command()
@@ -130,7 +131,7 @@ def institution(
         "active": not suspend,
         "proof": proof,
     }
-    return send("members.propose_institution", document, **options)
+    return send("members.propose_institution", document, makes="proposal", **options)
 
 
 def _joining(texts: Sequence[str]) -> tuple[list[str], list[str]]:

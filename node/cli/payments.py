@@ -26,7 +26,7 @@ def claim_options(command: Any) -> Any:
 
 
 @claim.command(name="open")
-@option("--claim", "claim_id", metavar="HASH", help="The claim's id; else a random one, told on stderr.")
+@option("--claim", "claim_id", metavar="HASH", help="The claim's id; else a random one.")
 @claim_options
 @send_options
 def open_claim(claim_id: str | None, policy: str, amount: int, treatment: str, **options: Any) -> int:
@@ -40,7 +40,7 @@ def open_claim(claim_id: str | None, policy: str, amount: int, treatment: str, *
         claim_id = "01" + secrets.token_hex(32)
         click.echo(f"claim {claim_id}", err=True)
     document = {"claim": claim_id, "policy": policy, "amount": amount, "treatment": treatment}
-    return send("payments.claim", document, **options)
+    return send("payments.claim", document, makes="claim", **options)
 
 
 @claim.command()

@@ -123,7 +123,7 @@ def verify_proof(file: Path, genesis: Path | None, trust: Path | None, save_trus
 
     \b
     Example:
-        medchain verify-proof balance.proof --genesis genesis.json
+        medchain verify-proof balance.proof --genesis cluster/genesis.json
     """
     from ledger.crypto import verify
     from ledger.proofcheck import BUNDLE_SIZE_BYTES_MAX, Refused, check
@@ -177,7 +177,7 @@ def light(memory: Path, genesis: Path | None, watch: bool, as_jsonl: bool, api_u
 
     \b
     Example:
-        medchain light phone.json --genesis genesis.json --watch
+        medchain light phone.json --genesis cluster/genesis.json --watch
     """
     from ledger.proofcheck import Refused
     from node.api.calls import ApiError

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from ledger.errors import Code
+from ledger.errors import Code, FileError
 from node.cli.common import (
     STEP_HEADINGS,
     Exit,
@@ -34,6 +34,7 @@ from node.cli.common import (
 
 RECORD_SIZE_BYTES_MAX = 16 * 1024 * 1024  # the vault's own limit; read no more than that
 DAY_MS = 86_400_000
+PURPOSES = ("treatment", "payment", "operations", "research", "public_health", "patient_request")  # as the rules have
 MEDIA_TYPE_DEFAULT = "application/fhir+json"
 
 
@@ -72,17 +73,27 @@ def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **optio
     """
     from node import keys, vault
     from node.api import tokens
+    from node.api.client import ApiError
 
     content = file.read(RECORD_SIZE_BYTES_MAX + 1)
-    token = tokens.load(home)
+    try:
+        token = tokens.load(home)
+    except FileError as error:
+        raise FileError(f"{error}; --home takes the folder of the node that --api asks") from None
     client = connect(options["api_url"])
     readers = [_public_key(patient), keys.resolve(options["key_reference"]).public, _public_key(client.status()["key"])]
     sealed = vault.seal(content, media_type=media_type, recipients=list(dict.fromkeys(readers)))
-    client.vault_put(sealed.data, token)
+    try:
+        client.vault_put(sealed.data, token)
+    except ApiError as error:
+        if error.code != Code.UNAUTHORISED:
+            raise
+        what = f"the token in {home} is not of the node at {options['api_url']}: --home and --api name different nodes"
+        raise Failure(Code.UNAUTHORISED, what) from None
     commitment = sealed.commitment
     document = {"record": commitment.hex(), "patient": patient, "kind": kind, "size_bytes": len(content)}
     click.echo(f"record {commitment.hex()}", err=True)
-    return send("records.register", document, **options)
+    return send("records.register", document, makes="record", **options)
 
 
 @record.command()
@@ -101,7 +112,7 @@ def get(record_id: str, api_url: str, as_json: bool) -> None:
 
 @record.command()
 @click.argument("record_id")
-@option("--purpose", required=True, help="Why, as granted, e.g. treatment.")
+@option("--purpose", required=True, type=click.Choice(PURPOSES), help="Why, as granted.")
 @option("--reason", default="read", help="A code of your own; never a name.")
 @option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Where the content goes; else stdout.")
 @send_options
@@ -153,7 +164,14 @@ def consent() -> None:
 
 @consent.command()
 @option("--reader", required=True, metavar="ID|KEY", help="An institution's id, or a person's public key.")
-@option("--purpose", "purposes", multiple=True, required=True, help="What for; may be repeated.")
+@option(
+    "--purpose",
+    "purposes",
+    multiple=True,
+    required=True,
+    type=click.Choice(PURPOSES),
+    help="What for; may be repeated.",
+)
 @option("--days", default=30, type=click.IntRange(1, 36_500), help="How long from now.")
 @option("--record", "records", multiple=True, metavar="ID", help="Only these records; else all of the kind given.")
 @option("--custodian", metavar="ID", help="Only records held by this institution.")
@@ -168,7 +186,7 @@ def grant(
     kind: str | None,
     **options: Any,
 ) -> int:
-    """Let someone read, signed by the patient. The receipt's id is the grant's.
+    """Let someone read, signed by the patient. The grant's id is that of the transaction.
 
     \b
     Example:
@@ -182,7 +200,7 @@ def grant(
         "custodian": custodian,
         "kind": kind,
     }
-    return send("records.grant", document, **options)
+    return send("records.grant", document, makes="grant", **options)
 
 
 @consent.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from node.cli.common import home_option, json_option, option, print_json, show, show_table
+from node.cli.common import genesis_of, home_option, json_option, option, print_json, show, show_table
 
 
 @click.group()
@@ -25,7 +25,6 @@ def check(home: Path, as_json: bool) -> None:
         medchain config check --home cluster/hospital
     """
     from ledger.errors import ConfigError
-    from ledger.genesis import Genesis
     from node import config as settings
     from node import keys
     from node.plugins import load_registry
@@ -42,7 +41,7 @@ def check(home: Path, as_json: bool) -> None:
         except ConfigError as error:
             problems.append(str(error))
         try:
-            load_registry(Genesis.from_json(loaded.genesis_path.read_bytes()))
+            load_registry(genesis_of(loaded.genesis_path))
         except OSError as error:
             problems.append(f"genesis: {loaded.genesis_path}: {error.strerror}")
         except ConfigError as error:

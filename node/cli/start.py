@@ -9,10 +9,21 @@ from pathlib import Path
 import click
 
 from ledger.errors import Code
-from node.cli.common import Failure, home_option, json_option, option, show
+from node.cli.common import (
+    ENVIRONMENT_PREFIX,
+    Exit,
+    Failure,
+    genesis_of,
+    home_option,
+    json_option,
+    option,
+    program,
+    show,
+)
 
 P2P_PORT_DEFAULT = 26_600
 API_PORT_DEFAULT = 26_601
+DEMO_SIZES = ("small", "normal")  # node.workload has them, and takes long to import
 
 
 @click.command()
@@ -41,7 +52,7 @@ def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, 
     addresses = [_peer(text) for text in peers]
     key = keys.generate()
     if genesis is not None:
-        document = Genesis.from_json(genesis.read_bytes())
+        document = genesis_of(genesis)
     else:
         now_ms = time.time_ns() // 1_000_000
         document = Genesis("local", now_ms, (key.public,), development_modules(), development=True)
@@ -64,7 +75,7 @@ def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, 
             "key": key.public.hex(),
             "chain": document.chain_id.hex(),
             "api": f"http://127.0.0.1:{api_port}",
-            "next": f"medchain start --home {home}",
+            "next": f"{program()} start --home {home}",
         },
         as_json,
     )
@@ -114,15 +125,38 @@ def start(home: Path, **flags: object) -> int:
     return node.run(loaded)
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def demo(arguments: tuple[str, ...]) -> int:
+@click.command()
+@option(
+    "--exit",
+    "leave",
+    is_flag=True,
+    envvar=f"{ENVIRONMENT_PREFIX}DEMO_EXIT",
+    help="End after the summary: status 0 only if every promise was kept.",
+)
+@option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Send the published EPCIS and FHIR files of this folder instead of generated business.",
+)
+@option("--seed", default=1, help="Which business is generated.")
+@option("--size", type=click.Choice(DEMO_SIZES), default="normal", help="How much is generated.")
+@option("-n", "--nodes", default=4, type=click.IntRange(4), help="How many validators; of four one may be killed.")
+@option(
+    "--dir", "directory", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    envvar=f"{ENVIRONMENT_PREFIX}DEMO_DIR",
+    help="The cluster's folder, which must not hold one yet; else a temporary one.",
+)  # fmt: skip
+def demo(leave: bool, data: Path | None, seed: int, size: str, nodes: int, directory: Path | None) -> int:
     """Show everything at once: four institutions, real business, a killed leader.
+
+    A hospital, a drug maker, a pharmacy and an insurer do business; the leader is killed and started again, and what
+    must hold is checked. Then the cluster goes on running until Ctrl-C.
 
     \b
     Example:
-        medchain demo --exit
+        medchain demo --exit --size small
     """
-    from node.demo import main
+    from node.demo import run
 
-    return main(list(arguments)) or 0
+    return Exit.DONE if run(data, seed, size, nodes, directory, leave=leave) else Exit.REFUSED

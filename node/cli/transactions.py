@@ -84,7 +84,10 @@ def watch(transaction_id: str, timeout_s: float, api_url: str, as_json: bool) ->
             if getattr(error, "code", None) != Code.NOT_FOUND:
                 raise
         if time.monotonic() >= deadline:
-            raise Failure(Code.NOT_FINAL_IN_TIME, f"{transaction_id} is not final after {timeout_s:g} s")
+            raise Failure(
+                Code.NOT_FINAL_IN_TIME,
+                f"{transaction_id} is not on the chain after {timeout_s:g} s; whether any node holds it is not known",
+            )
         time.sleep(POLL_S)
 
 

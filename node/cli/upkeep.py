@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from node.cli.common import home_option, json_option, option, show
+from node.cli.common import bar, home_option, json_option, option, show
 
 
 @click.command()
@@ -42,10 +41,9 @@ def prune(home: Path, keep: int | None, as_json: bool) -> None:
         if keep < needed:
             raise click.UsageError(f"--keep: this chain needs {needed} blocks at least")
         before, first = kv.approximate_size_bytes(), store.pruned
-        length = max(store.tip.height - keep - first, 1)
-        with click.progressbar(length=length, label="blocks", file=sys.stderr, show_pos=True) as bar:
+        with bar("blocks", store.tip.height - keep - first) as shown:
             for height in slices(kv, store, keep):
-                bar.update(height - first - bar.pos)
+                shown.update(height - first - shown.pos)
         click.echo("compacting", err=True)
         kv.compact()
         pruned, after = store.pruned, kv.approximate_size_bytes()
@@ -71,11 +69,11 @@ def repair(home: Path, as_json: bool) -> None:
     from node import config
     from node.repair import repair as mend
 
-    with click.progressbar(length=1, label="blocks", file=sys.stderr, show_pos=True) as bar:
+    with bar("blocks", 1) as shown:
 
         def progress(height: int, tip_height: int) -> None:
-            bar.length = max(tip_height, 1)
-            bar.update(height - bar.pos)
+            shown.length = max(tip_height, 1)
+            shown.update(height - shown.pos)
 
         report = mend(config.load(home), progress)
     document = {

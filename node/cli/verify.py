@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from node.cli.common import home_option, json_option, show
+from node.cli.common import bar, home_option, json_option, show
 
 
 @click.command()
@@ -30,8 +29,8 @@ def verify(home: Path, as_json: bool) -> None:
     opened = open_home(config.load(home))
     try:
         tip_height = opened.store.tip.height
-        with click.progressbar(length=max(tip_height, 1), label="blocks", file=sys.stderr, show_pos=True) as bar:
-            verify_store(opened.kv, opened.store, opened.executor, lambda height, _: bar.update(height - bar.pos))
+        with bar("blocks", tip_height) as shown:
+            verify_store(opened.kv, opened.store, opened.executor, lambda height, _: shown.update(height - shown.pos))
         pruned = opened.store.pruned
     finally:
         opened.close()

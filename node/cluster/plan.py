@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ledger.crypto import KeyPair
-from ledger.errors import ConfigError
+from ledger.errors import ConfigError, FileError
 from ledger.genesis import Genesis, Parameters, development_key
 from ledger.gs1 import check_digit
 from ledger.rules import Role
@@ -329,11 +329,11 @@ def add_follower(directory: Path, plan: ClusterPlan, initialise: Callable[[Path]
 
 
 def read(directory: Path) -> ClusterPlan:
-    """The plan in a cluster's folder. ConfigError if there is none."""
+    """The plan in a cluster's folder. FileError if there is none."""
     try:
         data = (directory / PLAN_FILE).read_bytes()[:PLAN_SIZE_BYTES_MAX]
     except OSError:
-        raise ConfigError(
+        raise FileError(
             f"{directory}: holds no cluster; make one with: medchain cluster up --dir {directory}"
         ) from None
     return ClusterPlan.from_json(data.decode("utf-8", "replace"))

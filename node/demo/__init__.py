@@ -13,7 +13,6 @@ import asyncio
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -21,40 +20,12 @@ import click
 from node.cluster.control import ControlServer
 from node.demo.progress import Progress
 from node.demo.scenario import Options, Stage, demonstrate, lay_out
-from node.workload import SIZES
 
-__all__ = ["main"]
+__all__ = ["run"]
 
 
-@click.command("demo", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--exit", "leave", is_flag=True, help="End after the summary: status 0 only if every promise was kept.")
-@click.option(
-    "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Send the published EPCIS and FHIR files of this folder instead of generated business.",
-)
-@click.option("--seed", default=1, show_default=True, help="Which business is generated.")
-@click.option(
-    "--size", type=click.Choice(list(SIZES)), default="normal", show_default=True, help="How much is generated."
-)
-@click.option("-n", "--nodes", default=4, show_default=True, help="How many validators: 4 and more.")
-@click.option(
-    "--dir",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The cluster's folder, which must not hold one yet; else a temporary one.",
-)
-def demo(leave: bool, data: Path | None, seed: int, size: str, nodes: int, directory: Path | None) -> int:
-    """Start a hospital, a drug maker, a pharmacy and an insurer, send business, kill the leader, restart it, check.
-
-    Then the cluster goes on running until Ctrl-C.
-
-    \b
-    Example:
-        medchain demo --exit --size small
-    """
-    if nodes < 4:
-        raise click.UsageError("-n: at least 4 nodes, so that one may be killed")
+def run(data: Path | None, seed: int, size: str, nodes: int, directory: Path | None, *, leave: bool) -> bool:
+    """Demonstrate and, unless `leave`, stay until Ctrl-C; whether every promise was kept."""
     temporary = directory is None
     folder = Path(tempfile.mkdtemp(prefix="medchain-demo-")) if directory is None else directory.absolute()
     options = Options(folder / "cluster" if temporary else folder, nodes, seed, size, data)
@@ -66,7 +37,7 @@ def demo(leave: bool, data: Path | None, seed: int, size: str, nodes: int, direc
             shutil.rmtree(folder, ignore_errors=True)
         elif temporary:
             click.echo(f"data and logs stay in {folder}", err=True)
-    return 0 if good else 1
+    return good
 
 
 async def _run(options: Options, leave: bool) -> bool:
@@ -114,9 +85,3 @@ async def _stay(stage: Stage) -> None:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run `medchain demo` with these arguments; the exit status. Click's and configuration errors are raised."""
-    result = demo.main(args=list(arguments), prog_name="medchain demo", standalone_mode=False)
-    return result if isinstance(result, int) else 0

@@ -229,6 +229,22 @@ async def test_bad_request_gets_its_code_and_changes_nothing(
     assert (await ask(server.url, "GET", "/v1/health")).status == 200
 
 
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("/v1/transactions/01ab", "expected 66 lower-case hexadecimal digits"),
+        ("/v1/records/zz", "expected 66 lower-case hexadecimal digits"),
+        ("/v1/packs?epc=foo", "bad_identifier; expected: identifier, e.g. 01/09521234001010/21/SN1"),
+    ],
+)
+async def test_a_bad_parameter_is_told_what_a_good_one_looks_like(
+    served: tuple[FakeService, ApiServer], target: str, reason: str
+) -> None:
+    reply = await ask(served[1].url, "GET", target)
+    assert [item["reason"] for item in reply.json["errors"]] == [reason]
+
+
 def check_problem(reply: Reply, field: str | None) -> None:
     assert reply.headers["content-type"] == "application/problem+json"
     problem = reply.json

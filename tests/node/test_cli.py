@@ -23,12 +23,14 @@ from ledger.errors import Code, ConfigError
 from ledger.explanations import EXPLANATIONS
 from ledger.genesis import development_key
 from ledger.modules.parties import join_statement
+from ledger.modules.records import PURPOSE_OF_USE
 from ledger.transaction import Transaction
 from node import cli, config, vault
-from node.api import calls
+from node.api import calls, client
 from node.cli import common, reference
 from node.cli.chain import Height
 from node.cli.common import Exit
+from node.cli.records import PURPOSES
 from node.cluster import plan as plans
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +46,7 @@ class FakeClient:
     answers: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, url: str, *, timeout_ms: int = 0) -> None:
-        self.url = url
+        self.url = client._base(url)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def answer(*arguments: Any, **named: Any) -> Any:
@@ -63,6 +65,13 @@ class FakeClient:
             raise found
         return {"height": 7, "chain": CHAIN.hex(), "key": development_key("maker").public.hex(), **(found or {})}
 
+    def why(self) -> dict[str, Any]:
+        found = self.answers.get("why")
+        found = found(self.url) if callable(found) else found
+        if isinstance(found, Exception):
+            raise found
+        return found or {}
+
     def _take(self, wire: bytes) -> dict[str, Any]:
         tx = Transaction.decode(wire)
         assert verify_joined(wire)
@@ -74,9 +83,10 @@ class FakeClient:
 
     def submit_wait(self, wire: bytes, timeout_ms: int) -> dict[str, Any]:
         found = self.answers.get("submit_wait", {})
+        taken = self._take(wire)
         if isinstance(found, Exception):
             raise found
-        return self._take(wire) | {"height": 8} | found
+        return taken | {"height": 8} | found
 
 
 class Result:
@@ -127,7 +137,8 @@ def examples() -> Iterator[tuple[str, list[str]]]:
 def test_every_example_is_a_command_line_that_parses(
     path: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("observation.json", "hospital.tar", "balance.proof"):
+    (tmp_path / "cluster").mkdir()
+    for name in ("observation.json", "hospital.tar", "balance.proof", "cluster/genesis.json"):
         (tmp_path / name).write_text("{}")
     monkeypatch.chdir(tmp_path)
     if arguments == ["--version"]:
@@ -144,6 +155,16 @@ def test_every_example_is_a_command_line_that_parses(
 def test_the_reference_page_is_what_the_commands_say() -> None:
     page = (ROOT / "docs" / "cli.md").read_text("utf-8")
     assert page == reference.markdown(), "run: python -m node.cli.reference > docs/cli.md"
+
+
+def test_the_reference_page_has_of_each_command_what_its_help_prints(medchain: Medchain) -> None:
+    """Wherever lines are broken. What a group says of its commands is cut to the width."""
+    page = "".join((ROOT / "docs" / "cli.md").read_text("utf-8").split())
+    for path, command, _ in reference.commands():
+        printed = medchain(*path.split()[1:], "--help")
+        assert printed.status == 0
+        told = printed.out.partition("\nCommands:")[0] if isinstance(command, click.Group) else printed.out
+        assert "".join(told.split()) in page, path
 
 
 def test_every_option_has_one_variable_of_its_own() -> None:
@@ -276,6 +297,54 @@ def test_errors_become_the_documented_status_and_code(
     assert result.out == ""
 
 
+def test_a_transaction_that_is_not_final_in_time_is_named(medchain: Medchain) -> None:
+    FakeClient.answers["submit_wait"] = calls.ApiError(3003, 504, "late", True)
+    grant = ("consent", "grant", "--reader", "insurer", "--purpose", "payment", "--key", "dev:patient")
+    result = medchain(*grant, "--timeout", "3", "--json")
+    tx_id = FakeClient.sent[0].id.hex()
+    assert result.status == Exit.NOT_FINAL
+    assert result.json == {"grant": tx_id, "status": "accepted", "id": tx_id}
+    assert result.err.startswith(f"MC3003 {tx_id} is not final after 3 s; ask with: medchain tx watch {tx_id}\n")
+
+    fields = '{"currency": "CNY", "to": "hospital", "amount": 100, "reference": ""}'
+    transfer = ("tx", "submit", "payments.transfer", fields, "--key", "dev:insurer", "--api", "http://x:3")
+    FakeClient.answers["submit_wait"] = calls.ApiError(3002, 503, "too many", True)
+    crowded = medchain(*transfer)
+    tx_id = FakeClient.sent[1].id.hex()
+    assert crowded.status == Exit.NOT_FINAL
+    assert crowded.out == f"status  accepted\nid      {tx_id}\n"
+    assert f"medchain tx watch {tx_id} --api http://x:3\n" in crowded.err
+
+    FakeClient.answers["submit_wait"] = calls.Unreachable("http://x:3", "no answer in time")
+    lost = medchain(*transfer)
+    assert (lost.status, lost.out) == (Exit.UNREACHABLE, "")
+    assert FakeClient.sent[2].id.hex() in lost.err
+    FakeClient.answers["submit_wait"] = calls.ApiError(3001, 429, "full", True)
+    refused = medchain(*transfer)
+    assert (refused.status, refused.out) == (Exit.BUSY, "")
+
+
+def test_a_record_is_not_read_before_its_access_is_final(medchain: Medchain) -> None:
+    FakeClient.answers["submit_wait"] = calls.ApiError(3003, 504, "late", True)
+    result = medchain("record", "read", ID, "--purpose", "treatment", "--key", "dev:hospital")
+    assert (result.status, result.out) == (Exit.NOT_FINAL, "")
+    assert f"tx watch {FakeClient.sent[0].id.hex()}" in result.err
+
+
+def test_what_an_operation_makes_is_named_on_stdout(medchain: Medchain) -> None:
+    key = ("--key", "dev:hospital", "--json")
+    claim = ("claim", "open", "--policy", ID, "--amount", "5", "--treatment", ID, *key)
+    assert medchain(*claim).json["claim"] == FakeClient.sent[-1].fields[0].hex()  # type: ignore[union-attr]
+    assert medchain(*claim, "--claim", ID).json["claim"] == ID
+    assert medchain(*claim, "--claim", ID, "--no-wait").json["claim"] == ID
+    grant = ("consent", "grant", "--reader", "insurer", "--purpose", "payment", *key)
+    assert medchain(*grant).json["grant"] == FakeClient.sent[-1].id.hex()
+    proposal = ("member", "propose", "parameters", "--set", "window=4", *key)
+    assert medchain(*proposal).json["proposal"] == FakeClient.sent[-1].id.hex()
+    FakeClient.answers["submit_wait"] = {"code": int(Code.CLAIM_EXISTS)}
+    assert "claim" not in medchain(*claim).json
+
+
 def test_watch_waits_while_a_transaction_is_not_found(medchain: Medchain, monkeypatch: pytest.MonkeyPatch) -> None:
     from node.cli import transactions
 
@@ -314,10 +383,84 @@ def test_status_calls_a_node_that_lags_unhealthy(medchain: Medchain) -> None:
     assert [node["lag"] for node in result.json["nodes"]] == [0, 999]
 
 
+def test_status_without_any_answer_is_status_3_with_a_sentence(medchain: Medchain, tmp_path: Path) -> None:
+    FakeClient.answers["status"] = lambda url: calls.Unreachable(url, "refused")
+    result = medchain("status")
+    assert result.status == Exit.UNREACHABLE
+    assert result.err.startswith("MC3007 http://127.0.0.1:26601: refused\n")
+    several = medchain("status", "--api", "http://127.0.0.1:1", "--api", "http://127.0.0.1:3", "--json")
+    assert several.status == Exit.UNREACHABLE
+    assert len(several.json["nodes"]) == 2
+    assert "none of 2 nodes answers" in several.err
+
+
 def test_why_is_one_sentence(medchain: Medchain) -> None:
     FakeClient.answers["why"] = {"sentence": "maker and insurer are missing.", "halted": True}
     assert medchain("why").out == "maker and insurer are missing.\n"
     assert medchain("why", "--json").json["halted"] is True
+
+
+def test_status_and_why_ask_the_nodes_of_the_local_cluster(
+    medchain: Medchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("node.cluster.supervisor.spawn", lambda directory: {"nodes": [], "directory": str(directory)})
+    assert medchain("cluster", "up", "--base-port", "7000", "--json").status == 0
+    killed = "http://127.0.0.1:7001"
+
+    def answer(url: str) -> Any:
+        return calls.Unreachable(url, "refused") if url == killed else {"sentence": "hospital is missing."}
+
+    FakeClient.answers["status"] = FakeClient.answers["why"] = answer
+    result = medchain("why")
+    assert (result.status, result.out) == (0, "hospital is missing.\n")
+    assert result.err == "asked maker at http://127.0.0.1:7003\n"
+    assert [("error" in node) for node in medchain("status", "--json").json["nodes"]] == [True, False, False, False]
+    asked = medchain("why", "--api", killed)
+    assert (asked.status, asked.out) == (Exit.UNREACHABLE, "")
+    assert "MC3007" in asked.err
+
+
+@pytest.mark.parametrize("command", ["status", "why"])
+def test_a_folder_that_was_named_and_holds_no_cluster_is_an_error(
+    medchain: Medchain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    FakeClient.answers["why"] = {"sentence": "All is well."}
+    for arguments in ((command, "--dir", str(tmp_path / "nosuch")), (command,)):
+        result = medchain(*arguments)
+        assert (result.status, result.out) == (Exit.USAGE, "")
+        assert result.err.startswith("MC4008 ")
+        assert "nosuch: holds no cluster" in result.err
+        monkeypatch.setenv("MEDCHAIN_CLI_CLUSTER_DIR", str(tmp_path / "nosuch"))
+
+
+@pytest.mark.parametrize(
+    "address", ["foo", "127.0.0.1:26601", "ftp://x", "http://x:port", "http://x:70000", "http://["]
+)
+@pytest.mark.parametrize(
+    "command", [("status",), ("why",), ("block", "get", "1"), ("consent", "revoke", ID, "--key", "dev:patient")]
+)
+def test_what_is_no_address_of_a_node_is_a_usage_error(
+    medchain: Medchain, command: tuple[str, ...], address: str
+) -> None:
+    result = medchain(*command, "--api", address)
+    assert (result.status, result.out) == (Exit.USAGE, "")
+    assert f"--api {address}: not an address such as http://127.0.0.1:26601" in result.err
+
+
+def test_commands_to_copy_are_written_as_this_program_was_called(
+    medchain: Medchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = {"name": "hospital", "api": "http://127.0.0.1:26601", "validator": True, "institution": "hospital"}
+    monkeypatch.setattr("node.cluster.supervisor.spawn", lambda directory: {"nodes": [node]})
+    script = tmp_path / "bin" / "medchain"
+    script.parent.mkdir()
+    script.touch(0o755)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "argv", [str(script), "cluster", "up"])
+    assert f"next     {script} status --dir" in medchain("cluster", "up", "--dir", str(tmp_path / "c")).out
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert "next     medchain status --dir" in medchain("cluster", "up", "--dir", str(tmp_path / "c")).out
 
 
 def test_events_are_one_document_a_line_and_go_on_from_a_cursor(medchain: Medchain) -> None:
@@ -446,11 +589,12 @@ def test_a_record_goes_encrypted_to_the_custodians_node_and_comes_back_to_a_read
     patient = PATIENT.public.hex()
     result = medchain(
         "record", "add", str(tmp_path / "observation.json"), "--patient", patient, "--kind", "Observation",
-        "--key", "dev:hospital", "--home", str(tmp_path),
+        "--key", "dev:hospital", "--home", str(tmp_path), "--json",
     )  # fmt: skip
     assert result.status == 0, result.err
     (tx,) = FakeClient.sent
     commitment = vault.SealedRecord.from_bytes(stored[0]).commitment
+    assert result.json["record"] == commitment.hex()
     assert tx.fields == (commitment, PATIENT.public, "Observation", len(content))
     assert b"Observation" not in stored[0]
 
@@ -487,6 +631,7 @@ def test_init_makes_a_home_whose_configuration_holds(medchain: Medchain, tmp_pat
     verified = medchain("verify", "--home", str(home), "--json")
     assert verified.json["verified"] is True
     assert verified.json["chain"] == made.json["chain"]
+    assert verified.err == medchain("repair", "--home", str(home)).err == ""  # no progress where nobody looks on
 
 
 def test_config_check_names_every_problem_on_stderr(medchain: Medchain, tmp_path: Path) -> None:
@@ -539,6 +684,87 @@ def test_signed_bytes_are_canonical(medchain: Medchain) -> None:
     medchain("consent", "revoke", ID, "--key", "dev:patient")
     (tx,) = FakeClient.sent
     assert decode(tx.wire[98:], size_bytes_max=1_000) is not None
+
+
+def test_a_file_that_cannot_be_used_is_named_with_a_code_of_its_own(medchain: Medchain, tmp_path: Path) -> None:
+    garbage, missing = tmp_path / "garbage", tmp_path / "missing"
+    garbage.write_text("garbage")
+    garbage.chmod(0o600)
+    for arguments, part in (
+        (("key", "show", str(missing)), "No such file or directory"),
+        (("key", "show", str(garbage)), "not a key file"),
+        (("consent", "revoke", ID, "--key", str(missing)), "No such file or directory"),
+        (
+            ("key", "prove", "dev:patient", "--validator", "--genesis", str(garbage)),
+            "genesis: not JSON (line 1, column",
+        ),
+        (("init", "--home", str(tmp_path / "n"), "--genesis", str(garbage)), "genesis: not JSON (line 1, column"),
+    ):
+        result = medchain(*arguments)
+        assert (result.status, result.out) == (Exit.USAGE, ""), arguments
+        path = garbage if str(garbage) in arguments else missing
+        assert result.err.startswith(f"MC4008 {path}: "), result.err
+        assert part in result.err
+    absent = medchain("key", "prove", "dev:patient", "--validator", "--genesis", str(missing))
+    assert (absent.status, "does not exist" in absent.err) == (Exit.USAGE, True)
+
+
+def test_a_record_goes_to_the_node_whose_folder_was_named(medchain: Medchain, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    record.write_text("{}")
+    add = ("record", "add", str(record), "--patient", PATIENT.public.hex(), "--kind", "X", "--key", "dev:hospital")
+    without = medchain(*add, "--home", str(tmp_path))
+    assert without.status == Exit.USAGE
+    assert "operator.token: No such file or directory; --home takes the folder of the node" in without.err
+    (tmp_path / "operator.token").write_text("a" * 64 + "\n")
+    (tmp_path / "operator.token").chmod(0o600)
+    FakeClient.answers["vault_put"] = calls.ApiError(3008, 401, "Send the token.", False)
+    other = medchain(*add, "--home", str(tmp_path))
+    assert (other.status, FakeClient.sent) == (Exit.REFUSED, [])
+    assert "--home and --api name different nodes" in other.err
+
+
+def test_the_purposes_that_the_rules_know_can_be_given_and_are_listed(medchain: Medchain) -> None:
+    assert tuple(PURPOSE_OF_USE) == PURPOSES
+    for command in (("consent", "grant"), ("record", "read")):
+        assert "|".join(PURPOSES) in medchain(*command, "--help").out
+    wrong = medchain("consent", "grant", "--reader", "insurer", "--purpose", "fun", "--key", "dev:patient")
+    assert (wrong.status, "public_health" in wrong.err) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "document"),
+    [
+        (("member", "list", "--proposals"), {"proposals": []}, {"items": []}),
+        (("evidence", "list"), {"evidence": {"items": [], "next": None}}, {"items": [], "next": None}),
+        (("record", "history", ID), {"record_history": {"items": []}}, {"items": []}),
+    ],
+)
+def test_that_there_is_nothing_yet_is_no_data(
+    medchain: Medchain, arguments: tuple[str, ...], answer: dict[str, Any], document: dict[str, Any]
+) -> None:
+    FakeClient.answers.update(answer)
+    result = medchain(*arguments)
+    assert (result.status, result.out, result.err) == (0, "", "nothing yet\n")
+    assert medchain(*arguments, "--json").json == document
+
+
+def test_who_watches_an_unknown_transaction_is_not_told_that_it_was_accepted(medchain: Medchain) -> None:
+    FakeClient.answers["receipt"] = calls.ApiError(3004, 404, "?", False)
+    result = medchain("tx", "watch", ID, "--timeout", "0.1")
+    assert result.status == Exit.NOT_FINAL
+    assert "not on the chain after 0.1 s" in result.err
+    assert "accepted" not in result.err
+
+
+def test_what_is_no_height_is_told_that_latest_is_one(medchain: Medchain) -> None:
+    assert "neither a height from 1 on nor `latest`" in medchain("block", "get", "foo").err
+
+
+def test_a_field_of_bytes_says_how_many_digits_it_takes(medchain: Medchain) -> None:
+    for given in ("01ab", "zz"):
+        refused = medchain("consent", "revoke", given, "--key", "dev:patient")
+        assert "bad_field: grant, 66 lower-case hexadecimal digits" in refused.err
 
 
 @pytest.mark.parametrize(("given", "taken"), [("latest", "latest"), ("7", 7)])

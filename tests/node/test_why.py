@@ -12,6 +12,7 @@ from node.why import Facts, Missing, explain
 NOW_MS = 1_700_000_000_000
 MOVING = Facts(
     now_ms=NOW_MS,
+    started_ms=NOW_MS - 3_600_000,
     height=100,
     target_height=100,
     n=4,
@@ -20,12 +21,15 @@ MOVING = Facts(
     view=2,
     leader="maker",
     changing=False,
-    waiting=True,
+    waiting_since_ms=NOW_MS - 90_000,
     last_progress_ms=NOW_MS - 1_000,
     stopped=None,
     decided=100,
 )
 STALLED = replace(MOVING, last_progress_ms=NOW_MS - 60_000)
+IDLE = replace(MOVING, last_progress_ms=NOW_MS - 3_600_000)
+YOUNG = replace(MOVING, started_ms=NOW_MS - 2_000, last_progress_ms=NOW_MS - 2_000, waiting_since_ms=None)
+UNHEARD = tuple(Missing(name, "01", NOW_MS - 2_000) for name in ("maker", "pharmacy", "insurer"))
 GONE = tuple(Missing(name, "01", NOW_MS - 90_000) for name in ("pharmacy", "insurer"))
 
 
@@ -33,7 +37,7 @@ GONE = tuple(Missing(name, "01", NOW_MS - 90_000) for name in ("pharmacy", "insu
     ("facts", "halted", "told"),
     [
         (MOVING, False, ["moving", "100"]),
-        (replace(STALLED, waiting=False), False, ["quiet"]),
+        (replace(STALLED, waiting_since_ms=None), False, ["quiet"]),
         (replace(MOVING, missing=GONE[:1]), False, ["moving", "pharmacy", "2023-11-14 22:11:50Z"]),
         (replace(MOVING, epoch_end=130), False, ["moving", "130"]),
         (replace(MOVING, missing=GONE), True, ["2 of 4", "3 are needed", "pharmacy", "insurer", "start them"]),
@@ -43,13 +47,13 @@ GONE = tuple(Missing(name, "01", NOW_MS - 90_000) for name in ("pharmacy", "insu
         (replace(STALLED, clock_ahead_ms=-3_600_000), True, ["clock is 3600 s behind", "maker", "time server"]),
         (replace(MOVING, clock_ahead_ms=60_000), False, ["60 s ahead of"]),
         (replace(STALLED, decided=103, lacking_decided=2), True, ["101 is decided", "2 of its batches"]),
-        (replace(STALLED, waiting=False, decided=101), True, ["101 is decided", "this node's log"]),
+        (replace(STALLED, waiting_since_ms=None, decided=101), True, ["101 is decided", "this node's log"]),
         (replace(STALLED, lacking_proposed=3), True, ["proposal of maker", "3 batches"]),
         (replace(STALLED, changing=True), True, ["changing the leader", "view 2", "maker"]),
         (replace(MOVING, changing=True), False, ["changing the leader"]),
-        (replace(STALLED, waiting=False, changing=True), True, ["changing the leader", "60 s"]),
+        (replace(STALLED, waiting_since_ms=None, changing=True), True, ["changing the leader", "60 s"]),
         (replace(STALLED, epoch_end=101, unclosed=3), True, ["after height 101", "closed epoch 3", "start those"]),
-        (replace(STALLED, epoch_end=101, waiting=False), True, ["maker leads view 2"]),
+        (replace(STALLED, epoch_end=101, waiting_since_ms=None), True, ["maker leads view 2"]),
         (replace(STALLED, suspecting=True), True, ["wants to leave view 2", "until 3 validators"]),
         (STALLED, True, ["60 s though transactions wait", "maker leads view 2"]),
         (
@@ -57,6 +61,21 @@ GONE = tuple(Missing(name, "01", NOW_MS - 90_000) for name in ("pharmacy", "insu
             True,
             ["3 validators must be at height 100", "hospital (height 12)", "catching up", "Missing: pharmacy"],
         ),
+        (replace(IDLE, waiting_since_ms=NOW_MS - 12_000), True, ["committed for 12 s though transactions wait"]),
+        (replace(IDLE, waiting_since_ms=NOW_MS - 2_000), False, ["waited for 2 s", "100", "came 3600 s ago"]),
+        (replace(IDLE, waiting_since_ms=NOW_MS - 2_000, changing=True), False, ["changing the leader", "for 2 s"]),
+        (
+            replace(IDLE, waiting_since_ms=NOW_MS - 2_000, height=0, target_height=0, decided=0),
+            False,
+            ["2 s", "no block yet"],
+        ),
+        (
+            replace(STALLED, suspecting=True, missing=GONE[:1]),
+            True,
+            ["wants to leave view 2", "Missing: pharmacy (since 2023-11-14 22:11:50Z)"],
+        ),
+        (replace(YOUNG, missing=UNHEARD), False, ["just begun", "1 of 4", "3 are needed"]),
+        (replace(YOUNG, missing=UNHEARD, started_ms=NOW_MS - 6_000), True, ["halted", "missing: maker"]),
         (replace(STALLED, disk_busy_since_ms=NOW_MS - 20_000), True, ["disk", "20 s", "device"]),
         (replace(MOVING, disk_busy_since_ms=NOW_MS - 20), False, ["moving"]),
     ],
@@ -75,3 +94,13 @@ def test_who_is_missing_is_told_as_data_too() -> None:
     answer = explain(replace(MOVING, missing=GONE))
     assert [one["name"] for one in answer["missing"]] == ["pharmacy", "insurer"]
     assert (answer["height"], answer["view"]) == (100, 2)
+
+
+def test_just_after_a_start_nobody_who_was_never_heard_is_called_missing() -> None:
+    assert explain(replace(YOUNG, missing=UNHEARD))["missing"] == []
+    moving = explain(replace(YOUNG, missing=UNHEARD[:1]))
+    assert (moving["missing"], "Missing" in moving["sentence"]) == ([], False)
+    lost = replace(UNHEARD[0], since_ms=NOW_MS - 1_000)  # it was here
+    told = explain(replace(YOUNG, missing=(lost, *UNHEARD[1:])))
+    assert [one["name"] for one in told["missing"]] == ["maker"]
+    assert "Missing: maker" in told["sentence"]

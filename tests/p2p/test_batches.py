@@ -158,6 +158,19 @@ def test_what_was_cut_is_held_until_it_is_ordered() -> None:
     assert pool.sizes() == {"transactions": 0, "batches": 0, "bytes": 0, "wanted": 0}
 
 
+def test_what_waits_is_known_since_when_whoever_took_it() -> None:
+    pool = BatchPool(PoolConfig())
+    assert pool.waiting_since_ms is None
+    pool.add(batch(1), "maker", 5)
+    pool.submit(tx(2), 7)
+    assert pool.waiting_since_ms == 5
+    pool.ordered([batch(1)], 8)
+    assert pool.waiting_since_ms == 7
+    (own,) = pool.cut(9)
+    pool.ordered([own], 10)
+    assert pool.waiting_since_ms is None
+
+
 def test_overload_is_answered_and_room_returns_with_execution() -> None:
     """Trap 38."""
     pool = BatchPool(SMALL)

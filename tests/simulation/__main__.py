@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,9 +79,21 @@ class Report:
         points = expected()
         absent = missing(self.coverage)
         lines.append(f"coverage: {len(points) - len(absent)} of {len(points)} handlers, effects and refusals")
-        if absent:
+        if absent and runs >= COVERAGE_SEEDS_MIN:
             lines.append("  never reached: " + ", ".join(absent))
         return lines
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from a file; ValueError says in one line why it is none."""
+    try:
+        return Plan.from_json(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not a plan: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a plan: {type(error).__name__}: {error}") from None
 
 
 def attempt(seed: int) -> Outcome | Failure:
@@ -145,8 +158,11 @@ def run_one(plan: Plan, arguments: argparse.Namespace) -> int:
     show = print if arguments.trace else None
     trace = Trace(show, int(arguments.from_s * 1000), to_ms, statuses=arguments.statuses)
     status = 0
+    began_s = time.monotonic()
+    report = Report()
     try:
-        print(run_plan(plan, trace))
+        report.add(run_plan(plan, trace))
+        print("\n".join(report.lines(time.monotonic() - began_s)))
     except Exception:
         status = 1
         traceback.print_exc()
@@ -158,7 +174,7 @@ def run_one(plan: Plan, arguments: argparse.Namespace) -> int:
     return status
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="make sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -174,13 +190,20 @@ def main() -> int:
     parser.add_argument("--html", type=Path, help="draw one run into this file")
     parser.add_argument("--from", type=float, default=0.0, dest="from_s", help="first simulated second to show")
     parser.add_argument("--to", type=float, help="last simulated second to show")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     if arguments.plan is not None:
-        return run_one(Plan.from_json(arguments.plan.read_text()), arguments)
+        try:
+            plan = read_plan(arguments.plan)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
+        return run_one(plan, arguments)
     if arguments.write_plan is not None:
         arguments.write_plan.write_text(draw_plan(arguments.start, strategies()).to_json())
         return 0
     if arguments.trace or arguments.html is not None:
+        if arguments.seeds != 1:
+            print(f"--trace and --html take one seed: this is {arguments.start}, of {arguments.seeds}", file=sys.stderr)
         return run_one(draw_plan(arguments.start, strategies()), arguments)
     return run_range(arguments.start, arguments.seeds, arguments.jobs, arguments.shrink_s, arguments.folder)
 

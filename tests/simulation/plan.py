@@ -49,7 +49,7 @@ class Plan:
     @classmethod
     def from_value(cls, value: dict[str, Any]) -> Plan:
         if value.get("format") != FORMAT:
-            raise ValueError(f"not a plan: format must be {FORMAT}")
+            raise ValueError(f"format must be {FORMAT}")
         lost = [(int(index), str(mode)) for index, mode in value["lost"]]
         return cls(value["seed"], Options.from_json(value["options"]), value["faults"], value["end_ms"], lost)
 

@@ -14,6 +14,7 @@ from random import Random
 import pytest
 
 from p2p.frames import Kind
+from tests.simulation.__main__ import main as command
 from tests.simulation.cluster import Cluster, Options
 from tests.simulation.coverage import expected, refusals
 from tests.simulation.disk import FileSystem
@@ -155,6 +156,36 @@ def test_a_vote_that_is_sent_before_it_is_durable_is_seen() -> None:
     cluster.transfer()
     with pytest.raises(AssertionError, match="before it was durable"):
         cluster.run(3_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "No such file or directory"),
+        ("garbage", "not a plan: Expecting value: line 1 column 1 (char 0)"),
+        ("[]", "not a plan: AttributeError: 'list' object has no attribute 'get'"),
+        ("{}", "not a plan: format must be medchain/simulation-plan/1"),
+    ],
+)
+def test_a_file_that_is_no_plan_costs_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, reason: str
+) -> None:
+    path = tmp_path / "plan.json"
+    if text is not None:
+        path.write_text(text)
+    assert command(["--plan", str(path)]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"{path}: {reason}\n")
+
+
+def test_a_traced_run_ends_in_the_ordinary_summary_and_says_that_it_is_of_one_seed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(["--start", "3", "--seeds", "3", "--trace", "--from", "1000"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "--trace and --html take one seed: this is 3, of 3\n"
+    assert said.out.startswith("1 passed, 0 failed in ")
+    assert max(map(len, said.out.splitlines())) < 400
 
 
 def test_lines_and_picture_of_a_run() -> None:

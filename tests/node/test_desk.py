@@ -1,0 +1,97 @@
+"""What one node says of the others, from what it heard of them: the desk over a replica without a network."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ledger.codec import encode
+from node.config import NodeConfig
+from node.desk import Desk
+from node.why import SILENT_MS, STARTING_MS
+from p2p.frames import Kind
+from tests.node.test_hostile import GENESIS, MEMBERS, WALL_MS, Lab, tiny
+
+AN_HOUR_MS = 3_600_000
+OWN = 3
+
+
+class Room:
+    """A desk, its replica, and the other members' statuses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+        self.lab = Lab()
+        self.out, replica = self.lab.out, self.lab.replica
+        monkeypatch.setattr("node.desk._wall_ms", self.out.wall_ms)
+        home: Any = SimpleNamespace(genesis=GENESIS, store=replica.store)
+        driver: Any = SimpleNamespace(now_ms=self.out.now_ms, flushing_since_ms=None)
+        self.desk = Desk(NodeConfig(home=tmp_path), home, MEMBERS[OWN], None, None)
+        self.desk.open(driver, replica, SimpleNamespace())  # type: ignore[arg-type]
+
+    def pass_time(self, duration_ms: int, *heard: int) -> None:
+        self.out.now += duration_ms
+        status = encode(self.lab.replica.engine.status().to_value())
+        for member in heard:
+            self.lab.replica.on_frame(MEMBERS[member].public, Kind.STATUS, status)
+
+    def missing(self) -> dict[str, int]:
+        """Since when, by key, in the steady clock's time."""
+        return {one["key"]: one["since_ms"] - WALL_MS for one in self.desk.why()["missing"]}
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Room:
+    return Room(monkeypatch, tmp_path)
+
+
+def test_who_is_connected_and_silent_is_missing_since_it_was_last_heard(room: Room) -> None:
+    """A network cut in two leaves connections open for a while."""
+    room.pass_time(AN_HOUR_MS, 0, 1, 2)
+    assert room.missing() == {}
+    room.pass_time(SILENT_MS, 0)
+    assert room.missing() == {}
+    room.pass_time(1, 0)
+    silent = {MEMBERS[member].public.hex(): AN_HOUR_MS for member in (1, 2)}
+    assert room.missing() == silent
+    told = room.desk.why()
+    assert told["halted"]
+    assert "2 of 4 validators are reachable" in told["sentence"]
+    assert not room.desk.ready()
+
+    room.desk.on_peer(MEMBERS[1].public, False)  # the connection ends, and it is missing since the same time
+    room.lab.replica.on_peer_down(MEMBERS[1].public)
+    room.pass_time(60_000, 0)
+    assert room.missing() == silent
+    room.desk.on_peer(MEMBERS[1].public, True)
+    room.lab.replica.on_peer_up(MEMBERS[1].public)
+    room.pass_time(0, 2)
+    assert room.missing() == {}
+    assert room.desk.ready()
+
+
+def test_who_leaves_is_missing_at_once_and_who_never_came_not_just_after_the_start(room: Room) -> None:
+    for member in (0, 1):
+        room.lab.replica.on_peer_down(MEMBERS[member].public)
+    room.pass_time(STARTING_MS - 1, 2)
+    assert room.missing() == {}
+    room.desk.on_peer(MEMBERS[2].public, False)
+    room.lab.replica.on_peer_down(MEMBERS[2].public)
+    assert room.missing() == {MEMBERS[2].public.hex(): STARTING_MS - 1}
+    room.pass_time(1)
+    assert len(room.missing()) == 3
+
+
+def test_a_transaction_on_a_quiet_chain_waits_since_it_came(room: Room) -> None:
+    room.pass_time(AN_HOUR_MS, 0, 1, 2)
+    assert "nobody has sent a transaction yet" in room.desk.why()["sentence"]
+    room.lab.frame(Kind.BATCH, tiny(1).wire)
+    room.pass_time(4_000, 0, 1, 2)
+    told = room.desk.why()
+    assert not told["halted"]
+    assert "waited for 4 s" in told["sentence"]
+    room.pass_time(7_000, 0, 1, 2)
+    told = room.desk.why()
+    assert told["halted"]
+    assert "Nothing was committed for 11 s" in told["sentence"]
