@@ -17,18 +17,15 @@ T = TypeVar("T")
 
 
 def find_max(rate: float, run: Callable[[float], T], passes: Callable[[T, float], bool]) -> T | None:
-    """Upwards by a factor until a rate fails, then between; the best run that passed, else the last one.
-
-    None if every run failed and the search ended before its last step.
-    """
+    """Upwards by a factor until a rate fails, downwards until one passes, then between; None if no rate passed."""
     low, high = 0.0, 0.0
     best: T | None = None
-    for step in range(STEPS_MAX):
+    for _ in range(STEPS_MAX):
         found = run(rate)
         if passes(found, rate):
             low, best = rate, found
         else:
-            high, best = rate, best or (found if step == STEPS_MAX - 1 else None)
+            high = rate
         if low and high and high - low < PRECISION * low:
             break
         if not high:

@@ -42,6 +42,7 @@ def test_the_code_of_a_problem_document_is_its_number() -> None:
 
 def test_an_answers_head_gives_status_and_size() -> None:
     assert parse_head(b"HTTP/1.1 202 Accepted\r\nServer: x\r\ncontent-length: 17\r\n\r\n") == (202, 17)
+    assert parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n") == (200, None)
     for bad in (b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"):
         with pytest.raises(ValueError, match=r"Content-Length|limit"):
             parse_head(bad)
