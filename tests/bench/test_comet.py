@@ -26,7 +26,7 @@ from bench.comet_client import (
     sender,
     transaction,
 )
-from bench.comet_nodes import DOOR, NODES, SETUPS, SOURCE, TUNED, Settings, rpc_url, with_settings
+from bench.comet_nodes import DOOR, NODES, SETUPS, SOURCE, TUNED, Settings, lay_out, rpc_url, with_settings
 from bench.comet_report import Config, Results, document, passes, text
 from bench.comet_run import signatures_check
 from bench.figures import Latencies, Tally
@@ -46,7 +46,6 @@ max_request_batch_size = 10
 [p2p]
 laddr = "tcp://127.0.0.1:26656"
 flush_throttle_timeout = "100ms"
-max_packet_msg_payload_size = 1024
 send_rate = 5120000
 recv_rate = 5120000
 
@@ -130,7 +129,7 @@ def test_the_versions_of_all_modules_are_fixed_by_their_hashes() -> None:
 def test_tuned_settings_are_written_where_they_belong_and_the_rest_stays() -> None:
     before, after = tomllib.loads(CONFIG_TOML), changed(TUNED)
     assert after["consensus"]["timeout_commit"] == "0s"
-    assert after["consensus"]["peer_gossip_sleep_duration"] == "5ms"
+    assert after["consensus"]["peer_gossip_sleep_duration"] == "2ms"
     assert after["mempool"]["size"] == 100_000
     assert after["log_level"] == "error"
     assert after["rpc"] == before["rpc"]
@@ -156,6 +155,26 @@ def test_signed_differs_from_tuned_in_the_signature_alone() -> None:
 def test_a_setting_that_cometbft_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no such settings: mempool\.timeout_commit"):
         with_settings(CONFIG_TOML, {"mempool": {"timeout_commit": '"0s"'}, "consensus": {"timeout_commit": '"0s"'}})
+
+
+def test_every_home_gets_the_settings_of_its_setup(tmp_path: Path) -> None:
+    """Laid out by a program that stands in for ours: it notes what it is told, and writes stock settings."""
+    program, folder = tmp_path / "program", tmp_path / "homes"
+    (tmp_path / "config.toml").write_text(CONFIG_TOML)
+    program.write_text(f"""#!/bin/sh
+echo "$@" > {tmp_path}/told
+for i in 0 1 2 3; do mkdir -p {folder}/node$i/config; cp {tmp_path}/config.toml {folder}/node$i/config/; done
+""")
+    program.chmod(0o755)
+    homes = lay_out(program, SETUPS["signed"], folder, 20_000)
+    assert homes == [folder / f"node{index}" for index in range(NODES)]
+    assert (tmp_path / "told").read_text().split() == [
+        "layout", "--out", str(folder), "--nodes", str(NODES), "--base-port", "20000",
+    ]  # fmt: skip
+    for home in homes:
+        found = tomllib.loads((home / "config" / "config.toml").read_text("utf-8"))
+        assert found["rpc"]["max_request_batch_size"] == 0
+        assert found["consensus"]["timeout_commit"] == "0s"
 
 
 def test_each_node_has_two_ports_of_its_own() -> None:
