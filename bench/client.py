@@ -121,7 +121,7 @@ class Generator:
     async def _post(self, node: int, first: int, end: int) -> None:
         async with self._room[node]:
             try:
-                connection = self._idle[node].pop() if self._idle[node] else await Connection.open(self._urls[node])
+                connection = await self._connection(node)
                 status, answer = await self._exchange(connection, self.share.wires[first:end])
             except (OSError, EOFError, TimeoutError, ValueError):
                 self.failed_posts += 1
@@ -129,6 +129,15 @@ class Generator:
             self._idle[node].append(connection)
         self.posts += 1
         self._note(first, end, status, answer)
+
+    async def _connection(self, node: int) -> Connection:
+        """One that is idle and that the node did not end meanwhile, or a new one."""
+        while self._idle[node]:
+            connection = self._idle[node].pop()
+            if not connection.ended:
+                return connection
+            connection.close()
+        return await Connection.open(self._urls[node])
 
     async def _exchange(self, connection: Connection, wires: Sequence[bytes]) -> tuple[int, bytes]:
         return await connection.request("POST", "/v1/transactions", encode(tuple(wires)), MSGPACK)

@@ -68,6 +68,11 @@ class Connection:
             raise ValueError("chunk over the size limit")
         return (await self._reader.readexactly(size_bytes + 2))[:-2]
 
+    @property
+    def ended(self) -> bool:
+        """Whether the node has closed it: servers do so with connections that were idle for some seconds."""
+        return self._reader.at_eof()
+
     def close(self) -> None:
         self._writer.close()
 
