@@ -10,16 +10,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench import report
+from bench import report, search
 from bench.mix import MIXES
 from bench.observer import BenchError
 from bench.run import RESULTS, Options, run
 from ledger.errors import ConfigError
-
-FIND_STEPS_MAX = 9
-FIND_STEP_DURATION_S = 10.0
-FIND_FACTOR = 1.4
-FIND_PRECISION = 0.07
 
 _EXAMPLES = """examples:
   python -m bench                                   four nodes, 2,000 tx/s of the standard mix
@@ -88,26 +83,16 @@ def _once(options: Options) -> tuple[report.Config, report.Results]:
 
 
 def _find_max(options: Options) -> tuple[report.Config, report.Results]:
-    """Upwards by a factor until a rate fails, then between; the best run that passed, or the last one."""
-    low, high, rate = 0.0, 0.0, options.rate
-    best: tuple[report.Config, report.Results] | None = None
-    for step in range(FIND_STEPS_MAX):
-        _say(f"step {step + 1} of at most {FIND_STEPS_MAX}: {rate:.0f} tx/s")
-        found = _once(replace(options, rate=rate, duration_s=FIND_STEP_DURATION_S))
+    def step(rate: float) -> tuple[report.Config, report.Results]:
+        _say(f"{rate:.0f} tx/s")
+        return _once(replace(options, rate=rate, duration_s=search.STEP_DURATION_S))
+
+    def passes(found: tuple[report.Config, report.Results], rate: float) -> bool:
         passed = report.passes(found[1], rate)
         _say(f"{rate:.0f} tx/s {'passes' if passed else 'fails'}: p95 {found[1].latencies.p95_ms:.0f} ms")
-        if passed:
-            low, best = rate, found
-        else:
-            high, best = rate, best or (found if step == FIND_STEPS_MAX - 1 else None)
-        if low and high and high - low < FIND_PRECISION * low:
-            break
-        if not high:
-            rate = low * FIND_FACTOR
-        elif not low:
-            rate = high / FIND_FACTOR
-        else:
-            rate = (low + high) / 2
+        return passed
+
+    best = search.find_max(options.rate, step, passes)
     if best is None:
         raise BenchError("no rate passed")
     return best

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import resource
 import sys
 import time
 from array import array
@@ -22,6 +21,7 @@ from typing import Any
 
 from bench.http import Connection
 from bench.mix import World
+from bench.processes import processor_s, say
 from bench.schedule import due_times
 from ledger.codec import encode
 from ledger.crypto import HASH_SIZE_BYTES, KeyPair
@@ -119,17 +119,28 @@ class Generator:
         await asyncio.gather(*posting)
 
     async def _post(self, node: int, first: int, end: int) -> None:
-        body = encode(tuple(self.share.wires[first:end]))
         async with self._room[node]:
             try:
-                connection = self._idle[node].pop() if self._idle[node] else await Connection.open(self._urls[node])
-                status, answer = await connection.request("POST", "/v1/transactions", body, MSGPACK)
+                connection = await self._connection(node)
+                status, answer = await self._exchange(connection, self.share.wires[first:end])
             except (OSError, EOFError, TimeoutError, ValueError):
                 self.failed_posts += 1
                 return
             self._idle[node].append(connection)
         self.posts += 1
         self._note(first, end, status, answer)
+
+    async def _connection(self, node: int) -> Connection:
+        """One that is idle and that the node did not end meanwhile, or a new one."""
+        while self._idle[node]:
+            connection = self._idle[node].pop()
+            if not connection.ended:
+                return connection
+            connection.close()
+        return await Connection.open(self._urls[node])
+
+    async def _exchange(self, connection: Connection, wires: Sequence[bytes]) -> tuple[int, bytes]:
+        return await connection.request("POST", "/v1/transactions", encode(tuple(wires)), MSGPACK)
 
     def _note(self, first: int, end: int, status: int, answer: bytes) -> None:
         if status == 200 and b'"refused"' not in answer:
@@ -166,47 +177,40 @@ def write_out(path: Path, ids: Sequence[bytes], codes: Sequence[int]) -> None:
     path.write_bytes(b"".join(tx_id + code.to_bytes(4, "big") for tx_id, code in zip(ids, codes, strict=True)))
 
 
-async def _load(order: Order, share: Share, start_s: float) -> dict[str, Any]:
-    generator = Generator(share, order.urls)
-    before_s = _processor_s()
+def serve(generator: Generator, out: Path) -> int:
+    """The dialogue with the parent once all is signed; the process's exit status."""
+    # A collection over everything signed would hold up the generator for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    say({"signed": len(generator.share.wires)})
+    line = sys.stdin.readline()
+    if not line:
+        return 1
+    say(asyncio.run(_load(generator, out, float(line))))
+    return 0
+
+
+async def _load(generator: Generator, out: Path, start_s: float) -> dict[str, Any]:
+    before_s = processor_s()
     try:
         await generator.run(start_s)
     finally:
         generator.close()
-    used_s = _processor_s() - before_s
-    write_out(Path(order.out), share.ids, generator.codes)
+    used_s = processor_s() - before_s
+    write_out(out, generator.share.ids, generator.codes)
     return {
         "lags_ms": [round(lag * 1_000, 3) for lag in generator.lags_s],
         "processor_s": used_s,
         "posts": generator.posts,
         "failed_posts": generator.failed_posts,
-        "bytes": sum(map(len, share.wires)),
+        "bytes": sum(map(len, generator.share.wires)),
     }
-
-
-def _processor_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> int:
     order = Order(**json.loads(sys.stdin.readline()))
     tie_to_parent(order.parent_pid)
-    share = sign_share(order)
-    # A collection over everything signed would hold up the generator for tens of milliseconds.
-    gc.collect()
-    gc.freeze()
-    _say({"signed": len(share.wires)})
-    line = sys.stdin.readline()
-    if not line:
-        return 1
-    _say(asyncio.run(_load(order, share, float(line))))
-    return 0
-
-
-def _say(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
+    return serve(Generator(sign_share(order), order.urls), Path(order.out))
 
 
 if __name__ == "__main__":

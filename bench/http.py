@@ -39,7 +39,12 @@ class Connection:
             self._writer.write(head.encode() + b"\r\n" + body)
             answer = await self._reader.readuntil(b"\r\n\r\n")
             status, size_bytes = parse_head(answer)
-            return status, await self._reader.readexactly(size_bytes)
+            if size_bytes is not None:
+                return status, await self._reader.readexactly(size_bytes)
+            parts = []
+            while part := await self._chunk():
+                parts.append(part)
+            return status, b"".join(parts)
 
     async def events(self, target: str) -> AsyncIterator[bytes]:
         """The data of server-sent events, each when it arrives; ends when the node ends the stream."""
@@ -49,14 +54,24 @@ class Connection:
         if not head.startswith(b"HTTP/1.1 200 "):
             raise ValueError("the node refuses the stream")
         unread = b""
-        while size_bytes := int(await self._reader.readline() or b"0", 16):
-            if size_bytes > ANSWER_SIZE_BYTES_MAX:
-                raise ValueError("chunk over the size limit")
-            *events, unread = (unread + (await self._reader.readexactly(size_bytes + 2))[:-2]).split(b"\n\n")
+        while part := await self._chunk():
+            *events, unread = (unread + part).split(b"\n\n")
             for event in events:
                 data = event_data(event)
                 if data:
                     yield data
+
+    async def _chunk(self) -> bytes:
+        """The next part of a body that comes in chunks; empty at its end."""
+        size_bytes = int(await self._reader.readuntil(b"\r\n"), 16)
+        if size_bytes > ANSWER_SIZE_BYTES_MAX:
+            raise ValueError("chunk over the size limit")
+        return (await self._reader.readexactly(size_bytes + 2))[:-2]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the node has closed it: servers do so with connections that were idle for some seconds."""
+        return self._reader.at_eof()
 
     def close(self) -> None:
         self._writer.close()
@@ -67,8 +82,8 @@ def event_data(event: bytes) -> bytes:
     return next((line[6:] for line in event.split(b"\n") if line.startswith(b"data: ")), b"")
 
 
-def parse_head(head: bytes) -> tuple[int, int]:
-    """(status, size of the body) of an answer; ValueError where this small client does not follow."""
+def parse_head(head: bytes) -> tuple[int, int | None]:
+    """(status, size of the body or None if it comes in chunks); ValueError where this small client does not follow."""
     lines = head.split(b"\r\n")
     status = int(lines[0].split(b" ", 2)[1])
     for line in lines[1:]:
@@ -78,6 +93,8 @@ def parse_head(head: bytes) -> tuple[int, int]:
             if not 0 <= size_bytes <= ANSWER_SIZE_BYTES_MAX:
                 raise ValueError("body over the size limit")
             return status, size_bytes
+        if name.lower() == b"transfer-encoding" and value.strip().lower() == b"chunked":
+            return status, None
     raise ValueError("an answer without Content-Length")
 
 

@@ -9,10 +9,7 @@ import asyncio
 import json
 import os
 import platform
-import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,13 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import calibrate, observer
+from bench import calibrate, machine, observer
 from bench.checks import Check, all_checks
 from bench.client import MSGPACK, POST_INTERVAL_S, Order, read_out
 from bench.figures import Latencies, Sent, committed_per_s, latencies, percentile, seen_at, tally
 from bench.http import Connection
 from bench.mix import BALANCE_START, CURRENCY, FAMILY, MIXES, PATIENTS, Call, World
 from bench.observer import BenchError, Watch
+from bench.processes import answer_of, end, processor_s, send_start, start_client
 from bench.report import Config, Costs, Results
 from bench.schedule import due_times, spacing_cycles, window
 from ledger.codec import encode
@@ -200,31 +198,30 @@ async def _measure(options: Options, world: World, cluster: LocalCluster, say: S
     async with AsyncExitStack() as stack:
         clients = [await _start_client(options, world, cluster, index) for index in range(options.clients)]
         for client in clients:
-            stack.push_async_callback(_end, client)
+            stack.push_async_callback(end, client)
         await _set_up(world, bytes.fromhex(cluster.plan.chain_id), urls, say)
         say(f"signing {world.count} transactions beforehand")
-        await asyncio.gather(*map(_answer, clients))
+        await asyncio.gather(*map(answer_of, clients))
         first = (await observer.drained(urls))[0]["height"] + 1
         watches = [Watch(url, next_height=first) for url in urls[: (options.nodes - 1) // 3 + 1]]
         followers = [asyncio.create_task(watch.follow()) for watch in watches]
         for follower in followers:
             stack.callback(follower.cancel)
-        processor_s = _processor_s()
+        used_s = processor_s()
         start_s = time.monotonic() + START_AHEAD_S
         for client in clients:
-            assert client.stdin is not None
-            client.stdin.write(f"{start_s!r}\n".encode())
-        reports = [asyncio.create_task(_answer(client)) for client in clients]
+            send_start(client, start_s)
+        reports = [asyncio.create_task(answer_of(client)) for client in clients]
         before = await _at(start_s + options.warmup_s, options, cluster, watches[0], start_s, say)
         after = await _at(start_s + options.load_s, options, cluster, watches[0], start_s, say)
-        processor_s = _processor_s() - processor_s
+        used_s = processor_s() - used_s
         say("draining")
         results = await asyncio.gather(*reports)
         await observer.caught_up(watches, followers, (await observer.drained(urls))[0]["height"])
         drained = await _usage(cluster)
     times = due_times(options.rate, options.load_s, poisson=options.poisson, seed=options.seed)
     outs = [read_out(_out(cluster, index)) for index in range(options.clients)]
-    return Measured(world, times, start_s, watches, outs, list(results), processor_s, before, after, drained)
+    return Measured(world, times, start_s, watches, outs, list(results), used_s, before, after, drained)
 
 
 def _out(cluster: LocalCluster, index: int) -> Path:
@@ -250,28 +247,7 @@ async def _start_client(
         urls=urls[index :: options.clients] or [urls[index % len(urls)]],
         out=str(_out(cluster, index)),
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.client",
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=64 * 1024 * 1024,
-    )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(order.to_json().encode() + b"\n")
-    return process
-
-
-async def _answer(client: asyncio.subprocess.Process) -> dict[str, Any]:
-    assert client.stdout is not None
-    line = await client.stdout.readline()
-    if not line:
-        raise BenchError(f"a client process ended with status {await client.wait()}")
-    document: dict[str, Any] = json.loads(line)
-    return document
-
-
-async def _end(client: asyncio.subprocess.Process) -> None:
-    if client.returncode is None:
-        client.kill()
-    await client.wait()
+    return await start_client("bench.client", order.to_json())
 
 
 async def _at(
@@ -305,11 +281,6 @@ async def _usage(cluster: LocalCluster) -> Usage:
 
 def _written(node: ClusterNode) -> int:
     return 0 if node.pid is None else observer.written_bytes(node.pid)
-
-
-def _processor_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 async def _join(options: Options, measured: Measured, urls: Sequence[str]) -> list[Sent]:
@@ -353,10 +324,10 @@ def _config(options: Options, measured: Measured, sent: Sequence[Sent]) -> Confi
     calls = [measured.world.operation(number) for number in chosen]
     kinds = {kind: sum(call.kind == kind for call in calls) / len(calls) for kind in FAMILY}
     return Config(
-        machine=_machine(),
+        machine=machine.processor(),
         cores=os.cpu_count() or 1,
         python=platform.python_version(),
-        commit=_commit(),
+        commit=machine.commit(),
         nodes=options.nodes,
         faults="none",
         rate=options.rate,
@@ -431,22 +402,3 @@ def _costs(measured: Measured) -> Costs:
         blocks_per_s=blocks / nodes / seconds,
         views=max(status["view"] for status in drained.statuses),
     )
-
-
-def _machine() -> str:
-    model = platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return model
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-
-
-def _commit() -> str:
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=RESULTS.parent, capture_output=True, text=True, check=True, timeout=10,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from bench.client import NOT_ANSWERED, Order, problem_code, read_out, sign_share, write_out
+from bench.client import (
+    NOT_ANSWERED,
+    Generator,
+    Order,
+    Share,
+    problem_code,
+    read_out,
+    sign_share,
+    write_out,
+)
 from bench.http import parse_head
 from bench.mix import World
 from bench.schedule import due_times
@@ -42,6 +52,32 @@ def test_the_code_of_a_problem_document_is_its_number() -> None:
 
 def test_an_answers_head_gives_status_and_size() -> None:
     assert parse_head(b"HTTP/1.1 202 Accepted\r\nServer: x\r\ncontent-length: 17\r\n\r\n") == (202, 17)
+    assert parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n") == (200, None)
     for bad in (b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"):
         with pytest.raises(ValueError, match=r"Content-Length|limit"):
             parse_head(bad)
+
+
+@pytest.mark.asyncio
+async def test_a_connection_that_the_node_ended_while_it_was_idle_is_not_used_again() -> None:
+    """Each connection here is good for one answer."""
+    served = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+        served += 1
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        generator = Generator(Share([0.0, 0.0], [b"a", b"b"], [b"", b""]), [url])
+        await generator._post(0, 0, 1)
+        while not generator._idle[0][0].ended:
+            await asyncio.sleep(0)
+        await generator._post(0, 1, 2)
+        generator.close()
+    assert (generator.posts, generator.failed_posts, served) == (2, 0, 2)
+    assert list(generator.codes) == [0, 0]

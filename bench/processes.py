@@ -1,0 +1,60 @@
+"""Client processes of a run, from both sides: an order in, answers out, one JSON document a line. They die with their
+parent.
+
+Must not know: what an order says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+from typing import Any
+
+from bench.observer import BenchError
+
+LINE_SIZE_BYTES_MAX = 64 * 1024 * 1024  # a report holds a number for every post
+
+
+async def start_client(module: str, order: str) -> asyncio.subprocess.Process:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE_SIZE_BYTES_MAX,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(order.encode() + b"\n")
+    return process
+
+
+def send_start(client: asyncio.subprocess.Process, start_s: float) -> None:
+    """The time on the machine's monotonic clock at which its load begins."""
+    assert client.stdin is not None
+    client.stdin.write(f"{start_s!r}\n".encode())
+
+
+async def answer_of(client: asyncio.subprocess.Process) -> dict[str, Any]:
+    assert client.stdout is not None
+    line = await client.stdout.readline()
+    if not line:
+        raise BenchError(f"a client process ended with status {await client.wait()}")
+    document: dict[str, Any] = json.loads(line)
+    return document
+
+
+async def end(child: asyncio.subprocess.Process) -> None:
+    if child.returncode is None:
+        child.kill()
+    await child.wait()
+
+
+def say(document: dict[str, Any]) -> None:
+    """To the parent."""
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
+
+
+def processor_s() -> float:
+    """What this process has used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
