@@ -14,7 +14,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -45,6 +45,8 @@ from storage.leveldb import LevelDB
 JOINING = "joining"
 ANSWER_S_MAX = 10.0
 OFFERS_S = 2.0  # how long peers that are slow to say what they offer are waited for
+# An entry of the state takes 13 bytes or more for its two items, a receipt 38 for its four.
+ANSWER_ITEMS_MAX = KINDS[Kind.SNAPSHOT_RESPONSE].size_bytes_max // 6
 IN_FLIGHT_PER_PEER = 2  # one is checked while the next is on its way
 BUCKETS_PER_PIECE = 128
 PATIENCE_S = 60.0  # without a piece from anybody
@@ -101,6 +103,7 @@ class Join:
         self.progress = Progress()
         self._config, self._genesis, self._log, self._told = config, genesis, log, told
         self._peers: dict[bytes, _Peer] = {}
+        self._owed: Counter[bytes] = Counter()  # answers; they may come over a later connection than the question
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
         known = frozenset(bytes.fromhex(peer.key) for peer in config.p2p.peers)
@@ -151,9 +154,15 @@ class Join:
         peer = self._peers.get(key)
         if kind is not Kind.SNAPSHOT_RESPONSE or peer is None:
             return
+        if not self._owed[key]:
+            self._blame(peer, "an answer to no question", Fault.UNSOLICITED)
+            return
+        self._owed[key] -= 1
+        if not peer.waiting:  # too late
+            return
         limit = KINDS[kind].size_bytes_max
         try:
-            match decode(payload, size_bytes_max=limit, items_max=limit, depth_max=12):
+            match decode(payload, size_bytes_max=limit, items_max=ANSWER_ITEMS_MAX, depth_max=12):
                 case (int(number), value):
                     future = peer.waiting.pop(number, None)
                     if future is not None and not future.done():
@@ -164,12 +173,12 @@ class Join:
         except CodecError as error:
             self._blame(peer, str(error))
 
-    def _blame(self, peer: _Peer, reason: str) -> None:
+    def _blame(self, peer: _Peer, reason: str, fault: Fault = Fault.MALFORMED_PAYLOAD) -> None:
         """Never asked again; told to the operator by name."""
         self.progress.liars[peer.key] = reason
         self._log.warning("a peer's piece is wrong", peer=peer.key.hex(), reason=reason)
         self._on_peer_down(peer.key)
-        self._transport.misbehaved(peer.key, Fault.MALFORMED_PAYLOAD)
+        self._transport.misbehaved(peer.key, fault)
 
     async def _ask(self, peer: _Peer, what: str, height: int = 0, first: int = 0, last: int = 0) -> Value:
         """TimeoutError when there is no answer; the peer then waits for its next turn."""
@@ -180,6 +189,7 @@ class Join:
         try:
             if not self._transport.send(peer.key, Kind.SNAPSHOT_REQUEST, question.encode()):
                 raise TimeoutError
+            self._owed[peer.key] += 1
             async with asyncio.timeout(ANSWER_S_MAX):
                 return await future
         except TimeoutError:

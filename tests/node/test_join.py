@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ledger.codec import Value
+from ledger.codec import Value, encode
 from ledger.crypto import KeyPair
 from ledger.genesis import Genesis, Parameters, development_key
 from ledger.modules.payments import Transfer
@@ -26,8 +26,8 @@ from node import keys
 from node.cluster.plan import development_modules
 from node.config import P2P, Api, NodeConfig, Peer, Storage
 from node.config import Log as LogSettings
-from node.home import initialise, open_home
-from node.join import CannotJoin, Progress, join
+from node.home import initialise, open_home, read_genesis
+from node.join import CannotJoin, Join, Progress, join
 from node.logs import make_logger
 from node.node import Node
 from node.snapshots import BUCKETS, EPOCHS, LEAVES, OFFER, Question, SnapshotServer
@@ -369,3 +369,18 @@ async def test_killed_at_its_end_it_goes_on_where_it_stopped(
         monkeypatch.setattr(joining.Join, "run", killed)  # nothing is fetched again
         await joined(chain)
         await check_that_it_works(chain)
+
+
+def test_an_answer_to_no_question_is_not_decoded_and_names_its_sender(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def must_not_decode(*_: Any, **__: Any) -> Value:
+        raise AssertionError("decoded")
+
+    key, liar = keys.generate(), keys.generate().public
+    config = make_home(tmp_path / "home", None, key, [], [])
+    attempt = Join(config, read_genesis(config.genesis_path), key, LOG)
+    attempt._on_peer_up(liar)
+    monkeypatch.setattr(joining, "decode", must_not_decode)
+    attempt._on_frame(liar, Kind.SNAPSHOT_RESPONSE, encode((1, None)))
+    assert attempt.progress.liars == {liar: "an answer to no question"}
