@@ -41,6 +41,7 @@ from storage.assembly import Assembly, BadPiece
 from storage.chain import ChainStore
 from storage.datadir import complete
 from storage.leveldb import LevelDB
+from storage.wal import WriteAheadLog
 
 JOINING = "joining"
 ANSWER_S_MAX = 10.0
@@ -449,6 +450,7 @@ async def join(
         height = store.tip.height
         muted = not keep_key and mute_unless_new(store, draft / "wal", key.public)
         kv.settle()
+    WriteAheadLog(draft / "wal").close()  # its making may have been cut short
     complete(draft)
     take_place(config, draft)
     return height, not muted, progress

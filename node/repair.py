@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from storage.errors import StorageError
 from storage.files import sync_folder
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
-from storage.shortening import begin_muted, marked, muted
+from storage.shortening import begin_muted, forget_log, marked, muted, noted
 from storage.verification import verify_store
 from storage.wal import Record, WriteAheadLog
 
@@ -65,7 +65,7 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
     draft = path / DRAFT
     shutil.rmtree(draft, ignore_errors=True)
     with DataDir(path) as folder:
-        records = _records(folder.wal, damages)
+        records = _records(folder, damages)
         sound = _is_sound(folder.db, genesis, registry, progress, damages)
         draft.mkdir(mode=0o700)
         if not sound:
@@ -89,14 +89,22 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
                 replaced.rename(aside / replaced.name)
             (draft / replaced.name).rename(replaced)
         sync_folder(path)
+        if records is None:
+            with closing(LevelDB(folder.db)) as kv:  # last: until then the new log is refused, so none starts on half
+                forget_log(kv)
     shutil.rmtree(draft)
     return Report(tuple(damages), aside, *report)
 
 
-def _records(path: Path, damages: list[str]) -> list[Record] | None:
-    """All the log holds; None where it is damaged."""
+def _records(folder: DataDir, damages: list[str]) -> list[Record] | None:
+    """All the log holds; None where it is damaged, or lacks what the store knows it had."""
+    extent = None
+    with suppress(StorageError), closing(LevelDB(folder.db)) as kv:  # a store that cannot be read comes next
+        extent = noted(kv)
     try:
-        with closing(WriteAheadLog(path, create=False)) as log:
+        with closing(WriteAheadLog(folder.wal, create=False)) as log:
+            if extent is not None:
+                log.check_reaches(extent)
             return list(log.replay())
     except StorageError as error:
         damages.append(str(error))
@@ -107,6 +115,7 @@ def _is_sound(path: Path, genesis: Genesis, registry: Registry, progress: Progre
     try:
         with closing(LevelDB(path)) as kv:
             upgrade(kv)
+            noted(kv)
             store = ChainStore(kv)
             if store.diverged is not None:
                 damages.append(f"{path}: the state at height {store.diverged[0]} is not the one that was certified")

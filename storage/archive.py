@@ -33,7 +33,7 @@ from storage.datadir import DataDir
 from storage.errors import BadArchive, from_os_error
 from storage.leveldb import LevelDB
 from storage.migrations import STEPS, upgrade
-from storage.shortening import begin_muted
+from storage.shortening import begin_muted, forget_log
 from storage.verification import check_head, verify_store
 
 FORMAT: Final = "medchain/backup/1"
@@ -174,9 +174,11 @@ def restore(
                 raise BadArchive("the store is not at the block that backup.json names")
             _check_head(store)
             verify_store(kv, store, executor, verified)
-            if not with_log and store.may_have_signed(key):
-                store.mute(key)
-                begin_muted(draft / "wal", key)
+            if not with_log:
+                forget_log(kv)
+                if store.may_have_signed(key):
+                    store.mute(key)
+                    begin_muted(draft / "wal", key)
 
     DataDir.create(path, fill).close()
     return found[0]
