@@ -9,6 +9,7 @@ Must not know: networks.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -27,7 +28,7 @@ from node.plugins import load_registry
 from node.replica import RecordKind, split_records
 from storage.chain import ChainStore
 from storage.datadir import DataDir, mend_format
-from storage.errors import StorageError
+from storage.errors import Locked, StorageError, from_os_error
 from storage.files import sync_folder
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
@@ -61,7 +62,7 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
     registry = load_registry(genesis)
     key = keys.load(config.key_path).public
     path = config.home / DATA
-    damages = ["FORMAT"] if mend_format(path) else []
+    damages = ["FORMAT"] if _mend_format(path) else []
     draft = path / DRAFT
     shutil.rmtree(draft, ignore_errors=True)
     with DataDir(path) as folder:
@@ -94,6 +95,20 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
                 forget_log(kv)
     shutil.rmtree(draft)
     return Report(tuple(damages), aside, *report)
+
+
+def _mend_format(path: Path) -> bool:
+    """`mend_format`, unless a process runs on the folder (Locked): without its FORMAT, `DataDir` cannot tell."""
+    if not (path / "db").is_dir():
+        return False
+    try:
+        with open(path / "LOCK", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return mend_format(path)
+    except BlockingIOError:
+        raise Locked(path, None) from None
+    except OSError as error:
+        raise from_os_error(error, path / "LOCK") from error
 
 
 def _records(folder: DataDir, damages: list[str]) -> list[Record] | None:

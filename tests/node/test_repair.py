@@ -177,6 +177,19 @@ def test_a_running_node_is_not_repaired(home: Path) -> None:
         mended(home)
 
 
+@pytest.mark.parametrize("content", [None, b"\xff"])
+def test_not_even_its_layouts_name(content: bytes | None, home: Path) -> None:
+    path = home / DATA / "FORMAT"
+    with closing(open_home(config_of(home))):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(Locked):
+            mended(home)
+        assert (path.read_bytes() if path.exists() else None) == content
+    assert mended(home).damages == ("FORMAT",)
+
+
 def test_without_its_genesis_nothing_is_touched(home: Path) -> None:
     config_of(home).genesis_path.unlink()
     with pytest.raises(ConfigError):
