@@ -63,7 +63,7 @@ bench: env ## throughput and latency of a local cluster
 killpoints: env ## one node killed just before and just after every durable write, at several of its times
 	@$(BIN)/python -m tests.kill_points $(ARGS)
 
-flips: env ## a thousand flipped bits in a closed data folder, each noticed or harmless
+flips: env ## a thousand flipped bits in a closed data folder and logs cut short, each noticed or harmless
 	@$(BIN)/python -m tests.bit_flips $(ARGS)
 
 kills: env ## four real processes, ROUNDS=100 times kill -9, the leader half of the time (ARGS="--members 1": one)

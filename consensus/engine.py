@@ -365,8 +365,10 @@ class Engine:
         state.persist(vote.height, (vote,), vote, (Broadcast(vote),))
 
     def _halt(self, height: int, own_state_root: bytes, other_state_root: bytes) -> None:
-        self._state.halted = True
-        self._state.effects.append(Diverged(height, own_state_root, other_state_root))
+        """Once: whoever is told looks for the reason, and what others certify later does not change it."""
+        if not self._state.halted:
+            self._state.halted = True
+            self._state.effects.append(Diverged(height, own_state_root, other_state_root))
 
     def _of_epoch(self, epoch: int) -> Checkpoints | None:
         """The checkpoints of this epoch, or those of the one before while its last is open."""

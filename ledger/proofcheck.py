@@ -18,6 +18,7 @@ FORMAT: Final = "medchain/proof/1"
 BUNDLE_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
 ITEMS_MAX: Final = 100_000
 DEPTH_MAX: Final = 8
+SIGNATURES_MAX: Final = 128  # of a certificate: as many validators as there can be, or more
 
 VerifySignature = Callable[[bytes, bytes, bytes], bool]
 """(public key, message, signature), 33 and 65 bytes: whether it covers `key || message` under the chain's rule."""
@@ -99,23 +100,27 @@ def _follow(link: Any, trusted: Trusted, verify: VerifySignature) -> Trusted:
 
 def _signed(signatures: Any, statement: bytes, epoch: Any, trusted: Trusted, verify: VerifySignature) -> None:
     """All signatures hold, and a quorum of those trusted is among them. In an epoch after the trusted one there may be
-    others: what a trusted quorum signed there is as true as before."""
+    others: what a trusted quorum signed there is as true as before. Keys are counted first and those trusted verified
+    first, so that whoever trusts none of the signers verifies nothing."""
     if type(signatures) is not tuple or not _is_number(epoch) or epoch < trusted.epoch:
         raise Refused("not a certificate of this time")
-    known, last = 0, b""
+    if len(signatures) > SIGNATURES_MAX:
+        raise Refused("more signatures than a certificate holds")
+    keys: list[bytes] = []
     for item in signatures:
         match item:
-            case (bytes(key), bytes(signature)) if key > last:
-                last = key
+            case (bytes(key), bytes(signature)) if len(key) == 33 and len(signature) == 65 and keys[-1:] < [key]:
+                keys.append(key)
             case _:
                 raise Refused("signatures are not distinct and ordered")
-        known += key in trusted.keys
-        if key not in trusted.keys and epoch == trusted.epoch:
-            raise Refused("signed by a stranger")
+    strangers = set(keys).difference(trusted.keys)
+    if strangers and epoch == trusted.epoch:
+        raise Refused("signed by a stranger")
+    if len(keys) - len(strangers) < trusted.quorum:
+        raise Refused("not signed by a quorum of those trusted")
+    for key, signature in sorted(signatures, key=lambda item: item[0] in strangers):
         if not verify(key, statement, signature):
             raise Refused("a signature does not hold")
-    if known < trusted.quorum:
-        raise Refused("not signed by a quorum of those trusted")
 
 
 def _checkpoint(value: tuple[Any, ...], trusted: Trusted, verify: VerifySignature) -> tuple[Any, ...]:
@@ -125,6 +130,9 @@ def _checkpoint(value: tuple[Any, ...], trusted: Trusted, verify: VerifySignatur
             content = (epoch, height, block_hash, state_root, results_hash)
         case _:
             raise Refused("not a checkpoint")
+    # Before anything is signed over it: a long field would be hashed for each signature again.
+    if not all(map(_is_number, content[:2])) or not all(map(_is_33_bytes, content[2:])):
+        raise Refused("not a checkpoint")
     _signed(signatures, encode(("medchain/checkpoint/1", trusted.chain_id, *content)), epoch, trusted, verify)
     return content
 
@@ -159,10 +167,12 @@ def _transaction(
 ) -> Proven:
     """That a transaction was ordered."""
     match proposal, certificate:
-        case (int(height), int(time_ms), tuple(batches), bool()), (epoch, int(view), signatures):
+        case (height, time_ms, tuple(batches), bool()), (epoch, view, signatures):
             pass
         case _:
             raise Refused("not a certified proposal")
+    if not all(map(_is_number, (height, time_ms, epoch, view))) or not all(map(_is_33_bytes, batches)):
+        raise Refused("not a certified proposal")
     if type(wire) is not bytes:
         raise Refused("not a transaction")
     tx_id = _hash(b"\x00" + wire)
@@ -190,6 +200,8 @@ def _receipt(
             pass
         case _:
             raise Refused("not a receipt")
+    if not all(map(_is_33_bytes, (previous, *following))):
+        raise Refused("not a chain of results")
     height = top - len(following)
     results = previous
     root = _climb(_hash(b"\x00" + encode(receipt)), steps)

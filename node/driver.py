@@ -103,7 +103,7 @@ class Driver:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if not self._failed:
-            await asyncio.get_running_loop().run_in_executor(self._disk, end, self._wal)
+            await asyncio.get_running_loop().run_in_executor(self._disk, end, self._kv, self._wal)
         self._failed = True  # what still comes in goes nowhere
         self._disk.shutdown(wait=True)
 

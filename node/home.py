@@ -48,7 +48,7 @@ class Home:
 
     def records(self) -> list[Record]:
         """What the log holds, once after opening. Corruption where the store has less than it had."""
-        return replay(self.wal, self.folder.db, max(self.store.tip.height, self.store.refetching))
+        return replay(self.wal, self.kv, self.folder.db, max(self.store.tip.height, self.store.refetching))
 
     def reopen(self) -> None:
         """Begin again with what is on disk, as after a crash: the way back after DiskFull. It may be called again if it

@@ -14,7 +14,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -41,10 +41,13 @@ from storage.assembly import Assembly, BadPiece
 from storage.chain import ChainStore
 from storage.datadir import complete
 from storage.leveldb import LevelDB
+from storage.wal import WriteAheadLog
 
 JOINING = "joining"
 ANSWER_S_MAX = 10.0
 OFFERS_S = 2.0  # how long peers that are slow to say what they offer are waited for
+# An entry of the state takes 13 bytes or more for its two items, a receipt 38 for its four.
+ANSWER_ITEMS_MAX = KINDS[Kind.SNAPSHOT_RESPONSE].size_bytes_max // 6
 IN_FLIGHT_PER_PEER = 2  # one is checked while the next is on its way
 BUCKETS_PER_PIECE = 128
 PATIENCE_S = 60.0  # without a piece from anybody
@@ -69,6 +72,9 @@ class Progress:
     blocks_left: int = 0
     size_bytes: int = 0
     started_s: float = field(default_factory=time.monotonic)
+    taken: Counter[str] = field(default_factory=Counter)  # buckets and blocks of this attempt, by the question's kind
+    taken_bytes: Counter[str] = field(default_factory=Counter)
+    waits_for: str = ""  # what keeps it from beginning, in words; nothing once it has begun
     peers: dict[bytes, int] = field(default_factory=dict)  # pieces by peer
     liars: dict[bytes, str] = field(default_factory=dict)
     targets: int = 0
@@ -77,11 +83,21 @@ class Progress:
     def rate_bytes_per_s(self) -> float:
         return self.size_bytes / max(time.monotonic() - self.started_s, 1e-3)
 
+    @property
+    def left_s(self) -> float | None:
+        """At the rate so far, by what each kind has taken; None while that cannot be said."""
+        left_bytes = 0.0
+        for kind, left in ((BUCKETS_OF, self.buckets - self.buckets_done), (BLOCKS, self.blocks_left)):
+            if left and not (self.buckets_done and self.taken[kind]):
+                return None
+            left_bytes += left * self.taken_bytes[kind] / max(self.taken[kind], 1)
+        return left_bytes / self.rate_bytes_per_s if left_bytes else 0.0
+
 
 @dataclass(slots=True)
 class _Peer:
     key: bytes
-    waiting: dict[int, asyncio.Future[Value]] = field(default_factory=dict)
+    waiting: dict[int, tuple[str, asyncio.Future[Value]]] = field(default_factory=dict)  # the question's kind
     stalled_until_s: float = 0.0
     lacks: int = 0  # the target that it says it has not
     asked: int = 0  # the number of the last question
@@ -100,7 +116,9 @@ class Join:
     ) -> None:
         self.progress = Progress()
         self._config, self._genesis, self._log, self._told = config, genesis, log, told
+        self._key = key.public
         self._peers: dict[bytes, _Peer] = {}
+        self._owed: Counter[bytes] = Counter()  # answers; they may come over a later connection than the question
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
         known = frozenset(bytes.fromhex(peer.key) for peer in config.p2p.peers)
@@ -144,42 +162,50 @@ class Join:
     def _on_peer_down(self, key: bytes) -> None:
         peer = self._peers.pop(key, None)
         if peer is not None:
-            for future in peer.waiting.values():
+            for _, future in peer.waiting.values():
                 future.cancel()
 
     def _on_frame(self, key: bytes, kind: Kind, payload: bytes) -> None:
         peer = self._peers.get(key)
         if kind is not Kind.SNAPSHOT_RESPONSE or peer is None:
             return
+        if not self._owed[key]:
+            self._blame(peer, "an answer to no question", Fault.UNSOLICITED)
+            return
+        self._owed[key] -= 1
+        if not peer.waiting:  # too late
+            return
         limit = KINDS[kind].size_bytes_max
         try:
-            match decode(payload, size_bytes_max=limit, items_max=limit, depth_max=12):
+            match decode(payload, size_bytes_max=limit, items_max=ANSWER_ITEMS_MAX, depth_max=12):
                 case (int(number), value):
-                    future = peer.waiting.pop(number, None)
+                    kind_asked, future = peer.waiting.pop(number, ("", None))
                     if future is not None and not future.done():
                         self.progress.size_bytes += len(payload)
+                        self.progress.taken_bytes[kind_asked] += len(payload)
                         future.set_result(value)
                 case _:
                     raise CodecError("not an answer about a snapshot")
         except CodecError as error:
             self._blame(peer, str(error))
 
-    def _blame(self, peer: _Peer, reason: str) -> None:
+    def _blame(self, peer: _Peer, reason: str, fault: Fault = Fault.MALFORMED_PAYLOAD) -> None:
         """Never asked again; told to the operator by name."""
         self.progress.liars[peer.key] = reason
         self._log.warning("a peer's piece is wrong", peer=peer.key.hex(), reason=reason)
         self._on_peer_down(peer.key)
-        self._transport.misbehaved(peer.key, Fault.MALFORMED_PAYLOAD)
+        self._transport.misbehaved(peer.key, fault)
 
     async def _ask(self, peer: _Peer, what: str, height: int = 0, first: int = 0, last: int = 0) -> Value:
         """TimeoutError when there is no answer; the peer then waits for its next turn."""
         number = next(self._numbers)
         future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
-        peer.waiting[number], peer.asked = future, number
+        peer.waiting[number], peer.asked = (what, future), number
         question = Question(number, what, height, first, last)
         try:
             if not self._transport.send(peer.key, Kind.SNAPSHOT_REQUEST, question.encode()):
                 raise TimeoutError
+            self._owed[peer.key] += 1
             async with asyncio.timeout(ANSWER_S_MAX):
                 return await future
         except TimeoutError:
@@ -200,8 +226,13 @@ class Join:
             found = [peer for peer in self._peers.values() if peer.stalled_until_s <= now_s]
             if found:
                 return found
+            self._wait_for(
+                f"{len(self._peers)} peers are connected, and none answers" if self._peers else
+                "no peer is connected: those in p2p.peers must be reachable, and know this node's key "
+                f"({self._key.hex()}, in their p2p.known_keys)"
+            )  # fmt: skip
             if now_s > deadline_s:
-                raise CannotJoin(f"no peer answers for {PATIENCE_S:.0f} s; see p2p.peers in medchain.toml")
+                raise CannotJoin(f"{self.progress.waits_for}; waited {PATIENCE_S:.0f} s")
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(AGAIN_S):
@@ -209,13 +240,14 @@ class Join:
 
     # What leads to the target
 
-    async def _learn_epochs(self, assembly: Assembly) -> None:
-        """As far as any peer knows."""
+    async def _learn_epochs(self, assembly: Assembly) -> set[bytes]:
+        """As far as any peer knows. Returns those who know of nothing later."""
         asked: set[bytes] = set()
+        silent: set[bytes] = set()
         while True:
             peers = [peer for peer in await self._some_peer() if peer.key not in asked]
             if not peers:
-                return
+                return asked - silent
             peer, first = peers[0], assembly.epoch
             try:
                 if not assembly.take_epochs(first, await self._ask(peer, EPOCHS, first=first)):
@@ -224,6 +256,7 @@ class Join:
                 self._blame(peer, str(error))
             except TimeoutError:
                 asked.add(peer.key)
+                silent.add(peer.key)
 
     async def _aim(self, assembly: Assembly) -> None:
         """At the highest checkpoint that is offered and certified."""
@@ -235,15 +268,22 @@ class Join:
                     continue
                 try:
                     target = assembly.aim(value)
+                    if target is None:  # of an epoch that began just now
+                        answered = await self._learn_epochs(assembly)
+                        target = assembly.aim(value)
+                        if target is None and peer.key in answered:
+                            raise BadPiece("an offer of an epoch that nobody can lead to, nor its sender")
                 except BadPiece as error:
                     self._blame(peer, str(error))
                     continue
-                if target is None:  # of an epoch that began just now
-                    await self._learn_epochs(assembly)
+                if target is None:
                     continue
                 self.progress.height = target.certificate.height
                 self.progress.targets += 1
                 return
+            self._wait_for(
+                f"{len(self._peers)} peers are connected, and none offers a snapshot of a certified checkpoint"
+            )
             if time.monotonic() > deadline_s:
                 raise CannotJoin(
                     "no peer offers a snapshot of a certified checkpoint; start the node, and it fetches all blocks"
@@ -321,7 +361,7 @@ class Join:
             if value is None:
                 peer.lacks = height
             elif height == self.progress.height:
-                work.take(question, value)
+                self.progress.taken[what] += work.take(question, value)
                 self.progress.peers[peer.key] = self.progress.peers.get(peer.key, 0) + 1
                 return True
         except BadPiece as error:
@@ -332,7 +372,12 @@ class Join:
             work.over(question)
         return False
 
+    def _wait_for(self, what: str) -> None:
+        self.progress.waits_for = what
+        self._told(self.progress)
+
     def _report(self, assembly: Assembly) -> None:
+        self.progress.waits_for = ""
         known = not assembly.missing_parts()
         self.progress.buckets_done = BUCKETS - assembly.buckets_left if known else 0
         self.progress.blocks_left = assembly.blocks_left
@@ -373,18 +418,21 @@ class _Work:
         self._asked.add(question)
         return question
 
-    def take(self, question: tuple[str, int, int], value: Value) -> None:
-        """BadPiece if it is not what was asked for."""
+    def take(self, question: tuple[str, int, int], value: Value) -> int:
+        """How many buckets or blocks fewer are missing. BadPiece if it is not what was asked for."""
         what, first, last = question
+        missing = self._assembly.buckets_left
         if what == LEAVES:
             self._assembly.take_leaves(first, value)
         elif what == BLOCKS:
             if first == self._assembly.next_block:
-                self._assembly.take_blocks(value)
+                return self._assembly.take_blocks(value)
         else:
             taken = self._assembly.take_buckets(first, value)
             if first + taken <= last and self._ranges is not None:
                 self._ranges.append((first + taken, last))
+            return missing - self._assembly.buckets_left
+        return 0
 
     def over(self, question: tuple[str, int, int]) -> None:
         self._asked.discard(question)
@@ -425,6 +473,8 @@ async def join(
     self_test()
     genesis = read_genesis(config.genesis_path)
     check_new(config)
+    if not config.p2p.peers:
+        raise CannotJoin("p2p.peers in medchain.toml is empty: there is nobody to ask", Code.BAD_CONFIGURATION)
     draft = config.home / JOINING
     draft.mkdir(mode=0o700, exist_ok=True)
     progress = Progress()
@@ -439,6 +489,7 @@ async def join(
         height = store.tip.height
         muted = not keep_key and mute_unless_new(store, draft / "wal", key.public)
         kv.settle()
+    WriteAheadLog(draft / "wal").close()  # its making may have been cut short
     complete(draft)
     take_place(config, draft)
     return height, not muted, progress

@@ -192,8 +192,8 @@ class Node:
         try:
             if kind is Kind.SNAPSHOT_REQUEST:
                 self.snapshots.on_request(key, payload)
-            else:
-                self._inquiry.on_answer(key, payload)
+            elif not self._inquiry.on_answer(key, payload):
+                self.transport.misbehaved(key, Fault.UNSOLICITED)
         except CodecError:
             self.transport.misbehaved(key, Fault.MALFORMED_PAYLOAD)
 

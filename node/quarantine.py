@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from storage.assembly import BadPiece, digest_of_part, entries_of
 from storage.snapshots import PART_BUCKETS, PARTS, Snapshot
 
 ANSWER_S_MAX = 5.0
+# The longest answer is one bucket, two items an entry: four times as many entries as can be proved in one.
+ANSWER_ITEMS_MAX = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +55,24 @@ class Inquiry:
         self._send, self._peers = send, peers
         self._numbers = itertools.count(1)
         self._waiting: dict[tuple[bytes, int], asyncio.Future[Value]] = {}
+        self._owed: Counter[bytes] = Counter()
 
-    def on_answer(self, key: bytes, payload: bytes) -> None:
-        """A SNAPSHOT_RESPONSE; one that nobody waits for is nothing. CodecError if it is malformed."""
-        limit = KINDS[Kind.SNAPSHOT_RESPONSE].size_bytes_max
-        match decode(payload, size_bytes_max=limit, items_max=limit, depth_max=12):
-            case (int(number), value):
-                future = self._waiting.pop((key, number), None)
-                if future is not None and not future.done():
-                    future.set_result(value)
+    def on_answer(self, key: bytes, payload: bytes) -> bool:
+        """A SNAPSHOT_RESPONSE; False if that peer owes none. CodecError if it is malformed.
+
+        Megabytes take long to decode on the loop that consensus needs: one answer a question is, if it is in time.
+        """
+        if not self._owed[key]:
+            return False
+        self._owed[key] -= 1
+        if any(peer == key for peer, _ in self._waiting):
+            limit = KINDS[Kind.SNAPSHOT_RESPONSE].size_bytes_max
+            match decode(payload, size_bytes_max=limit, items_max=ANSWER_ITEMS_MAX, depth_max=12):
+                case (int(number), value):
+                    future = self._waiting.pop((key, number), None)
+                    if future is not None and not future.done():
+                        future.set_result(value)
+        return True
 
     async def find(self, own: Snapshot, certified_root: bytes) -> Difference | None:
         """The first difference that any peer can show; None if none can."""
@@ -99,6 +111,7 @@ class Inquiry:
         number = next(self._numbers)
         future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
         self._waiting[peer, number] = future
+        self._owed[peer] += 1
         asked = Question(number, question.what, question.height, question.first, question.last)
         try:
             self._send(peer, Kind.SNAPSHOT_REQUEST, asked.encode())

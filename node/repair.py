@@ -9,9 +9,10 @@ Must not know: networks.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +28,11 @@ from node.plugins import load_registry
 from node.replica import RecordKind, split_records
 from storage.chain import ChainStore
 from storage.datadir import DataDir, mend_format
-from storage.errors import StorageError
+from storage.errors import Locked, StorageError, from_os_error
 from storage.files import sync_folder
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
-from storage.shortening import begin_muted, marked, muted
+from storage.shortening import begin_muted, forget_log, marked, muted, noted
 from storage.verification import verify_store
 from storage.wal import Record, WriteAheadLog
 
@@ -61,11 +62,11 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
     registry = load_registry(genesis)
     key = keys.load(config.key_path).public
     path = config.home / DATA
-    damages = ["FORMAT"] if mend_format(path) else []
+    damages = ["FORMAT"] if _mend_format(path) else []
     draft = path / DRAFT
     shutil.rmtree(draft, ignore_errors=True)
     with DataDir(path) as folder:
-        records = _records(folder.wal, damages)
+        records = _records(folder, damages)
         sound = _is_sound(folder.db, genesis, registry, progress, damages)
         draft.mkdir(mode=0o700)
         if not sound:
@@ -89,14 +90,36 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
                 replaced.rename(aside / replaced.name)
             (draft / replaced.name).rename(replaced)
         sync_folder(path)
+        if records is None:
+            with closing(LevelDB(folder.db)) as kv:  # last: until then the new log is refused, so none starts on half
+                forget_log(kv)
     shutil.rmtree(draft)
     return Report(tuple(damages), aside, *report)
 
 
-def _records(path: Path, damages: list[str]) -> list[Record] | None:
-    """All the log holds; None where it is damaged."""
+def _mend_format(path: Path) -> bool:
+    """`mend_format`, unless a process runs on the folder (Locked): without its FORMAT, `DataDir` cannot tell."""
+    if not (path / "db").is_dir():
+        return False
     try:
-        with closing(WriteAheadLog(path, create=False)) as log:
+        with open(path / "LOCK", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return mend_format(path)
+    except BlockingIOError:
+        raise Locked(path, None) from None
+    except OSError as error:
+        raise from_os_error(error, path / "LOCK") from error
+
+
+def _records(folder: DataDir, damages: list[str]) -> list[Record] | None:
+    """All the log holds; None where it is damaged, or lacks what the store knows it had."""
+    extent = None
+    with suppress(StorageError), closing(LevelDB(folder.db)) as kv:  # a store that cannot be read comes next
+        extent = noted(kv)
+    try:
+        with closing(WriteAheadLog(folder.wal, create=False)) as log:
+            if extent is not None:
+                log.check_reaches(extent)
             return list(log.replay())
     except StorageError as error:
         damages.append(str(error))
@@ -107,6 +130,7 @@ def _is_sound(path: Path, genesis: Genesis, registry: Registry, progress: Progre
     try:
         with closing(LevelDB(path)) as kv:
             upgrade(kv)
+            noted(kv)
             store = ChainStore(kv)
             if store.diverged is not None:
                 damages.append(f"{path}: the state at height {store.diverged[0]} is not the one that was certified")

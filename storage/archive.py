@@ -5,7 +5,9 @@ as rows), `wal/` and `vault/` (files as they are), and last `SHA256SUMS`, which 
 are not in it. Layout and limits are in docs/storage.md.
 
 An archive may be damaged or made by an enemy: names, kinds and sizes are checked before anything is written, sums
-before anything counts, and all of it as `storage.verification` does before the folder is a node's.
+before anything counts, and all of it as `storage.verification` does before the folder is a node's. Of the tar format
+only plain files are read: sparse ones and extended headers, which let few bytes stand for many, are refused. So no more
+is written than the archive is long.
 
 Must not know: networks, or whose node it is.
 """
@@ -18,7 +20,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -33,8 +35,9 @@ from storage.datadir import DataDir
 from storage.errors import BadArchive, from_os_error
 from storage.leveldb import LevelDB
 from storage.migrations import STEPS, upgrade
-from storage.shortening import begin_muted
+from storage.shortening import begin_muted, forget_log, replay
 from storage.verification import check_head, verify_store
+from storage.wal import WriteAheadLog
 
 FORMAT: Final = "medchain/backup/1"
 ROWS_SIZE_BYTES_TARGET: Final = 4 * 1024 * 1024
@@ -42,7 +45,9 @@ FILE_SIZE_BYTES_MAX: Final = 256 * 1024 * 1024  # of one member; a log's segment
 MANIFEST_SIZE_BYTES_MAX: Final = 64 * 1024
 SUMS_SIZE_BYTES_MAX: Final = 256 * 1024 * 1024  # of a vault with a million records
 
-_NAME = re.compile(r"(store/[0-9]{8}\.rows|wal/[0-9]{16}\.wal|vault/[0-9A-Za-z][0-9A-Za-z._-]{0,127})\Z")
+_NAME = re.compile(
+    r"(store/[0-9]{8}\.rows|wal/[0-9]{16}\.wal|vault/[0-9A-Za-z][0-9A-Za-z._-]{0,93})\Z"
+)  # a tar header has 100 characters
 
 Progress = Callable[[int], None]
 """Hears how many bytes are done."""
@@ -165,8 +170,7 @@ def restore(
     found: list[Manifest] = []
 
     def fill(draft: Path) -> None:
-        with _unpacking():
-            found.append(_unpack(archive, draft, executor.genesis.chain_id, with_log, progress))
+        found.append(_unpack(archive, draft, executor.genesis.chain_id, with_log, progress))
         with closing(LevelDB(draft / "db")) as kv:
             upgrade(kv)
             store = ChainStore(kv)
@@ -174,23 +178,17 @@ def restore(
                 raise BadArchive("the store is not at the block that backup.json names")
             _check_head(store)
             verify_store(kv, store, executor, verified)
-            if not with_log and store.may_have_signed(key):
-                store.mute(key)
-                begin_muted(draft / "wal", key)
+            if with_log:
+                with closing(WriteAheadLog(draft / "wal", create=False)) as wal:
+                    replay(wal, kv, draft / "db", max(store.tip.height, store.refetching))
+            else:
+                forget_log(kv)
+                if store.may_have_signed(key):
+                    store.mute(key)
+                    begin_muted(draft / "wal", key)
 
     DataDir.create(path, fill).close()
     return found[0]
-
-
-@contextmanager
-def _unpacking() -> Iterator[None]:
-    """What the standard library raises over a bad stream, in one word."""
-    try:
-        yield
-    except (tarfile.TarError, EOFError) as error:
-        raise BadArchive(f"the stream is damaged ({error})") from None
-    except (ValueError, OverflowError, RecursionError) as error:  # out of extended headers
-        raise BadArchive(f"the stream is damaged ({type(error).__name__})") from None
 
 
 def _unpack(archive: BinaryIO, draft: Path, chain_id: bytes, with_log: bool, progress: Progress) -> Manifest:
@@ -200,30 +198,27 @@ def _unpack(archive: BinaryIO, draft: Path, chain_id: bytes, with_log: bool, pro
     done = 0
     kv = LevelDB(draft / "db", create=True)
     try:
-        with tarfile.open(fileobj=archive, mode="r|") as tar:
-            for member in tar:
-                # A sparse member may claim any size, and unpack to it.
-                if listed is not None or not member.isreg() or member.sparse is not None:
-                    raise BadArchive(f"{_shown(member.name)} does not belong here")
-                data = _read(tar, member)
-                if member.name == "SHA256SUMS":
-                    listed = _sums(data)
-                    continue
-                if member.name in sums:
-                    raise BadArchive(f"{_shown(member.name)} is there twice")
-                sums[member.name] = sha256(data).hexdigest()
-                if member.name == "backup.json" and manifest is None:
-                    manifest = Manifest.from_json(data)
-                    if manifest.chain_id != chain_id:
-                        raise BadArchive("it is of another chain than the genesis of this node")
-                elif manifest is not None and member.name.startswith("store/"):
-                    kv.write(_parse_rows(data))
-                elif manifest is not None and (member.name.startswith("vault/") or with_log):
-                    _write_file(draft / member.name, data)
-                elif manifest is None:
-                    raise BadArchive("backup.json does not come first")
-                done += len(data)
-                progress(done)
+        for name, data in _read_files(archive):
+            if listed is not None:
+                raise BadArchive(f"{_shown(name)} does not belong here")
+            if name == "SHA256SUMS":
+                listed = _sums(data)
+                continue
+            if name in sums:
+                raise BadArchive(f"{_shown(name)} is there twice")
+            sums[name] = sha256(data).hexdigest()
+            if name == "backup.json" and manifest is None:
+                manifest = Manifest.from_json(data)
+                if manifest.chain_id != chain_id:
+                    raise BadArchive("it is of another chain than the genesis of this node")
+            elif manifest is not None and name.startswith("store/"):
+                kv.write(_parse_rows(data))
+            elif manifest is not None and (name.startswith("vault/") or with_log):
+                _write_file(draft / name, data)
+            elif manifest is None:
+                raise BadArchive("backup.json does not come first")
+            done += len(data)
+            progress(done)
         kv.write((), sync=True)
     finally:
         kv.close()
@@ -235,15 +230,30 @@ def _unpack(archive: BinaryIO, draft: Path, chain_id: bytes, with_log: bool, pro
     return manifest
 
 
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _read_files(archive: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Names and contents, up to the block of zeros at the end."""
     limits = {"backup.json": MANIFEST_SIZE_BYTES_MAX, "SHA256SUMS": SUMS_SIZE_BYTES_MAX}
-    if member.name not in limits and not _NAME.match(member.name):
-        raise BadArchive(f"{_shown(member.name)} does not belong here")
-    if member.size > limits.get(member.name, FILE_SIZE_BYTES_MAX):
-        raise BadArchive(f"{_shown(member.name)} is too large")
-    opened = tar.extractfile(member)
-    data = b"" if opened is None else opened.read()
-    if len(data) != member.size:
+    while True:
+        head = _exactly(archive, tarfile.BLOCKSIZE)
+        if not any(head):
+            return
+        try:
+            member = tarfile.TarInfo.frombuf(head, "ascii", "strict")
+        except (tarfile.TarError, ValueError) as error:
+            raise BadArchive(f"the stream is damaged ({type(error).__name__})") from None
+        name, size_bytes = member.name, member.size
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or (name not in limits and not _NAME.match(name)):
+            raise BadArchive(f"{_shown(name)} does not belong here")
+        if not 0 <= size_bytes <= limits.get(name, FILE_SIZE_BYTES_MAX):
+            raise BadArchive(f"{_shown(name)} is too large")
+        data = _exactly(archive, size_bytes)
+        _exactly(archive, -size_bytes % tarfile.BLOCKSIZE)
+        yield name, data
+
+
+def _exactly(archive: BinaryIO, size_bytes: int) -> bytes:
+    data = archive.read(size_bytes)
+    if len(data) != size_bytes:
         raise BadArchive("its end is missing")
     return data
 

@@ -6,6 +6,7 @@ big-endian, so that keys sort as numbers do. The same table, with examples, is i
                                               `indexed`: height(8) up to which indexes know nothing
     M `muted` public key(33)                  empty: this key signs nothing any more
     M `diverged`                              height(8) root(33) that a quorum certified, and this node does not have
+    M `logged`                                first(8) last(8) size(8): segments and bytes that the log had for certain
     M `refetch`                               height(8): up to there blocks were lost, and no key signs before
     P height(8)                               (proposal, commit certificate)
     B batch digest(33)                        the batch as it travelled, byte for byte
@@ -46,6 +47,7 @@ PRUNED_KEY = META + b"pruned"
 DIVERGED_KEY = META + b"diverged"
 INDEXED_KEY = META + b"indexed"
 REFETCH_KEY = META + b"refetch"
+LOGGED_KEY = META + b"logged"
 MUTED = META + b"muted"
 
 BUCKET_SIZE_BYTES = 2

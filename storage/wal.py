@@ -15,7 +15,8 @@ records would have to guess it.
 
 At opening: a bad record at the end of the last segment is what a crash leaves, and is cut off (the cut is the only
 change, so a crash meanwhile does no harm). A bad record with a good one behind it, or anywhere else, was durable once:
-Corruption. Rot in the very last record cannot be told from a torn write.
+Corruption. Rot in the very last record, or an end that is gone, cannot be told from a torn write: whoever opens it may
+know how far it was once (`Extent`), and asks.
 """
 
 from __future__ import annotations
@@ -61,6 +62,15 @@ class Record:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How far a log reaches for certain: its first segment, its last one, and how large that one is."""
+
+    first: int
+    last: int
+    size_bytes: int
+
+
 @dataclass(slots=True)
 class _Segment:
     path: Path
@@ -75,8 +85,8 @@ class WriteAheadLog:
     """One log in one folder. `replay` once after opening, then append and flush.
 
     `append`, `truncate_before` and `size_bytes` never wait for the disk's sync, so that one thread may use them while
-    another is in `flush`. With `create=False` an absent or empty log is Corruption: where a log once was, an empty
-    one would let the node vote twice. Raises Corruption, VersionMismatch, DiskFull, StorageError.
+    another is in `flush`. With `create=False` an absent log, or one without a header, is Corruption: where a log once
+    was, an empty one would let the node vote twice. Raises Corruption, VersionMismatch, DiskFull, StorageError.
     """
 
     def __init__(self, folder: Path | str, *, create: bool = True, segment_bytes_max: int = SEGMENT_BYTES_MAX) -> None:
@@ -114,7 +124,10 @@ class WriteAheadLog:
             if int(path.stem) != int(before.stem) + 1:
                 raise Corruption(self.folder, f"segments between {before.name} and {path.name} are missing", _REMEDY)
         for path in paths:
-            self._load_segment(path, last=path is paths[-1])
+            # Records are written only after the header is durable: with none there, making the segment was cut short,
+            # the first one's before anybody relied on it.
+            last = path is paths[-1]
+            self._load_segment(path, last=last, may_be_begun=last and (create or len(paths) > 1))
         if self._segments:
             self._descriptor = os.open(self._segments[-1].path, os.O_RDWR | os.O_CLOEXEC)
             # What a killed process wrote may be in memory only, and is about to be acted upon.
@@ -124,13 +137,12 @@ class WriteAheadLog:
             segment, self._descriptor = self._make_segment(1, 0)
             self._segments.append(segment)
 
-    def _load_segment(self, path: Path, *, last: bool) -> None:
+    def _load_segment(self, path: Path, *, last: bool, may_be_begun: bool) -> None:
         data = path.read_bytes()
         number = int(path.stem)
         segment = _read_header(path, data)
         if segment is None:
-            # Records are written only after the header is durable: with none there, making the segment was cut short.
-            if not last or len(data) > _HEADER.size or (not self._segments and number != 1):
+            if not may_be_begun or len(data) > _HEADER.size or (not self._segments and number != 1):
                 raise Corruption(path, "the header is damaged", _REMEDY, offset=0)
             self.repaired_bytes += len(data)
             path.unlink()
@@ -283,7 +295,29 @@ class WriteAheadLog:
     def would_drop(self, tag: int) -> bool:
         """Whether `truncate_before(tag)` would remove a segment."""
         with self._lock:
-            return len(self._segments) > 1 and self._segments[0].tag_max < tag
+            return self._obsolete(tag) > 0
+
+    def _obsolete(self, tag: int) -> int:
+        """How many segments `truncate_before(tag)` would remove."""
+        count = 0
+        while count < len(self._segments) - 1 and self._segments[count].tag_max < tag:
+            count += 1
+        return count
+
+    def extent(self, tag: int = 0) -> Extent:
+        """What is durable, and stays so after `truncate_before(tag)`."""
+        with self._lock:
+            first, last = self._segments[self._obsolete(tag)], self._segments[-1]
+            return Extent(first.number, last.number, last.size_bytes)
+
+    def check_reaches(self, known: Extent) -> None:
+        """Corruption if the log lacks what it had when `extent` gave `known`: its end, or segments at its beginning."""
+        found = self.extent()
+        if found.first > known.first:
+            raise Corruption(self.folder, f"segments from {known.first} to {found.first - 1} are missing", _REMEDY)
+        if (found.last, found.size_bytes) < (known.last, known.size_bytes):
+            path, was = self._segments[-1].path, f"segment {known.last} had {known.size_bytes} bytes"
+            raise Corruption(path, f"the log ends here, and {was}", _REMEDY, offset=found.size_bytes)
 
     def truncate_before(self, tag: int) -> None:
         """Drop the oldest segments in which every record's tag is below `tag`.
@@ -292,9 +326,7 @@ class WriteAheadLog:
         """
         with self._lock:
             self._obsolete_below = max(self._obsolete_below, tag)
-            count = 0
-            while count < len(self._segments) - 1 and self._segments[count].tag_max < tag:
-                count += 1
+            count = self._obsolete(tag)
             dropped = self._segments[:count]
             del self._segments[:count]
         try:

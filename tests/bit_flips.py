@@ -1,8 +1,8 @@
-"""One flipped bit anywhere in a node's closed data folder: `python -m tests.bit_flips --flips 1000` (or `make flips`).
-Status 1 if one is neither noticed nor harmless.
+"""One flipped bit anywhere in a node's closed data folder, or a write-ahead log that lost its end: `python -m
+tests.bit_flips --flips 1000 --cuts 100` (or `make flips`). Status 1 if one is neither noticed nor harmless.
 
-A folder is made by a node's life (tests/kill_points.py), then copied; in each copy one bit of one file is flipped, or
-one file of the chain removed (`--missing`), and the node opened as `medchain start` does it:
+A folder is made by a node's life (tests/kill_points.py), then copied; in each copy one bit of one file is flipped, the
+log cut to some length, or one file of the chain removed (`--missing`), and the node opened as `medchain start` does it:
 
 - refused: opening fails with an error that names what is damaged;
 - found: it opens, and reading what is damaged raises instead of giving a wrong answer, as `medchain verify` finds;
@@ -14,6 +14,7 @@ Anything else fails: a row that reads otherwise, one that is gone, or an error t
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -105,6 +106,21 @@ def flip(home: Path, random: Random) -> str:
     return f"bit {bit} of byte {at} of {len(data)} in {path.relative_to(home)}"
 
 
+def cut(home: Path, random: Random) -> str:
+    """The log to a shorter length, any of them: segments behind the end are gone."""
+    paths = sorted((home / DATA / "wal").iterdir())
+    at = random.randrange(sum(path.stat().st_size for path in paths))
+    for path in paths:
+        size_bytes = path.stat().st_size
+        if at < size_bytes:
+            break
+        at -= size_bytes
+    for later in paths[paths.index(path) + 1 :]:
+        later.unlink()
+    os.truncate(path, at)
+    return f"all from byte {at} of {size_bytes} in {path.relative_to(home)} cut off"
+
+
 def remove(home: Path, number: int) -> str | None:
     """The file of that number; None where there are fewer."""
     files = sorted(path for path in (home / DATA).rglob("*") if path.is_file() and path.parent.name != "vault")
@@ -116,7 +132,7 @@ def remove(home: Path, number: int) -> str | None:
 
 def kind_of(what: str) -> str:
     """The kind of file that was damaged."""
-    path = Path(what.rpartition(" in ")[2].removesuffix(" removed"))
+    path = Path(what.rpartition(" in ")[2].removesuffix(" removed").removesuffix(" cut off"))
     if path.parent.name == "db":
         return {"": path.stem.partition("-")[0], ".ldb": "table", ".log": "store's log", ".old": "LOG"}[path.suffix]
     return {"wal": "write-ahead log", "vault": "vault"}.get(path.parent.name, path.name)
@@ -125,6 +141,7 @@ def kind_of(what: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make flips", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--flips", type=int, default=1000)
+    parser.add_argument("--cuts", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--missing", action="store_true", help="remove each file in turn instead")
     arguments = parser.parse_args()
@@ -136,10 +153,13 @@ def main() -> int:
     counts: Counter[tuple[str, str]] = Counter()
     failed = 0
     number = 0
-    while arguments.missing or number < arguments.flips:
+    while arguments.missing or number < arguments.flips + arguments.cuts:
         shutil.rmtree(folder / "home")
         shutil.copytree(folder / "sound", folder / "home")
-        what = remove(folder / "home", number) if arguments.missing else flip(folder / "home", random)
+        if arguments.missing:
+            what = remove(folder / "home", number)
+        else:
+            what = (flip if number < arguments.flips else cut)(folder / "home", random)
         if what is None:
             break
         number += 1

@@ -10,7 +10,9 @@ import pytest
 from tests.kill_points import ROOT
 
 
-@pytest.mark.parametrize("arguments", [("--flips", "60", "--seed", "7"), ("--missing",)], ids=["bits", "files"])
+@pytest.mark.parametrize(
+    "arguments", [("--flips", "60", "--cuts", "20", "--seed", "7"), ("--missing",)], ids=["bits", "files"]
+)
 def test_damage_is_noticed_or_harmless(arguments: tuple[str, ...]) -> None:
     """`make flips` does a thousand."""
     command = [sys.executable, "-m", "tests.bit_flips", *arguments]

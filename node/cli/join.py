@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from node.join import Progress
 
 LINE_EVERY_S = 0.2
+WAITING_EVERY_S = 5.0
 
 
 @click.command()
@@ -25,8 +26,10 @@ LINE_EVERY_S = 0.2
 def join(home: Path, keep_key: bool, as_json: bool) -> None:
     """Fetch a new node's state from its peers, checked piece by piece, instead of executing every block since genesis.
 
-    HOME holds the node's configuration (with p2p.peers), key and genesis, as `medchain init --genesis` makes them. The
-    peers are trusted in nothing: all of it must lead back to the validators in genesis. A peer that sends something
+    HOME holds the node's configuration (with p2p.peers), key and genesis, as `medchain init --genesis` makes them. Each
+    of these peers must know the node's key: unless it is a validator's, it stands in their p2p.known_keys.
+
+    The peers are trusted in nothing: all of it must lead back to the validators in genesis. A peer that sends something
     else is named. Cut off, the same command goes on where it stopped. Afterwards `medchain start` catches up by blocks.
 
     The node then has the last blocks whole (as many as transactions stay valid for) and no histories from before.
@@ -72,16 +75,21 @@ class _Line:
 
     def __init__(self) -> None:
         self._shown_s = 0.0
+        self._waiting_shown_s = time.monotonic()
         self._is_terminal = sys.stderr.isatty()
 
     def told(self, progress: Progress) -> None:
         now_s = time.monotonic()
+        if progress.waits_for:
+            if now_s - self._waiting_shown_s >= WAITING_EVERY_S:
+                self._waiting_shown_s = now_s
+                click.echo(f"waiting: {progress.waits_for}", err=True)
+            return
         if now_s - self._shown_s < (LINE_EVERY_S if self._is_terminal else 10 * LINE_EVERY_S):
             return
         self._shown_s = now_s
         share = progress.buckets_done / progress.buckets
-        took_s = now_s - progress.started_s
-        left = f"{took_s * (1 - share) / share:.0f} s left" if share else "time left unknown"
+        left = "time left unknown" if progress.left_s is None else f"{progress.left_s:.0f} s left"
         text = (
             f"height {progress.height}: {share:.0%} of the state, {progress.blocks_left} blocks to go, "
             f"{progress.size_bytes / 1e6:.1f} MB at {progress.rate_bytes_per_s / 1e6:.1f} MB/s from "

@@ -36,7 +36,9 @@ DEMO_SIZES = ("small", "normal")  # node.workload has them, and takes long to im
 def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, api_port: int, as_json: bool) -> None:
     """Make the data folder of one node: key, genesis, configuration.
 
-    Without --genesis it is a development chain of its own, with this node as its only validator.
+    Without --genesis it is a development chain of its own, with this node as its only validator. With it, the nodes to
+    dial must know this one's key before they admit it: their operators add the line printed under "at_peers" to [p2p]
+    in their medchain.toml, and start anew. Then `medchain join` or `medchain start`.
 
     \b
     Example:
@@ -69,16 +71,11 @@ def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, 
     }
     (home / config.FILE_NAME).write_text(config.to_toml(values), "utf-8")
     initialise(config.NodeConfig(home=home))
-    show(
-        {
-            "home": str(home),
-            "key": key.public.hex(),
-            "chain": document.chain_id.hex(),
-            "api": f"http://127.0.0.1:{api_port}",
-            "next": f"{program()} start --home {home}",
-        },
-        as_json,
-    )
+    shown = {"home": str(home), "key": key.public.hex(), "chain": document.chain_id.hex()}
+    if genesis is not None:
+        shown["at_peers"] = f'known_keys = ["{key.public.hex()}"]'
+    shown |= {"api": f"http://127.0.0.1:{api_port}", "next": f"{program()} start --home {home}"}
+    show(shown, as_json)
 
 
 def _peer(text: str) -> dict[str, object]:

@@ -13,7 +13,8 @@ from node.cli.common import bar, home_option, json_option, show
 @home_option
 @json_option
 def verify(home: Path, as_json: bool) -> None:
-    """Re-check a stopped node's data: hashes, signatures, certificates, execution, roots. Status 1 if anything differs.
+    """Re-check a stopped node's data: hashes, signatures, certificates, execution, roots, and that the log of votes has
+    its end. Status 1 if anything differs.
 
     Where old blocks were pruned there is nothing to execute from: there, the state is compared with what a quorum
     certified, and headers and certificates with each other from genesis on.
@@ -29,6 +30,7 @@ def verify(home: Path, as_json: bool) -> None:
     opened = open_home(config.load(home))
     try:
         tip_height = opened.store.tip.height
+        opened.records()  # as far as store and log know of each other
         with bar("blocks", tip_height) as shown:
             verify_store(opened.kv, opened.store, opened.executor, lambda height, _: shown.update(height - shown.pos))
         pruned = opened.store.pruned

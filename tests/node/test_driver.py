@@ -136,7 +136,7 @@ async def test_a_stop_in_the_middle_of_a_write_lets_the_disk_finish(tmp_path: Pa
     await stopping
     wal.close()
     log = WriteAheadLog(tmp_path / "wal", create=False)
-    assert [record.payload for record in replay(log, tmp_path, 0)] == [b"first", b"second"]
+    assert [record.payload for record in replay(log, MemoryKeyValue(), tmp_path, 0)] == [b"first", b"second"]
     log.close()
     assert told == []  # nothing is sent of it any more
     assert watching.failed == []

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ledger.codec import Value
+from ledger.codec import Value, encode
 from ledger.crypto import KeyPair
 from ledger.genesis import Genesis, Parameters, development_key
 from ledger.modules.payments import Transfer
@@ -26,14 +26,16 @@ from node import keys
 from node.cluster.plan import development_modules
 from node.config import P2P, Api, NodeConfig, Peer, Storage
 from node.config import Log as LogSettings
-from node.home import initialise, open_home
-from node.join import CannotJoin, Progress, join
+from node.home import initialise, open_home, read_genesis
+from node.join import CannotJoin, Join, Progress, join
 from node.logs import make_logger
 from node.node import Node
 from node.snapshots import BUCKETS, EPOCHS, LEAVES, OFFER, Question, SnapshotServer
 from p2p.frames import Kind
 from storage import snapshots
+from storage.assembly import Assembly
 from storage.errors import AlreadyInitialised
+from storage.memory import MemoryKeyValue
 from storage.verification import verify_store
 
 PARAMETERS = Parameters(window=1, checkpoint_interval=2, log_window=4, validity_heights_max=20, block_interval_ms=1)
@@ -323,6 +325,90 @@ async def test_without_peers_or_snapshots_it_says_so(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.asyncio
+async def test_an_offer_of_an_epoch_that_its_sender_cannot_lead_to_names_him(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 32. Looked at first for its height, it would be looked at for ever."""
+    async with running(tmp_path, followers=1) as chain:
+        liar = chain.nodes[1].snapshots
+
+        async def answer(server: SnapshotServer, question: Question) -> Value:
+            value = await honest(server, question)
+            if server is not liar or question.what != OFFER or value is None:
+                return value
+            (epoch, height, *rest), header, top = value  # type: ignore[misc]
+            return (epoch + 1, height + 1_000, *rest), header, top
+
+        async def none(server: SnapshotServer, question: Question) -> Value:
+            return None if server is not liar and question.what == OFFER else await answer(server, question)
+
+        def told(progress: Progress) -> None:
+            if progress.liars and "none offers" in progress.waits_for:
+                raise CannotJoin("enough")
+
+        monkeypatch.setattr(joining, "AGAIN_S", 0.05)
+        monkeypatch.setattr(SnapshotServer, "_answer", none)
+        genesis = chain.validator.desk.genesis
+        attempt = Join(chain.joiner, genesis, chain.key, LOG, told)
+        with pytest.raises(CannotJoin, match="enough"):
+            await attempt.run(Assembly(MemoryKeyValue(), genesis))
+        assert set(attempt.progress.liars) == {chain.key_of(1)}
+        monkeypatch.setattr(SnapshotServer, "_answer", answer)
+        await joined(chain)
+        await check_that_it_works(chain)
+
+
+@pytest.mark.asyncio
+async def test_it_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(joining, "AGAIN_S", 0.05)
+    heard: list[str] = []
+    async with running(tmp_path) as chain:
+        stranger, genesis = keys.generate(), chain.validator.desk.genesis
+        alone = make_home(tmp_path / "stranger", genesis, stranger, [], [peer_of(chain.validator)])
+        with pytest.raises(CannotJoin, match=stranger.public.hex()):
+            await join(alone, stranger, LOG, lambda progress: heard.append(progress.waits_for))
+        assert heard
+        assert all("no peer is connected" in said for said in heard)
+        heard.clear()
+        chain.validator.snapshots.close()
+        monkeypatch.setattr(joining, "PATIENCE_S", WAIT_S)  # the connection takes its time
+
+        def told(progress: Progress) -> None:
+            heard.append(progress.waits_for)
+            if "none offers" in progress.waits_for:
+                raise CannotJoin("enough")
+
+        with pytest.raises(CannotJoin, match="enough"):
+            await join(chain.joiner, chain.key, LOG, told)
+        assert heard[-1].startswith("1 peers are connected")
+
+
+def test_the_time_left_counts_what_blocks_take_too() -> None:
+    """Nearly all bytes are theirs: with the state alone it said seconds when it was minutes."""
+    progress = Progress(height=9, buckets_done=joining.BUCKETS - 100, blocks_left=900, size_bytes=1_100_000)
+    progress.started_s = time.monotonic() - 11
+    progress.taken_bytes.update({BUCKETS: 100_000, "blocks": 1_000_000})
+    progress.taken[BUCKETS] = 100
+    assert progress.left_s is None, "of blocks none has come yet"
+    progress.taken["blocks"] = 100
+    assert progress.left_s == pytest.approx(9_100_000 / 100_000, rel=0.05)
+    progress.blocks_left, progress.buckets_done = 0, joining.BUCKETS
+    assert progress.left_s == 0
+
+
+@pytest.mark.asyncio
+async def test_what_each_kind_took_is_counted(tmp_path: Path) -> None:
+    async with running(tmp_path) as chain:
+        _, progress = await joined(chain)
+        assert progress.taken["blocks"] == PARAMETERS.validity_heights_max
+        assert progress.taken[BUCKETS] == len(buckets_of(chain))
+        assert 0 < progress.taken_bytes["blocks"] + progress.taken_bytes[BUCKETS] < progress.size_bytes
+        assert progress.waits_for == ""
+        assert progress.left_s == 0
+
+
+@pytest.mark.asyncio
 async def test_a_malformed_question_costs_the_connection(tmp_path: Path) -> None:
     async with running(tmp_path) as chain:
         blamed: list[Any] = []
@@ -369,3 +455,18 @@ async def test_killed_at_its_end_it_goes_on_where_it_stopped(
         monkeypatch.setattr(joining.Join, "run", killed)  # nothing is fetched again
         await joined(chain)
         await check_that_it_works(chain)
+
+
+def test_an_answer_to_no_question_is_not_decoded_and_names_its_sender(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def must_not_decode(*_: Any, **__: Any) -> Value:
+        raise AssertionError("decoded")
+
+    key, liar = keys.generate(), keys.generate().public
+    config = make_home(tmp_path / "home", None, key, [], [])
+    attempt = Join(config, read_genesis(config.genesis_path), key, LOG)
+    attempt._on_peer_up(liar)
+    monkeypatch.setattr(joining, "decode", must_not_decode)
+    attempt._on_frame(liar, Kind.SNAPSHOT_RESPONSE, encode((1, None)))
+    assert attempt.progress.liars == {liar: "an answer to no question"}

@@ -12,16 +12,20 @@ import aiohttp
 import pytest
 
 from ledger.codec import Value, encode
-from ledger.errors import Code, Reject
+from ledger.errors import Code, CodecError, Reject
 from ledger.execution import BlockResult
 from ledger.state import state_key
 from node.home import DATA, open_home
 from node.node import Node
+from node.quarantine import ANSWER_ITEMS_MAX, Inquiry
 from node.repair import repair
 from node.snapshots import LEAVES, TOP, Question, SnapshotServer
+from p2p.errors import Fault
+from p2p.frames import Kind
 from storage.errors import StateDiverged
 from tests.node.test_join import WAIT_S, Answer, Chain, honest, running
 
+PEER, OTHER = b"peer", b"other"
 WRONG = state_key("payments", "balance", "CNY", "pharmacy")
 
 
@@ -104,3 +108,54 @@ async def test_a_liar_sends_nobody_after_the_wrong_rule(
         assert "no peer could show what differs" in why["sentence"]
         assert follower.desk.store.diverged is not None
     assert (chain.nodes[1].config.home / DATA).is_dir()
+
+
+def must_not_decode(*_: Any, **__: Any) -> Value:
+    raise AssertionError("decoded")
+
+
+def test_what_no_peer_was_asked_for_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding eight megabytes of small arrays stops a validator for a second."""
+    monkeypatch.setattr("node.quarantine.decode", must_not_decode)
+    assert not Inquiry(lambda *_: None, list).on_answer(PEER, encode((1, None)))
+
+
+@pytest.mark.asyncio
+async def test_each_question_is_owed_one_answer_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asyncio.Event()
+    inquiry = Inquiry(lambda *_: asked.set(), lambda: [PEER])
+    waiting = asyncio.create_task(inquiry._ask(PEER, Question(0, TOP)))
+    await asyncio.wait_for(asked.wait(), WAIT_S)
+    assert not inquiry.on_answer(OTHER, encode((1, b"top"))), "nobody asked that one"
+    assert inquiry.on_answer(PEER, encode((1, b"top")))
+    assert await waiting == b"top"
+    assert not inquiry.on_answer(PEER, encode((1, b"top"))), "the same again"
+
+    monkeypatch.setattr("node.quarantine.ANSWER_S_MAX", 0.0)
+    with pytest.raises(TimeoutError):
+        await inquiry._ask(PEER, Question(0, TOP))
+    monkeypatch.setattr("node.quarantine.decode", must_not_decode)
+    assert inquiry.on_answer(PEER, encode((2, b"top"))), "late, which is no fault"
+    assert not inquiry.on_answer(PEER, encode((2, b"top")))
+
+
+@pytest.mark.asyncio
+async def test_an_answer_of_more_items_than_a_bucket_has_is_malformed() -> None:
+    asked = asyncio.Event()
+    inquiry = Inquiry(lambda *_: asked.set(), lambda: [PEER])
+    waiting = asyncio.create_task(inquiry._ask(PEER, Question(0, TOP)))
+    await asyncio.wait_for(asked.wait(), WAIT_S)
+    with pytest.raises(CodecError):
+        inquiry.on_answer(PEER, encode((1, ((),) * ANSWER_ITEMS_MAX)))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+@pytest.mark.asyncio
+async def test_an_answer_to_no_question_costs_the_connection(tmp_path: Path) -> None:
+    async with running(tmp_path) as chain:
+        blamed: list[Any] = []
+        chain.validator.transport.misbehaved = lambda key, fault: blamed.append((key, fault))  # type: ignore[method-assign]
+        chain.validator._on_snapshot_frame(PEER, Kind.SNAPSHOT_RESPONSE, encode((1, None)))
+        assert blamed == [(PEER, Fault.UNSOLICITED)]

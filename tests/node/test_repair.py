@@ -11,7 +11,7 @@ import pytest
 
 from ledger.errors import Code, ConfigError, Reject
 from ledger.genesis import Parameters
-from node import keys
+from node import cli, keys
 from node.home import DATA, open_home
 from node.node import Node
 from node.repair import Report, repair
@@ -100,6 +100,44 @@ def test_a_damaged_log_mutes_the_key_for_good(home: Path) -> None:
     assert again.aside.name == "damaged-2"
 
 
+@pytest.mark.parametrize("left", [0, 10, 0.5, -1])
+def test_a_log_that_lost_its_end_mutes_the_key_for_good(left: float, home: Path) -> None:
+    """Trap 20. At each length it is a sound log of a younger node, or of one whose last write was cut short."""
+    height, path = tip_height(home), next(iter((home / DATA / "wal").iterdir()))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * left) if isinstance(left, float) else left])
+    with pytest.raises(Corruption, match="medchain repair"), closing(open_home(config_of(home))) as opened:
+        opened.records()
+    assert cli.run(["verify", "--home", str(home)]) == 1
+    report = mended(home)
+    assert (len(report.damages), report.refetch, report.muted) == (1, 0, True)
+    assert report.aside is not None
+    assert (report.aside / "wal" / path.name).exists()
+    with closing(open_home(config_of(home))) as opened:
+        assert opened.store.tip.height == height
+        assert not opened.records()
+    assert mended(home) == Report((), None, 0, True)
+
+
+def test_killed_before_the_store_forgets_the_damaged_log_nothing_starts(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = next(iter((home / DATA / "wal").iterdir()))
+    path.write_bytes(path.read_bytes()[:-1])
+    with monkeypatch.context() as patch:
+        patch.setattr("node.repair.forget_log", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mended(home)
+    with pytest.raises(Corruption), closing(open_home(config_of(home))) as opened:
+        opened.records()
+    assert mended(home).muted
+    with closing(open_home(config_of(home))) as opened:
+        assert not opened.records()
+
+
 def test_a_store_that_fell_back_is_kept_and_its_key_waits(home: Path) -> None:
     config = config_of(home)
     with closing(open_home(config)) as opened:
@@ -137,6 +175,19 @@ def test_the_layout_of_later_software_is_left_alone(home: Path) -> None:
 def test_a_running_node_is_not_repaired(home: Path) -> None:
     with closing(open_home(config_of(home))), pytest.raises(Locked):
         mended(home)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff"])
+def test_not_even_its_layouts_name(content: bytes | None, home: Path) -> None:
+    path = home / DATA / "FORMAT"
+    with closing(open_home(config_of(home))):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(Locked):
+            mended(home)
+        assert (path.read_bytes() if path.exists() else None) == content
+    assert mended(home).damages == ("FORMAT",)
 
 
 def test_without_its_genesis_nothing_is_touched(home: Path) -> None:

@@ -201,7 +201,7 @@ class Disk:
         self._opened = True
         self.fs.settle()
         height = ChainStore(self.kv).tip.height
-        return [(record.kind, record.tag, record.payload) for record in replay(self.wal, Path("db"), height)]
+        return [(record.kind, record.tag, record.payload) for record in replay(self.wal, self.kv, Path("db"), height)]
 
     def copy(self) -> Disk:
         """An image of the disk while nothing runs on it."""

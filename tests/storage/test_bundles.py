@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import codec
-from ledger.crypto import hash_bytes, verify
+from ledger.crypto import KeyPair, hash_bytes, verify
 from ledger.errors import Code
 from ledger.proofcheck import Proven, Refused, Trusted, check, decode, encode
 from storage.bundles import Bundler, Unprovable
@@ -203,6 +203,65 @@ def test_a_changed_content_under_a_new_digest_is_refused_or_another_true_absence
             assert name == "absent"
             assert other.fact == proven.fact | {"key": other.fact["key"]}
             assert chain.store.state_bytes(other.fact["key"]) is None
+
+
+def sealed(links: tuple[Any, ...], claim: tuple[Any, ...]) -> bytes:
+    content = ("medchain/proof/1", GENESIS.chain_id, links, claim)
+    return encode((*content, hash_bytes(encode(content))))
+
+
+def signatures_by(count: int, content: tuple[Any, ...], keys: tuple[KeyPair, ...] = ()) -> tuple[Any, ...]:
+    """As a certificate's: of `keys` and of strangers, `count` in all."""
+    strangers = [KeyPair.from_seed(number.to_bytes(32, "big")) for number in range(1, count - len(keys) + 1)]
+    statement = encode(("medchain/checkpoint/1", GENESIS.chain_id, *content))
+    return tuple((key.public, key.sign(statement)) for key in sorted((*keys, *strangers), key=lambda key: key.public))
+
+
+def verified(bundle: bytes) -> int:
+    """How many signatures are verified until it is refused."""
+    counted: list[bytes] = []
+
+    def verify_counted(key: bytes, message: bytes, signature: bytes) -> bool:
+        counted.append(key)
+        return verify(key, message, signature)
+
+    with pytest.raises(Refused):
+        check(bundle, AT_GENESIS, verify_counted)
+    return len(counted)
+
+
+HASH = b"\x01" + bytes(32)
+AT_FIVE = (1, 5, HASH, HASH, HASH)
+HEADER = (5, HASH, HASH, HASH, 0, HASH)
+
+
+@pytest.mark.parametrize("field", range(5))
+def test_no_signature_is_verified_over_a_checkpoint_with_a_field_of_another_kind(field: int) -> None:
+    """It would be hashed for each signature: with two megabytes, for minutes."""
+    wrong = -1 if field < 2 else HASH + b"x" * 100
+    content = (*AT_FIVE[:field], wrong, *AT_FIVE[field + 1 :])
+    signed = signatures_by(4, content, tuple(KEYS[:4]))
+    assert verified(sealed((), ("head", HEADER, (*content, signed)))) == 0
+    assert verified(sealed((((*content, signed), b"", b"", b""),), ("head", HEADER, (*AT_FIVE, ())))) == 0
+
+
+def test_who_trusts_none_of_the_signers_verifies_nothing() -> None:
+    assert verified(sealed((), ("head", HEADER, (*AT_FIVE, signatures_by(100, AT_FIVE))))) == 0
+
+
+def test_a_certificate_holds_128_signatures_at_most() -> None:
+    enough = signatures_by(128, AT_FIVE, tuple(KEYS[:4]))
+    assert verified(sealed((), ("head", HEADER, (*AT_FIVE, enough)))) == 128, "refused for its header only"
+    too_many = signatures_by(129, AT_FIVE, tuple(KEYS[:4]))
+    assert verified(sealed((), ("head", HEADER, (*AT_FIVE, too_many)))) == 0
+
+
+def test_those_trusted_are_verified_before_strangers() -> None:
+    """A stranger's signatures are his to make, as many as fit."""
+    signed = signatures_by(128, AT_FIVE, tuple(KEYS[:4]))
+    trusted = set(AT_GENESIS.keys)
+    forged = tuple((key, bytes([1]) + bytes(64) if key in trusted else one) for key, one in signed)
+    assert verified(sealed((), ("head", HEADER, (*AT_FIVE, forged)))) == 1
 
 
 def test_every_byte_matters(chain: Node) -> None:

@@ -86,11 +86,10 @@ def test_the_log_cut_at_any_byte_keeps_every_whole_record_before_the_cut(tmp_pat
     data = path.read_bytes()
     ends = boundaries(RECORDS)
     assert ends[-1] == len(data)
-    for cut in range(len(data)):
+    for cut in range(HEADER_BYTES, len(data)):
         path.write_bytes(data[:cut])
         whole = sum(end <= cut for end in ends[1:])
-        kept_bytes = ends[whole] if cut >= HEADER_BYTES else 0
-        assert read(tmp_path / "wal") == (RECORDS[:whole], cut - kept_bytes)
+        assert read(tmp_path / "wal") == (RECORDS[:whole], cut - ends[whole])
         assert read(tmp_path / "wal") == (RECORDS[:whole], 0)
 
 
@@ -220,6 +219,16 @@ def test_an_empty_log_where_one_must_be_stops(tmp_path: Path) -> None:
     for folder in (tmp_path / "absent", tmp_path / "empty"):
         with pytest.raises(Corruption, match="gone"):
             WriteAheadLog(folder, create=False)
+
+
+@pytest.mark.parametrize("left", [b"", b"medchain", bytes(HEADER_BYTES)])
+def test_a_first_segment_without_a_header_is_a_log_that_was_emptied(left: bytes, tmp_path: Path) -> None:
+    """Trap 20. It was whole before anybody could rely on it."""
+    (tmp_path / "0000000000000001.wal").write_bytes(left)
+    with pytest.raises(Corruption, match="header"):
+        WriteAheadLog(tmp_path, create=False)
+    WriteAheadLog(tmp_path).close()  # whose making was cut short
+    assert read(tmp_path) == ([], 0)
 
 
 def test_a_lone_torn_segment_that_is_not_the_first_stops(tmp_path: Path) -> None:
@@ -353,6 +362,8 @@ def test_a_crash_at_any_moment_of_rotation_truncation_and_repair_leaves_a_log_th
     cuts = list(power_cuts)
     assert len(cuts) > 30
     for cut in cuts:
+        if all(path.stat().st_size < HEADER_BYTES for path in segments(cut)):
+            WriteAheadLog(cut).close()  # whoever makes it is not done
         records, _ = read(cut)
         first = RECORDS.index(records[0]) if records else 0
         assert records == RECORDS[first : first + len(records)]
