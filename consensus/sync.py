@@ -22,8 +22,11 @@ BUFFER_SIZE_BYTES_MAX = 32 * 1024 * 1024  # nothing is verified before its turn:
 REQUEST_TIMEOUT_MS = 3_000
 # The very next blocks are asked of another peer too when the first takes longer than this, and than two answers of the
 # quickest peer; then twice, four times as long. Who answers slowly, and just often enough never to be blamed, must not
-# decide how fast we catch up.
+# decide how fast we catch up. Before anybody has answered nobody knows what is slow: several copies would only share
+# a link that carries one just in time.
 HEDGE_MS = 300
+LATE_MAX = 4  # doublings: by then one block is asked for at a time
+PEERS_REMEMBERED_MAX = 1_024  # beyond those that are connected: coming anew must not clear anybody's record
 UNTRIED_RATE = 100  # blocks a second expected of a peer not asked yet: others are tried before one that was slow
 HEDGES_MAX = 4  # requests in flight beyond REQUESTS_MAX
 PATIENCE_MS = 400  # how long a member waits for votes to bring it a block that others have
@@ -47,8 +50,10 @@ class _Peer:
     asked_at_ms: int = 0
     served: int = 0  # blocks of the request in flight that arrived
     rate: int = UNTRIED_RATE  # blocks a second of its last answer: the quickest are asked first, for the next ones
-    took_ms: int | None = None  # until it had answered, last time
-    late: int = 0  # requests in a row that were not answered in time
+    took_ms: int | None = None  # until it had answered, last time, or how long we waited for it
+    overdue: bool = False  # others are asked for what it was asked; its answer is still good
+    late: int = 0  # how often it was late of late: so much less is asked of it
+    connected: bool = True
 
 
 @dataclass(slots=True)
@@ -63,10 +68,19 @@ class BlockSync(Generic[B]):
 
     def on_status(self, peer: Hashable, height: int) -> None:
         """A peer's claim; lower ones than before are believed too."""
-        self._peers.setdefault(peer, _Peer()).height = height
+        known = self._peers.setdefault(peer, _Peer())
+        known.height, known.connected = height, True
 
     def on_peer_down(self, peer: Hashable) -> None:
-        self._peers.pop(peer, None)
+        """It is asked for nothing now; how it served is remembered."""
+        known = self._peers.get(peer)
+        if known is not None:
+            if known.request is not None:  # as if it had never answered
+                known.rate, known.took_ms = 0, max(known.took_ms or 0, REQUEST_TIMEOUT_MS)
+            known.request, known.height, known.overdue, known.connected = None, 0, False, False
+        gone = [key for key, one in self._peers.items() if not one.connected]
+        for key in gone[: max(0, len(gone) - PEERS_REMEMBERED_MAX)]:
+            del self._peers[key]
 
     def expects(self, peer: Hashable) -> bool:
         """Whether a response of this peer was asked for; any other is not worth decoding."""
@@ -79,7 +93,6 @@ class BlockSync(Generic[B]):
         if known is None or known.request is None or not known.request.first <= height <= known.request.last:
             return False
         known.served += 1
-        known.late = 0
         if height > self._height + BUFFER_HEIGHTS_MAX or height <= self._height:
             return False
         if height > self._height + 1 and self.buffer_size_bytes + size_bytes > BUFFER_SIZE_BYTES_MAX:
@@ -103,13 +116,20 @@ class BlockSync(Generic[B]):
                 known.height = min(known.height, known.request.first - 1)
             known.took_ms = now_ms - known.asked_at_ms
             known.rate = known.served * 1_000 // max(1, known.took_ms)
-            known.request = None
+            if known.took_ms >= REQUEST_TIMEOUT_MS // 2:  # a slow link: less at a time arrives in time
+                known.late = min(known.late + 1, LATE_MAX)
+            elif known.served and known.took_ms < REQUEST_TIMEOUT_MS // 4:
+                known.late = max(0, known.late - 1)
+            if known.overdue:
+                known.blamed_until_ms = now_ms
+            known.request, known.overdue = None, False
 
     def blame(self, peer: Hashable, now_ms: int) -> None:
         """Drop everything a peer sent, and do not ask it for a while."""
         known = self._peers.get(peer)
         if known is not None:
-            known.request, known.height, known.blamed_until_ms = None, 0, now_ms + BLAME_MS
+            known.request, known.overdue = None, False
+            known.height, known.blamed_until_ms = 0, now_ms + BLAME_MS
         for height in [at for at, (sender, _, _) in self._buffer.items() if sender == peer]:
             del self._buffer[height]
 
@@ -135,12 +155,14 @@ class BlockSync(Generic[B]):
             for passed in [at for at in self._buffer if at <= height]:
                 del self._buffer[passed]
         for peer in self._peers.values():
-            if peer.request is not None and now_ms - peer.asked_at_ms >= REQUEST_TIMEOUT_MS:
+            waited_ms = now_ms - peer.asked_at_ms
+            if peer.request is not None and not peer.overdue and waited_ms >= REQUEST_TIMEOUT_MS:
                 # It may claim again; meanwhile, and for longer each time, others are asked: a peer that never answers
                 # would otherwise be first in line for the very next block again and again.
-                peer.request, peer.height, peer.rate = None, 0, 0
-                peer.blamed_until_ms = now_ms + min(REQUEST_TIMEOUT_MS << min(peer.late, 8), BLAME_MS)
-                peer.late += 1
+                peer.overdue, peer.height, peer.rate = True, 0, 0
+                peer.took_ms = max(peer.took_ms or 0, waited_ms)
+                peer.blamed_until_ms = now_ms + min(REQUEST_TIMEOUT_MS << peer.late, BLAME_MS)
+                peer.late = min(peer.late + 1, LATE_MAX)
         behind = self.target - height
         if behind <= 0:
             return []
@@ -150,7 +172,7 @@ class BlockSync(Generic[B]):
 
     def _requests(self, height: int, now_ms: int) -> list[BlockRequest]:
         covered = set(self._buffer)
-        in_flight = [peer.request for peer in self._peers.values() if peer.request is not None]
+        in_flight = [peer.request for peer in self._peers.values() if peer.request is not None and not peer.overdue]
         for request in in_flight:
             covered.update(range(request.first, request.last + 1))
         idle = self._idle(height, now_ms)
@@ -159,12 +181,12 @@ class BlockSync(Generic[B]):
         next_height = height + 1
         if idle and len(in_flight) < REQUESTS_MAX + HEDGES_MAX and self._is_overdue(next_height, now_ms):
             key, peer = idle.pop(0)
-            last = min(next_height + BLOCKS_PER_REQUEST - 1, peer.height, top)
+            last = min(next_height + (BLOCKS_PER_REQUEST >> peer.late), peer.height + 1, top + 1) - 1
             requests.append(self._ask(key, peer, next_height, last, now_ms))
         for key, peer in idle[: max(0, REQUESTS_MAX - len(in_flight))]:
             while next_height in covered:
                 next_height += 1
-            last = min(next_height + BLOCKS_PER_REQUEST - 1, peer.height, top)
+            last = min(next_height + (BLOCKS_PER_REQUEST >> peer.late), peer.height + 1, top + 1) - 1
             if next_height > last:
                 continue
             requests.append(self._ask(key, peer, next_height, last, now_ms))
@@ -172,27 +194,37 @@ class BlockSync(Generic[B]):
         return requests
 
     def _idle(self, height: int, now_ms: int) -> list[tuple[Hashable, _Peer]]:
-        """Who may be asked: the quickest first, then who was asked longest ago."""
+        """Who may be asked: the quickest first, then who was asked longest ago. Where somebody serves us well enough,
+        one at a time of those not tried yet."""
+        tried = [peer for peer in self._peers.values() if peer.took_ms is not None]
+        untried = [peer for peer in self._peers.values() if peer.took_ms is None]
+        full = any(peer.rate for peer in tried) and any(peer.request is not None for peer in untried)
         found = [
             (key, peer)
             for key, peer in self._peers.items()
-            if peer.request is None and peer.height > height and peer.blamed_until_ms <= now_ms
+            if (peer.request is None or peer.overdue) and peer.height > height and peer.blamed_until_ms <= now_ms
+            if not (full and peer.took_ms is None)
         ]
-        return sorted(found, key=lambda item: (-item[1].rate, item[1].asked_at_ms))
+        found.sort(key=lambda item: (-item[1].rate, item[1].asked_at_ms))
+        if any(peer.rate for peer in tried):
+            new = [item for item in found if item[1].took_ms is None]
+            found = [item for item in found if item not in new[1:]]
+        return found
 
     def _is_overdue(self, height: int, now_ms: int) -> bool:
         """Whether the next block was asked for too long ago."""
         asked_ms = [
             peer.asked_at_ms
             for peer in self._peers.values()
-            if peer.request is not None and peer.request.first <= height <= peer.request.last
+            if peer.request is not None and not peer.overdue and peer.request.first <= height <= peer.request.last
         ]
         if not asked_ms or height in self._buffer:
             return False
-        quickest_ms = min((peer.took_ms for peer in self._peers.values() if peer.took_ms is not None), default=0)
+        took_ms = [peer.took_ms for peer in self._peers.values() if peer.took_ms is not None]
+        quickest_ms = min(took_ms, default=REQUEST_TIMEOUT_MS)
         return now_ms - max(asked_ms) >= max(HEDGE_MS, 2 * quickest_ms) << (len(asked_ms) - 1)
 
     @staticmethod
     def _ask(key: Hashable, peer: _Peer, first: int, last: int, now_ms: int) -> BlockRequest:
-        peer.request, peer.asked_at_ms, peer.served = BlockRequest(key, first, last), now_ms, 0
+        peer.request, peer.asked_at_ms, peer.served, peer.overdue = BlockRequest(key, first, last), now_ms, 0, False
         return peer.request

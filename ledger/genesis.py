@@ -78,8 +78,9 @@ class Parameters:
             found.append("parameters.log_window: must be at least checkpoint_interval + 2 * window")
         if self.log_window > LOG_WINDOW_MAX:
             found.append(f"parameters.log_window: must be at most {LOG_WINDOW_MAX}")
-        if not self.view_timeout_ms <= self.view_timeout_ms_max <= VIEW_TIMEOUT_MS_CEILING:
-            found.append("parameters.view_timeout_ms_max: must not be below view_timeout_ms, nor above an hour")
+        # At the cap nobody is slow: there must be patience below it.
+        if not 2 * self.view_timeout_ms <= self.view_timeout_ms_max <= VIEW_TIMEOUT_MS_CEILING:
+            found.append("parameters.view_timeout_ms_max: must be at least twice view_timeout_ms, and at most an hour")
         if self.block_interval_ms * 4 > self.view_timeout_ms:
             found.append("parameters.block_interval_ms: must be at most a quarter of view_timeout_ms")
         if self.block_txs_max > BLOCK_TXS_MAX:

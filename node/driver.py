@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ from storage.shortening import end, mute, shorten
 from storage.wal import WriteAheadLog
 
 SLICE = 16  # signatures between two turns of the loop: about a millisecond
-UNCHECKED_BYTES_MAX = 4 * 1024 * 1024  # batches waiting for their check; beyond it, readers pause
+UNCHECKED_BYTES_MAX = 4 * 1024 * 1024  # a peer's batches waiting for their check; beyond it, its reader pauses
 
 
-_Unchecked = tuple[Batch, Callable[[bool], None]]
+_Unchecked = tuple[Batch, bytes, Callable[[bool], None]]  # with its origin
 
 
 class Observer(Protocol):
@@ -77,10 +77,9 @@ class Driver:
         self._flush_wanted = asyncio.Event()
         self._urgent: deque[_Unchecked] = deque()
         self._unchecked: dict[bytes, deque[_Unchecked]] = {}  # by origin, whose turn is next first
-        self._unchecked_bytes = 0
+        self._unchecked_bytes: Counter[bytes] = Counter()
         self._check_wanted = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._paused: dict[bytes, asyncio.Event] = {}  # by peer that has more waiting than it may
         self._stable_height = 0
         self.flushing_since_ms: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -96,7 +95,8 @@ class Driver:
 
     async def stop(self) -> None:
         """Finish what the disk has begun, then let go. After a failure nothing more is written, as after a crash."""
-        self._room.set()
+        for paused in self._paused.values():
+            paused.set()
         for handle in self._timers.values():
             handle.cancel()
         for task in self._tasks:
@@ -144,8 +144,10 @@ class Driver:
         self.call(self.replica.on_peer_down, key)
 
     async def ready(self, key: bytes) -> None:
-        """Holds a reader back while too much waits to be checked."""
-        await self._room.wait()
+        """Holds a peer's reader back while too much of it waits for its check, and its votes with it: nobody else's."""
+        paused = self._paused.get(key)
+        if paused is not None:
+            await paused.wait()
 
     # Outside
 
@@ -180,11 +182,19 @@ class Driver:
 
     def check_batch(self, batch: Batch, origin: bytes, urgent: bool, done: Callable[[bool], None]) -> None:
         queue = self._urgent if urgent else self._unchecked.setdefault(origin, deque())
-        queue.append((batch, done))
-        self._unchecked_bytes += len(batch.wire)
-        if self._unchecked_bytes > UNCHECKED_BYTES_MAX:
-            self._room.clear()
+        queue.append((batch, origin, done))
+        self._unchecked_bytes[origin] += len(batch.wire)
+        if self._unchecked_bytes[origin] > UNCHECKED_BYTES_MAX and origin not in self._paused:
+            self._paused[origin] = asyncio.Event()
         self._check_wanted.set()
+
+    def check_first(self, digest: bytes) -> None:
+        for queue in self._unchecked.values():
+            for entry in queue:
+                if entry[0].digest == digest:
+                    queue.remove(entry)
+                    self._urgent.append(entry)
+                    return
 
     def applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
         self.account.blocks += 1
@@ -236,18 +246,23 @@ class Driver:
             await self._check_wanted.wait()
             self._check_wanted.clear()
             while (found := self._next_unchecked()) is not None:
-                batch, done = found
+                batch, origin, done = found
                 valid = all(await self.check_signatures(batch.wires))
-                self._unchecked_bytes -= len(batch.wire)
-                if self._unchecked_bytes <= UNCHECKED_BYTES_MAX:
-                    self._room.set()
+                self._unchecked_bytes[origin] -= len(batch.wire)
+                if self._unchecked_bytes[origin] <= UNCHECKED_BYTES_MAX and origin in self._paused:
+                    self._paused.pop(origin).set()
+                if not self._unchecked_bytes[origin]:
+                    del self._unchecked_bytes[origin]
                 self.call(done, valid)
 
     def _next_unchecked(self) -> _Unchecked | None:
         if self._urgent:
             return self._urgent.popleft()
-        for origin in self._unchecked:
-            queue = self._unchecked.pop(origin)
+        while self._unchecked:
+            origin, queue = next(iter(self._unchecked.items()))
+            del self._unchecked[origin]
+            if not queue:
+                continue  # its last one was needed first
             found = queue.popleft()
             if queue:
                 self._unchecked[origin] = queue  # behind the others

@@ -10,7 +10,7 @@ Must not know: sockets, asyncio, files, HTTP.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
@@ -81,6 +81,7 @@ STATUS_CHARGE_BYTES = 256 * 1024  # it may be answered with a new-view; honest n
 BATCHES_FOR_RETURNING = 16  # oldest first; the rest comes by and by, and most of it is ordered by then
 BLOCK_CHARGE_BYTES = 32 * 1024  # for each block of an answer: small ones cost more than their bytes
 VOTE_CHARGE_FACTOR = 8  # a large consensus message costs so many times its bytes to check; it may be an old one
+REFUSED_CHARGE_FACTOR = 2  # the same for a batch that is here already, or has no room: it was decoded and hashed
 VOTE_FREE_BYTES = 4 * 1024  # smaller ones cost next to nothing
 # Batches vouched for at heights not executed. With what is fetched before that, it bounds what a leader's proposals far
 # ahead may take: 16 blocks of 4 MiB and their log beside it.
@@ -119,6 +120,10 @@ class Outside(Protocol):
     def check_batch(self, batch: Batch, origin: bytes, urgent: bool, done: Callable[[bool], None]) -> None:
         """Check every signature of a peer's batch, without holding up anything else; urgent ones first, of the others
         each peer's in turn."""
+        ...
+
+    def check_first(self, digest: bytes) -> None:
+        """A batch that waits for its check is needed now."""
         ...
 
     def applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
@@ -194,6 +199,9 @@ class Replica:
         # store forget meanwhile, what is locked or decided can be executed and given to others.
         self._vouched: dict[bytes, tuple[int, Batch]] = {}
         self._vouched_bytes = 0
+        self._lacking: dict[
+            int, tuple[bytes, tuple[bytes, ...]]
+        ] = {}  # height -> proposal, what it needs and is not here
         self._postponed = False  # whether proposals wait for lower heights to be executed
         self._allowance = Allowance()
 
@@ -215,7 +223,7 @@ class Replica:
                 self._logged[batch.digest] = max(height, self._logged.get(batch.digest, 0))
                 self._vouch(batch, height)
                 if self.store.batch(batch.digest) is None:
-                    self.pool.add(batch, None, now_ms)
+                    self.pool.add(batch, self.key, now_ms)  # whose it was is not known: not our clients' room
         first = self.engine.forgotten + 1
         stored = (self.store.block(height) for height in range(first, tip.height + 1))
         self.engine.restore(votes, [(block.proposal, block.certificate) for block in stored if block is not None])
@@ -408,9 +416,13 @@ class Replica:
     # Batches
 
     def _on_batch(self, key: bytes, payload: bytes) -> None:
+        now_ms = self.outside.now_ms()
+        if self._allowance.left_bytes(key, now_ms) <= 0:
+            return  # it sends what is refused, again and again
         batch = Batch.decode(payload)
         digest = batch.digest
         if not self.pool.admit(digest, len(payload), key, self.engine.validators.keys):
+            self._allowance.spend(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
             return
         try:
             wanted = self.pool.is_wanted(digest)
@@ -424,6 +436,7 @@ class Replica:
             raise
         if useless and not wanted:
             self.pool.reject(digest)
+            self._allowance.spend(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
             return
         self.outside.check_batch(batch, key, wanted, lambda valid: self._on_batch_checked(key, batch, valid))
 
@@ -585,7 +598,9 @@ class Replica:
         self._allowance.forget_refilled(now_ms)
         decided = {digest for deliver in self._undelivered for digest in deliver.proposal.batches}
         leader = self.engine.validators.keys[self.engine.leader]
-        for batch in self.pool.to_spread_again(now_ms, SPREAD_AGAIN_MS):
+        # Before patience with a leader who only lacks it can end.
+        spread_again_ms = min(SPREAD_AGAIN_MS, self.store.tip.parameters.view_timeout_ms // 2)
+        for batch in self.pool.to_spread_again(now_ms, spread_again_ms):
             # Others must see that there is work, or they will not leave the view; who does not vote knows no view.
             if self.engine.is_discontent or self.engine.me is None:
                 self._spread(batch)
@@ -633,6 +648,7 @@ class Replica:
         for proposal in self._validating.values():
             self.pool.unwant(proposal.batches)
         self._validating.clear()
+        self._lacking.clear()
         for deliver in self._undelivered:
             self.pool.want(digest for digest in deliver.proposal.batches if self._batch(digest) is None)
 
@@ -692,8 +708,12 @@ class Replica:
         """Answer the engine once every batch is held, and in the log ahead of the vote that vouches for it. Heights far
         ahead wait: a leader who proposes all that the log holds must fill neither memory nor disk."""
         ahead = proposal.height - self.store.tip.height
-        if ahead > 1 and self._vouched_bytes > VOUCHED_BYTES_MAX:
+        if ahead > FETCH_AHEAD_MAX or (ahead > 1 and self._vouched_bytes > VOUCHED_BYTES_MAX):
             self._postponed = True
+            return
+        lacking = self._lacking.get(proposal.height)
+        if lacking is not None and lacking[0] == proposal.digest and not any(map(self._is_held, lacking[1])):
+            self._want(lacking[1])  # all else was there already: reading it again and again costs megabytes
             return
         missing: list[bytes] = []
         batches: list[Batch] = []
@@ -712,16 +732,11 @@ class Replica:
         txs = sum(len(batch.wires) for batch in batches)
         fits = size_bytes <= BLOCK_BATCH_BYTES_MAX and txs <= txs_max
         if missing and fits:
-            if ahead <= FETCH_AHEAD_MAX:
-                self.pool.want(missing, self.engine.validators.keys[self.engine.leader])
-            else:
-                self._postponed = True
+            self._lacking[proposal.height] = proposal.digest, tuple(missing)
+            self._want(missing)
             return
         if not fits:
-            others = [one for height, one in self._validating.items() if height != proposal.height]
-            needed = {digest for one in others for digest in one.batches}
-            needed.update(digest for deliver in self._undelivered for digest in deliver.proposal.batches)
-            self.pool.unwant(digest for digest in proposal.batches if digest not in needed)
+            self._unwant(proposal)
         for batch in batches if fits else ():
             if self._is_stored_until(batch, proposal.height):
                 continue
@@ -730,15 +745,36 @@ class Replica:
                 self.outside.append(RecordKind.BATCH, proposal.height, batch.wire)
                 self._logged[batch.digest] = proposal.height
         self._validating.pop(proposal.height, None)
+        self._lacking.pop(proposal.height, None)
         self._inbox.append(Validated(proposal.height, proposal.digest, fits))
+
+    def _want(self, digests: Sequence[bytes]) -> None:
+        """A proposal needs them: have them fetched, and those that are here checked before others."""
+        self.pool.want(digests, self.engine.validators.keys[self.engine.leader])
+        for digest in digests:
+            if self.pool.is_checking(digest):
+                self.outside.check_first(digest)
+
+    def _unwant(self, proposal: Proposal) -> None:
+        """It came to nothing: seek no more of it than others need."""
+        others = [one for height, one in self._validating.items() if height != proposal.height]
+        needed = {digest for one in others for digest in one.batches}
+        needed.update(digest for deliver in self._undelivered for digest in deliver.proposal.batches)
+        self.pool.unwant(digest for digest in proposal.batches if digest not in needed)
+
+    def _is_held(self, digest: bytes) -> bool:
+        """Whether a batch is in memory; what the store has is known when a proposal is first looked at."""
+        return digest in self._vouched or digest in self._synced or self.pool.get(digest) is not None
 
     def _is_stored_until(self, batch: Batch, height: int) -> bool:
         """Whether a block ordered it lately enough for the store to hold it still when `height` is executed."""
         if self.pool.get(batch.digest) is not None or batch.digest in self._synced:
             return False
-        place = self.store.place(batch.tx_ids[0])  # where that block is, or an earlier one
-        kept = keep_blocks_min(self.store.tip.parameters)
-        return place is not None and place[0] > height - kept and self.store.batch(batch.digest) is not None
+        place = self.store.place(batch.tx_ids[0])
+        if place is None or place[0] <= height - keep_blocks_min(self.store.tip.parameters):
+            return False
+        proposed = self.store.proposed(place[0])  # another batch there may hold that transaction as well
+        return proposed is not None and batch.digest in proposed[0].batches
 
     def lacking(self) -> tuple[int, int]:
         """How many batches are not held of decided blocks, and of proposals."""
@@ -775,7 +811,10 @@ class Replica:
         now_ms = self.outside.now_ms()
         self.pool.ordered(batches, now_ms)
         self._cut(now_ms)
-        self._validating.pop(proposal.height, None)
+        other = self._validating.pop(proposal.height, None)
+        if other is not None and other.digest != proposal.digest:
+            self._unwant(other)
+        self._lacking.clear()  # what was executed is in the store now
         self._release_vouched(proposal.height)
         for digest in proposal.batches:
             self._synced.pop(digest, None)
@@ -806,7 +845,7 @@ class Replica:
             self.outside.append(RecordKind.VOTES, lasting, join_records(records))
         for digest in [known for known, height in self._logged.items() if height <= certificate.height]:
             del self._logged[digest]
-        for digest in self.pool.drop_expired(certificate.height, self._in_flight()):
+        for digest in self.pool.drop_expired(certificate.height + 1, self._in_flight()):
             self.engine.forget_batch(digest)
         self.outside.stable(certificate.height)
 

@@ -43,6 +43,7 @@ class PoolConfig:
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
     held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own
     held_bytes_strangers_max: int = 32 * 1024 * 1024  # from all that have no vote together: they leave members room
+    checking_bytes_urgent_max: int = 16 * 1024 * 1024  # beyond it, what proposals need has no more room than the rest
     # Tiny batches cost more than their bytes, and the engine lists only so many (AVAILABLE_MAX): a flood of them must
     # not crowd out those of others. An honest node cuts 125 a second at most.
     held_batches_per_peer_max: int = 1_024
@@ -76,11 +77,12 @@ class BatchPool:
         self._known: set[bytes] = set()  # ids of local transactions not yet executed
         self._held: OrderedDict[bytes, _Held] = OrderedDict()
         self._checking: dict[bytes, tuple[Hashable, int]] = {}  # admitted, signatures not checked yet: origin, bytes
+        self._checking_bytes = 0
         self._held_bytes: dict[Hashable, int] = {}  # of both
         self._held_count: Counter[Hashable] = Counter()
         self._held_txs = 0
         self._ordered: OrderedDict[bytes, None] = OrderedDict()
-        self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()  # the one asked for last stands last
+        self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()  # the one sought longest stands first
         self._rate_txs = 0.0  # executed per millisecond, smoothed
         self._rated_at_ms: int | None = None
 
@@ -154,9 +156,11 @@ class BatchPool:
         together that are none of `members`. Its room is taken from now on: `add` or `reject` follows."""
         if digest in self._held or digest in self._checking:
             return False
-        if digest not in self._wanted and not self._has_room(digest, size_bytes, origin, members):
+        urgent = digest in self._wanted and self._checking_bytes <= self.config.checking_bytes_urgent_max
+        if not urgent and not self._has_room(digest, size_bytes, origin, members):
             return False
         self._checking[digest] = origin, size_bytes
+        self._checking_bytes += size_bytes
         self._occupy(origin, size_bytes)
         return True
 
@@ -179,6 +183,7 @@ class BatchPool:
     def reject(self, digest: bytes) -> None:
         """What was admitted is bad, or not needed any more."""
         origin, size_bytes = self._checking.pop(digest)
+        self._checking_bytes -= size_bytes
         self._vacate(origin, size_bytes)
 
     def add(self, batch: Batch, origin: Hashable, now_ms: int) -> None:
@@ -190,6 +195,7 @@ class BatchPool:
             self._hold(batch, origin, now_ms)
 
     def _hold(self, batch: Batch, origin: Hashable, now_ms: int) -> None:
+        self._release(batch.digest)  # a client's transactions, sent to two nodes, may make the same batch at both
         size_bytes = len(batch.wire)
         self._held[batch.digest] = _Held(batch, origin, now_ms, size_bytes, now_ms)
         self._occupy(origin, size_bytes)
@@ -247,7 +253,7 @@ class BatchPool:
         self._rated_at_ms = now_ms
 
     def drop_expired(self, height: int, keep: Collection[bytes] = ()) -> list[bytes]:
-        """Forget batches in which nothing can be executed any more, but none of `keep`; returns their digests."""
+        """Forget batches of which nothing can be executed at `height` or later, but none of `keep`; their digests."""
         gone = [
             digest
             for digest, held in self._held.items()
@@ -292,7 +298,7 @@ class BatchPool:
         leader may propose by the thousand, cannot keep the others from being asked for.
         """
         plan: dict[Hashable, list[bytes]] = {}
-        for digest, wanted in list(self._wanted.items()):
+        for digest, wanted in sorted(self._wanted.items(), key=lambda item: item[1].asked_at_ms):
             if now_ms - wanted.asked_at_ms < FETCH_TIMEOUT_MS:
                 continue
             fresh = [peer for peer in peers if peer not in wanted.asked]
@@ -304,7 +310,6 @@ class BatchPool:
                 peer = wanted.holder if wanted.holder in fresh else spread
                 if len(plan.get(peer, ())) == FETCH_DIGESTS_MAX:
                     continue
-                self._wanted.move_to_end(digest)
                 wanted.asked.append(peer)
                 wanted.asked_at_ms = now_ms
                 plan.setdefault(peer, []).append(digest)

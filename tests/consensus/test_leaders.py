@@ -183,3 +183,48 @@ def test_a_lost_vote_is_said_again_before_a_leader_is_suspected_for_it(view_time
         cluster.run(100)
     assert lost >= 10
     assert views(cluster) == began
+
+
+def test_a_leader_who_lacks_a_batch_gets_it_before_he_is_suspected() -> None:
+    """One lost frame on a quiet chain; its batch was spread again after his time was over."""
+    cluster = Cluster(3, Options(n=4, parameters=Parameters()))
+    cluster.run(5_000)
+    leader, began = leader_of(cluster), views(cluster)
+    origin = next(node for node in cluster.nodes if node is not leader)
+    transmit, lost = cluster.transmit, False
+
+    def once(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> None:
+        nonlocal lost
+        if kind is Kind.BATCH and sender is origin and key == leader.key.public and not lost:
+            lost = True
+        else:
+            transmit(sender, key, kind, payload)
+
+    cluster.transmit = once  # type: ignore[method-assign]
+    tx_id = cluster.transfer(at=origin.index)
+    assert cluster.run(PARAMETERS.view_timeout_ms, lambda: cluster.final_everywhere([tx_id]))
+    assert lost
+    assert views(cluster) == began
+
+
+def test_nobody_is_suspected_for_what_can_no_longer_be_executed() -> None:
+    """Valid until the last checkpoint of a chain that is quiet from then on: it was kept, and its holder waited."""
+    cluster = cluster_of(3)
+    origin, other = cluster.nodes[2], cluster.nodes[0]
+    while min(cluster.heights()) < 9:
+        ids = [cluster.transfer()]
+        assert cluster.run(5_000, lambda: cluster.final_everywhere(ids))  # noqa: B023
+    transmit = cluster.transmit
+
+    def held_back(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> None:
+        if sender is not origin or kind not in (Kind.BATCH, Kind.BATCH_RESPONSE):
+            transmit(sender, key, kind, payload)
+
+    cluster.transmit = held_back  # type: ignore[method-assign]
+    cluster.transfer(at=origin.index, valid_for=1)
+    last = cluster.transfer(at=other.index)
+    assert cluster.run(5_000, lambda: cluster.final_everywhere([last]))
+    cluster.transmit = transmit  # type: ignore[method-assign]
+    cluster.run(60_000)
+    assert not origin.replica.engine.is_discontent
+    assert not origin.replica.pool.held()

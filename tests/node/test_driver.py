@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ from ledger.block import Phase, Proposal
 from ledger.execution import Executor
 from ledger.modules import members, payments
 from ledger.rules import Registry
-from node.driver import Driver
+from ledger.transaction import Batch
+from node.driver import UNCHECKED_BYTES_MAX, Driver
 from node.replica import CUT, TICK, RecordKind, Replica
 from p2p.frames import Kind
 from storage.chain import ChainStore
 from storage.memory import MemoryKeyValue
 from storage.shortening import replay
 from storage.wal import Record, WriteAheadLog
-from tests.node.test_hostile import GENESIS, HOSTILE, MEMBERS, VALIDATORS, tiny, vote
+from tests.node.test_hostile import GENESIS, HOSTILE, MEMBERS, VALIDATORS, tiny, transaction, vote
 
 FRAMES = 2_000
 HANDLES_MAX = 400  # asyncio itself drops cancelled handles once they are a hundred, and more than those in use
@@ -166,3 +167,43 @@ async def test_signatures_are_checked_for_each_peer_in_turn_and_first_for_what_i
     assert checked[0] == (b"flood", 99)
     assert [origin for origin, _ in checked[1:5]] == [b"flood", b"honest", b"flood", b"honest"]
     assert [number for origin, number in checked if origin == b"flood"] == [99, *range(9)]
+
+
+@pytest.mark.asyncio
+async def test_a_flood_holds_up_its_senders_reader_and_nobody_elses(driver: Driver) -> None:
+    """Trap 33. All readers waited together, with everyone's votes."""
+    big = Batch(tuple(transaction(number, "x" * 60_000).wire for number in range(8)))
+    done: list[bool] = []
+    for number in range(2 + UNCHECKED_BYTES_MAX // len(big.wire)):
+        driver.check_batch(big, b"flood", False, done.append)
+        assert number or not driver._paused
+    async with asyncio.timeout(1):
+        await driver.ready(b"honest")
+    paused = asyncio.create_task(driver.ready(b"flood"))
+    await asyncio.sleep(0)
+    assert not paused.done()
+    async with asyncio.timeout(10):
+        await paused
+    assert done
+
+
+@pytest.mark.asyncio
+async def test_what_is_needed_now_overtakes_what_its_sender_sent_before(driver: Driver) -> None:
+    checked: list[int] = []
+    everything = asyncio.Event()
+
+    def done(number: int) -> Callable[[bool], None]:
+        def note(_valid: bool) -> None:
+            checked.append(number)
+            if len(checked) == 5:
+                everything.set()
+
+        return note
+
+    for number in range(5):
+        driver.check_batch(tiny(number), b"peer", False, done(number))
+    driver.check_first(tiny(4).digest)
+    driver.check_first(tiny(99).digest)
+    async with asyncio.timeout(10):
+        await everything.wait()
+    assert checked == [4, 0, 1, 2, 3]

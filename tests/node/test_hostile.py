@@ -45,6 +45,7 @@ from ledger.transaction import BATCH_TXS_MAX, Batch, Transaction
 from node import replica as replica_module
 from node.replica import (
     BLOCK_CHARGE_BYTES,
+    REFUSED_CHARGE_FACTOR,
     STATUS_CHARGE_BYTES,
     VOTE_CHARGE_FACTOR,
     VOTE_FREE_BYTES,
@@ -78,6 +79,8 @@ class Recorder:
         self.appended: list[tuple[RecordKind, bytes]] = []
         self.blamed: list[str] = []
         self.accused: list[Evidence] = []
+        self.lazy = False  # batches wait for their check for ever
+        self.hurried: list[bytes] = []
 
     def now_ms(self) -> int:
         return self.now
@@ -96,7 +99,11 @@ class Recorder:
         pass
 
     def check_batch(self, batch: Batch, origin: bytes, urgent: bool, done: Any) -> None:
-        done(True)
+        if not self.lazy:
+            done(True)
+
+    def check_first(self, digest: bytes) -> None:
+        self.hurried.append(digest)
 
     def applied(self, block: CertifiedBlock, result: BlockResult, state_root: bytes | None) -> None:
         pass
@@ -120,14 +127,14 @@ class Recorder:
 class Lab:
     """The honest replica, and what the hostile member can make it hear."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: list[tuple[RecordKind, int, bytes]] | None = None) -> None:
         executor = Executor(GENESIS, Registry([members.MODULE, payments.MODULE]))
         changes, tip = executor.begin()
         store = ChainStore.create(MemoryKeyValue(), GENESIS.to_json(), changes, tip)
         self.out = Recorder()
         own = MEMBERS[3]
         self.replica = Replica(executor, store, own.public, own.sign, self.out, Verifier(GENESIS.chain_id))
-        self.replica.start()
+        self.replica.start(records or [])
         for pair in MEMBERS[:3]:
             self.replica.on_peer_up(pair.public)
         self.out.sent.clear()
@@ -270,6 +277,78 @@ def test_a_peers_batches_of_nothing_that_could_be_executed_are_not_taken() -> No
     lab.propose(Proposal(2, WALL_MS, (batch.digest,)))
     lab.frame(Kind.BATCH_RESPONSE, batch.wire)
     assert lab.replica.pool.get(batch.digest) is not None, "a proposal needs it"
+
+
+def test_what_a_lost_proposal_named_is_sought_no_longer() -> None:
+    """Four thousand digests that exist nowhere stayed for good."""
+    lab = Lab()
+    for height in range(1, 9):
+        lost = Proposal(height, WALL_MS, tuple(hash_bytes(b"%d %d" % (height, number)) for number in range(64)))
+        lab.propose(lost)
+        assert lab.replica.pool.sizes()["wanted"] == 64
+        batch = tiny(height)
+        decided = Proposal(height, WALL_MS, (batch.digest,))
+        signatures = tuple((member, vote(member, decided, Phase.COMMIT).signature) for member in (0, 1, 2))
+        certificate = Certificate(VALIDATORS.epoch, 0, height, Phase.COMMIT, decided.digest, signatures)
+        lab.claim_height(height)
+        lab.out.now += 1_000
+        lab.replica.on_timer("tick")
+        wire = encode_certified(CertifiedBlock(decided, certificate, (batch,)))
+        lab.frame(Kind.BLOCK_RESPONSE, encode((wire,)))
+        assert lab.replica.store.tip.height == height
+        assert lab.replica.pool.sizes()["wanted"] == 0
+
+
+def test_a_proposal_that_lacks_one_batch_is_not_read_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven old batches of half a megabyte, and one that exists nowhere, at every height: half a second each tick."""
+    lab = Lab()
+    old = [large(number) for number in range(7)]
+    for height, batch in enumerate(old, 1):
+        lab.decide(height, batch)
+    for height in range(8, 8 + GENESIS.parameters.log_window // 2):
+        absent = hash_bytes(b"absent %d" % height)
+        lab.propose(Proposal(height, WALL_MS, (old[height % 7].digest, absent)))
+    read: list[bytes] = []
+    stored = lab.replica.store.batch
+    monkeypatch.setattr(lab.replica.store, "batch", lambda digest: read.append(digest) or stored(digest))
+    for _ in range(20):
+        lab.out.now += 100
+        lab.replica.on_timer("tick")
+    assert not read
+
+
+def test_after_a_restart_logged_batches_take_no_room_of_clients() -> None:
+    """Whose they were is not known; clients were refused until they were ordered."""
+    lab = Lab([(RecordKind.BATCH, 2 + number // 8, large(number + 1).wire) for number in range(64)])
+    lab.replica.submit(transaction(7))
+
+
+def test_a_batch_that_becomes_needed_while_it_waits_is_checked_first() -> None:
+    lab = Lab()
+    lab.out.lazy = True
+    batch = tiny(1)
+    lab.replica.on_frame(MEMBERS[1].public, Kind.BATCH, batch.wire)
+    lab.propose(Proposal(1, WALL_MS, (batch.digest,)))
+    assert lab.out.hurried == [batch.digest]
+
+
+def test_copies_of_what_is_here_are_not_looked_at_for_ever() -> None:
+    """Each costs milliseconds to decode and hash."""
+    lab, batch = Lab(), large(1)
+    lab.frame(Kind.BATCH, batch.wire)
+    decoded = 0
+    decode_batch = Batch.decode
+
+    def count(wire: bytes) -> Batch:
+        nonlocal decoded
+        decoded += 1
+        return decode_batch(wire)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batch, "decode", count)
+        for _ in range(1_000):
+            lab.frame(Kind.BATCH, batch.wire)
+    assert decoded <= 2 + BUDGET_BYTES_MAX // (REFUSED_CHARGE_FACTOR * len(batch.wire))
 
 
 def test_small_blocks_cost_who_asks_for_them_more_than_their_bytes() -> None:

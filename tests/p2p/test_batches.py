@@ -276,6 +276,48 @@ def test_what_is_to_be_checked_takes_its_peers_room_already() -> None:
     assert pool.sizes()["bytes"] == 0
 
 
+def test_a_batch_that_a_peer_made_as_well_is_counted_once() -> None:
+    """A client's transaction, sent to two nodes, may make the same batch at both. A peer's room leaked with each."""
+    pool = BatchPool(replace(SMALL, batch_age_ms_max=25))
+    pool.submit(tx(1), 0)
+    assert len(pool.cut(0)) == 1, "another of ours is on its way, so that the next waits for company"
+    for number in range(2, 20):
+        now_ms = 100 * number
+        pool.submit(tx(number), now_ms)
+        assert pool.cut(now_ms) == []
+        theirs = Batch((tx(number).wire,))
+        assert pool.admit(theirs.digest, len(theirs.wire), PEERS[0], PEERS)
+        pool.add(theirs, PEERS[0], now_ms + 5)
+        (ours,) = pool.cut(now_ms + 30)
+        assert ours.digest == theirs.digest
+        pool.ordered([ours], now_ms + 50)
+    assert pool.sizes()["batches"] == 1
+    assert PEERS[0] not in pool._held_bytes
+    assert pool._held_txs == 1
+
+
+def test_what_is_sought_and_was_never_asked_for_comes_first() -> None:
+    """Thousands of digests that exist nowhere kept a block's batch from being asked for."""
+    pool = BatchPool(SMALL)
+    pool.want(b"nowhere %d" % number for number in range(200))
+    pool.plan_fetches(PEERS, 0)
+    pool.want([b"needed"])
+    asked = pool.plan_fetches(PEERS[:1], 10_000)[PEERS[0]]
+    assert b"needed" in asked
+
+
+def test_what_proposals_need_has_no_room_without_bounds() -> None:
+    """Trap 33. A leader's proposals may name gigabytes."""
+    size = len(batch(0, size_bytes=1_000).wire)
+    pool = BatchPool(replace(SMALL, held_bytes_per_peer_max=0, checking_bytes_urgent_max=4 * size))
+    some = [batch(1_000 + number, size_bytes=1_000) for number in range(8)]
+    pool.want(one.digest for one in some)
+    taken = [pool.admit(one.digest, size, PEERS[0], PEERS) for one in some]
+    assert taken == [True] * 5 + [False] * 3
+    pool.add(some[0], PEERS[0], 0)
+    assert pool.admit(some[5].digest, size, PEERS[0], PEERS), "when one is checked, the next has room"
+
+
 def test_strangers_leave_members_room() -> None:
     """Trap 33. Peers without a vote filled all of it together."""
     size = len(batch(0, size_bytes=1_000).wire)

@@ -5,10 +5,12 @@ shows to one member alone keeps nothing from the chain. Each of these once stopp
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from consensus.events import BatchAvailable
 from consensus.messages import (
     CheckpointVote,
     Message,
@@ -32,6 +34,7 @@ from tests.test_protocol import by_member, commit
 
 FIRST = min(range(4), key=lambda index: key_of(index).public)  # member 0, who leads view 0
 PARAMETERS = Parameters(view_timeout_ms=1_000, view_timeout_ms_max=8_000)
+SHORT = replace(PARAMETERS, window=1, checkpoint_interval=2, log_window=12, validity_heights_max=24)
 
 
 def cluster_with(
@@ -63,18 +66,14 @@ class Necromancer(ByzantineNode):
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_batch_ordered_again_outlives_its_pruning(restart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    parameters = Parameters(
-        window=1, checkpoint_interval=2, log_window=12, validity_heights_max=24,
-        view_timeout_ms=1_000, view_timeout_ms_max=8_000,
-    )  # fmt: skip
-    cluster, honest = cluster_with(monkeypatch, Necromancer, parameters)
+    cluster, honest = cluster_with(monkeypatch, Necromancer, SHORT)
     hostile = cluster.nodes[FIRST]
     assert isinstance(hostile, Necromancer)
     monkeypatch.setattr(cluster, "transfer", partial(cluster.transfer, valid_for=20))
     commit(cluster)
     first = honest[0].replica.store.block(1)
     assert first is not None
-    keep = keep_blocks_min(parameters)
+    keep = keep_blocks_min(SHORT)
     while min(cluster.heights()) < keep:
         commit(cluster)
     hostile.batch, hostile.height = first.proposal.batches[0], max(cluster.heights()) + 6
@@ -96,6 +95,63 @@ def test_a_batch_ordered_again_outlives_its_pruning(restart: bool, monkeypatch: 
     for node in honest:
         cluster.transfer(at=node.index)
     assert cluster.run(60_000, lambda: min(cluster.heights()) > hostile.height)
+
+
+def test_a_batch_is_not_taken_for_stored_because_another_holds_its_first_transaction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A transaction refused for too long a validity is executed later in another batch: its place moves there, and the
+    old batch, named again, would be pruned with its own block."""
+    cluster, honest = cluster_with(monkeypatch, Necromancer, SHORT)
+    hostile = cluster.nodes[FIRST]
+    assert isinstance(hostile, Necromancer)
+    monkeypatch.setattr(cluster, "transfer", partial(cluster.transfer, valid_for=20))
+    keep = keep_blocks_min(SHORT)
+    commit(cluster)
+
+    def made(nonce: bytes, valid_until: int) -> Transaction:
+        fields, chain_id = (CURRENCY, "h1", 1, "x"), cluster.genesis.chain_id
+        tx = Transaction.create(
+            hostile.key, chain_id, "payments.transfer", fields, nonce=nonce * 16, valid_until=valid_until
+        )
+        cluster._signed[tx.wire] = True
+        return tx
+
+    def order(batch: Batch) -> int:
+        hostile.replica.pool.add(batch, None, hostile.now_ms())
+        hostile.frame_all(Kind.BATCH, batch.wire)
+        cluster.run(50)
+        hostile.replica._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
+        assert cluster.run(5_000, lambda: all(node.replica.store.batch(batch.digest) is not None for node in honest))
+        place = honest[0].replica.store.place(batch.tx_ids[0])
+        assert place is not None
+        return place[0]
+
+    moving = made(b"T", max(cluster.heights()) + 1 + SHORT.validity_heights_max + 10)
+    old = Batch((moving.wire,))
+    first = order(old)
+    while max(cluster.heights()) < first + 13:
+        commit(cluster)
+    assert order(Batch((moving.wire, made(b"U", max(cluster.heights()) + 15).wire))) > first
+    while min(cluster.heights()) < first + keep - 3:
+        commit(cluster)
+    hostile.batch, hostile.height = old.digest, max(cluster.heights()) + 6
+    hostile.tell_all([hostile.proposal(0, Proposal(hostile.height, hostile.wall_ms(), (old.digest,)))])
+    cluster.run(300)
+    assert all(node.replica.engine.slots[hostile.height].decision is not None for node in honest)
+    while min(cluster.heights()) < first + keep + 1:
+        commit(cluster)
+    for node in honest:
+        for _ in prune(node.kv, node.replica.store, keep):
+            pass
+        assert node.replica.store.batch(old.digest) is None
+    for node in honest:
+        cluster.transfer(at=node.index)
+    while min(cluster.heights()) < hostile.height - 1:
+        commit(cluster)
+    for node in honest:
+        cluster.transfer(at=node.index)
+    assert cluster.run(120_000, lambda: min(cluster.heights()) > hostile.height)
 
 
 class Hoarder(ByzantineNode):
