@@ -1,5 +1,8 @@
 """One client process: signs its share of the run beforehand, then posts what is due to its nodes on an open loop.
 
+Gathers what became due into one post, or with `post_txs_max` 1 sends every transaction alone, as a program would that
+serves one person at a time.
+
 Talks to its parent in lines: reads one JSON document (the order), writes `{"signed": n}`, reads the start time on the
 machine's monotonic clock, writes its result. Transaction ids and answers go to a file.
 
@@ -15,6 +18,7 @@ import resource
 import sys
 import time
 from array import array
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,10 +35,10 @@ from node.cluster.child import tie_to_parent
 # What came due since the last post goes together; its mean wait of 10 ms counts as latency. A post costs a node as much
 # as a few signature checks, whatever it holds, so gateways gather too.
 POST_INTERVAL_S = 0.020
+SINGLES_INTERVAL_S = 0.002  # between looks at what is due, when nothing is gathered
 CONNECTIONS_PER_NODE_MAX = 64  # posts in flight; a node that answers slower than this holds up the generator
-TXS_PER_POST_MAX = 2_000  # the API's limit for one request
 NOT_ANSWERED = 2**32 - 1
-MSGPACK = "application/msgpack"
+MSGPACK, RAW = "application/msgpack", "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,9 @@ class Order:
     duration_s: float
     poisson: bool
     spacing: int
+    size_bytes: int
+    accounts: int
+    post_txs_max: int
     index: int
     clients: int
     chain_id: str
@@ -70,7 +77,7 @@ class Share:
 
 def sign_share(order: Order) -> Share:
     times = due_times(order.rate, order.duration_s, poisson=order.poisson, seed=order.seed)
-    world = World(order.seed, order.mix, len(times), order.spacing)
+    world = World(order.seed, order.mix, len(times), order.spacing, order.size_bytes, order.accounts)
     keys, chain_id = world.keys, bytes.fromhex(order.chain_id)
     numbers = range(order.index, len(times), order.clients)
     txs = [sign(world, keys, chain_id, number, order.valid_until) for number in numbers]
@@ -88,8 +95,9 @@ def sign(world: World, keys: dict[str, KeyPair], chain_id: bytes, number: int, v
 class Generator:
     """Posts a share. Times are seconds from the start; `codes` holds each transaction's answer."""
 
-    def __init__(self, share: Share, urls: Sequence[str]) -> None:
-        self.share, self._urls = share, urls
+    def __init__(self, share: Share, urls: Sequence[str], post_txs_max: int) -> None:
+        self.share, self._urls, self._post_txs_max = share, urls, post_txs_max
+        self._interval_s = post_interval_s(post_txs_max)
         self.codes = array("I", [NOT_ANSWERED]) * len(share.wires)
         self.lags_s = array("d")
         self.posts = self.failed_posts = 0
@@ -100,30 +108,31 @@ class Generator:
         """From `start_s` on the monotonic clock until everything is posted and answered."""
         posting: set[asyncio.Task[None]] = set()
         due_s, count = self.share.due_s, len(self.share.wires)
-        position = tick = 0
+        position = tick = turn = 0
         while position < count:
             tick += 1
-            planned_s = tick * POST_INTERVAL_S
+            planned_s = tick * self._interval_s
             await asyncio.sleep(start_s + planned_s - time.monotonic())
             now_s = time.monotonic() - start_s
             self.lags_s.append(now_s - planned_s)
-            end = position
-            while end < count and due_s[end] <= now_s and end - position < TXS_PER_POST_MAX:
-                end += 1
-            if end > position:
-                task = asyncio.create_task(self._post(tick % len(self._urls), position, end))
+            due = bisect_right(due_s, now_s, position)
+            while position < due:
+                end = min(due, position + self._post_txs_max)
+                task = asyncio.create_task(self._post(turn % len(self._urls), position, end))
                 posting.add(task)
                 task.add_done_callback(posting.discard)
                 position = end
-            tick = max(tick, int(now_s / POST_INTERVAL_S))  # ticks that a stall swallowed are one late tick
+                turn += 1
+            tick = max(tick, int(now_s / self._interval_s))  # ticks that a stall swallowed are one late tick
         await asyncio.gather(*posting)
 
     async def _post(self, node: int, first: int, end: int) -> None:
-        body = encode(tuple(self.share.wires[first:end]))
+        alone = self._post_txs_max == 1
+        body = self.share.wires[first] if alone else encode(tuple(self.share.wires[first:end]))
         async with self._room[node]:
             try:
                 connection = self._idle[node].pop() if self._idle[node] else await Connection.open(self._urls[node])
-                status, answer = await connection.request("POST", "/v1/transactions", body, MSGPACK)
+                status, answer = await connection.request("POST", "/v1/transactions", body, RAW if alone else MSGPACK)
             except (OSError, EOFError, TimeoutError, ValueError):
                 self.failed_posts += 1
                 return
@@ -132,7 +141,7 @@ class Generator:
         self._note(first, end, status, answer)
 
     def _note(self, first: int, end: int, status: int, answer: bytes) -> None:
-        if status == 200 and b'"refused"' not in answer:
+        if status == 202 or (status == 200 and b'"refused"' not in answer):
             for number in range(first, end):
                 self.codes[number] = 0
             return
@@ -144,6 +153,10 @@ class Generator:
         for connections in self._idle:
             for connection in connections:
                 connection.close()
+
+
+def post_interval_s(post_txs_max: int) -> float:
+    return SINGLES_INTERVAL_S if post_txs_max == 1 else POST_INTERVAL_S
 
 
 def problem_code(document: Mapping[str, Any]) -> int:
@@ -167,7 +180,7 @@ def write_out(path: Path, ids: Sequence[bytes], codes: Sequence[int]) -> None:
 
 
 async def _load(order: Order, share: Share, start_s: float) -> dict[str, Any]:
-    generator = Generator(share, order.urls)
+    generator = Generator(share, order.urls, order.post_txs_max)
     before_s = _processor_s()
     try:
         await generator.run(start_s)

@@ -15,7 +15,8 @@ from ledger.crypto import verify_joined
 
 def an_order(index: int) -> Order:
     return Order(
-        parent_pid=1, seed=3, mix="standard", rate=100.0, duration_s=1.0, poisson=True, spacing=2, index=index,
+        parent_pid=1, seed=3, mix="standard", rate=100.0, duration_s=1.0, poisson=True, spacing=2, size_bytes=0,
+        accounts=0, post_txs_max=2_000, index=index,
         clients=3, chain_id=(b"\x01" + bytes(32)).hex(), valid_until=10, urls=["http://127.0.0.1:1"], out="",
     )  # fmt: skip
 
