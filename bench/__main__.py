@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from bench import report
 from bench.faults import FaultPlan
+from bench.knee import Search
 from bench.mix import MIXES
 from bench.observer import BenchError
 from bench.options import Options
@@ -20,8 +21,6 @@ from ledger.errors import ConfigError
 
 FIND_STEPS_MAX = 9
 FIND_STEP_DURATION_S = 10.0
-FIND_FACTOR = 1.4
-FIND_PRECISION = 0.07
 
 _EXAMPLES = """examples:
   python -m bench                                   four nodes, 2,000 tx/s of the standard mix
@@ -126,26 +125,16 @@ def _once(options: Options) -> tuple[report.Config, report.Results]:
 
 
 def _find_max(options: Options) -> tuple[report.Config, report.Results]:
-    """Upwards by a factor until a rate fails, then between; the best run that passed, or the last one."""
-    low, high, rate = 0.0, 0.0, options.rate
-    best: tuple[report.Config, report.Results] | None = None
-    for step in range(FIND_STEPS_MAX):
-        _say(f"step {step + 1} of at most {FIND_STEPS_MAX}: {rate:.0f} tx/s")
+    """The best run that passed."""
+    search, best = Search(options.rate, FIND_STEPS_MAX), None
+    while not search.done:
+        rate = search.load
+        _say(f"step {search.steps + 1} of at most {FIND_STEPS_MAX}: {rate:.0f} tx/s")
         found = _once(replace(options, rate=rate, duration_s=FIND_STEP_DURATION_S))
         passed = report.passes(found[1], rate)
         _say(f"{rate:.0f} tx/s {'passes' if passed else 'fails'}: p95 {found[1].latencies.p95_ms:.0f} ms")
-        if passed:
-            low, best = rate, found
-        else:
-            high, best = rate, best or (found if step == FIND_STEPS_MAX - 1 else None)
-        if low and high and high - low < FIND_PRECISION * low:
-            break
-        if not high:
-            rate = low * FIND_FACTOR
-        elif not low:
-            rate = high / FIND_FACTOR
-        else:
-            rate = (low + high) / 2
+        best = found if passed else best
+        search.note(passed)
     if best is None:
         raise BenchError("no rate passed")
     return best

@@ -253,5 +253,6 @@ def document(config: Config, results: Results) -> dict[str, Any]:
         "config": asdict(config),
         "results": found,
         "sound": results.sound,
+        "passes": passes(results, config.rate),
         "doubts": list(results.doubts()),
     }
