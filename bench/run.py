@@ -9,10 +9,11 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bench import accounts, calibrate, clients, observer
 from bench.checks import Check, all_checks
@@ -31,10 +32,15 @@ from node.cluster.runner import ClusterNode, LocalCluster
 
 RESULTS = Path(__file__).resolve().parent / "results"
 START_AHEAD_S = 1.0  # clients get the start time this long before
+BESIDE_TIMEOUT_S = 10.0  # for what runs beside the load to finish after it
+
+Beside = Callable[[LocalCluster, float], Coroutine[Any, Any, None]]
 
 
-async def run(options: Options, say: Say) -> tuple[Config, Results]:
-    """Raises BenchError or ClusterError when there is no result to speak of."""
+async def run(options: Options, say: Say, beside: Beside | None = None) -> tuple[Config, Results]:
+    """Raises BenchError or ClusterError when there is no result to speak of. `beside` begins with the window, and is
+    told how long that is.
+    """
     say("calibrating: signature checks alone")
     limit_before = await asyncio.to_thread(calibrate.limit, options.nodes)
     if options.share is not None:
@@ -45,7 +51,7 @@ async def run(options: Options, say: Say) -> tuple[Config, Results]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         async with cluster_for(options, world, folder, say) as cluster:
-            measured = await _measure(options, world, cluster, say)
+            measured = await _measure(options, world, cluster, say, beside)
             say("reading the chain back")
             urls = [node.api_url for node in cluster.nodes if node.alive]
             sent = await _join(options, measured)
@@ -56,7 +62,7 @@ async def run(options: Options, say: Say) -> tuple[Config, Results]:
     return config_of(options, measured, sent), results_of(options, measured, sent, checks, limit_before, limit_after)
 
 
-async def _measure(options: Options, world: World, cluster: LocalCluster, say: Say) -> Measured:
+async def _measure(options: Options, world: World, cluster: LocalCluster, say: Say, beside: Beside | None) -> Measured:
     urls = [node.api_url for node in cluster.nodes]
     async with AsyncExitStack() as stack:
         await set_up(world, bytes.fromhex(cluster.plan.chain_id), urls, say)
@@ -82,17 +88,17 @@ async def _measure(options: Options, world: World, cluster: LocalCluster, say: S
             clients.begin(process, start_s)
         reports = [asyncio.create_task(clients.answer(process)) for process in processes]
         before = await _at(start_s + options.warmup_s, options, others, watches[0], start_s, say)
+        works = []
         if victim is not None:
-            fault = asyncio.create_task(_fault(options, cluster, victim, start_s, say))
-            stack.callback(fault.cancel)
+            works.append(asyncio.create_task(_fault(options, cluster, victim, start_s, say)))
+        if beside is not None:
+            works.append(asyncio.create_task(beside(cluster, options.duration_s)))
+        for work in works:
+            stack.callback(work.cancel)
         after = await _at(start_s + options.load_s, options, others, watches[0], start_s, say)
         used_s = processor_s() - before_s
         sampling.cancel()
-        if victim is not None:
-            if fault.done():
-                fault.result()
-            fault.cancel()
-            await asyncio.wait([fault])
+        await _finish(works, options)
         say("draining")
         results = await asyncio.gather(*reports)
         living = [node.api_url for node in cluster.nodes if node.alive]
@@ -102,6 +108,17 @@ async def _measure(options: Options, world: World, cluster: LocalCluster, say: S
     return Measured(
         world, options.times, start_s, watches, outs, list(results), used_s, before, after, drained, sampler.samples()
     )
+
+
+async def _finish(works: Sequence[asyncio.Task[None]], options: Options) -> None:
+    """What ran beside the load is over, or is ended (a slow node is slow until then); raises what failed in it."""
+    if works and options.fault is None:
+        await asyncio.wait(works, timeout=BESIDE_TIMEOUT_S)
+    for work in works:
+        work.cancel()
+    for found in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(found, Exception):
+            raise found
 
 
 async def _victim(options: Options, cluster: LocalCluster) -> tuple[ClusterNode | None, list[ClusterNode]]:

@@ -147,9 +147,10 @@ class Suite:
 
     def _why_missing(self, row: Row) -> str:
         """Why a row has no value, should it have none."""
+        unknown = [name for name in row.scenarios if name not in SCENARIOS]
+        if unknown:
+            return f"nothing here measures {unknown[0]}"
         for name in row.scenarios:
-            if name not in SCENARIOS:
-                return f"nothing here measures {name}"
             if name in self.failed:
                 return self.failed[name][-1]
             if self.discarded.get(name):
