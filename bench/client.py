@@ -1,4 +1,5 @@
-"""One client process: signs its share of the run beforehand, then posts what is due to its nodes on an open loop.
+"""One client process: has its share of the run signed (bench/signing.py), then posts what is due to its nodes on an
+open loop.
 
 Gathers what became due into one post, or with `post_txs_max` 1 sends every transaction alone, as a program would that
 serves one person at a time.
@@ -20,16 +21,13 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.http import Connection
-from bench.mix import World
-from bench.schedule import due_times
+from bench.signing import AHEAD_S, Order, Share, Signer, sign_share, unsigned_share
 from ledger.codec import encode
-from ledger.crypto import HASH_SIZE_BYTES, KeyPair
-from ledger.transaction import Transaction
+from ledger.crypto import HASH_SIZE_BYTES
 from node.cluster.child import tie_to_parent
 
 # What came due since the last post goes together; its mean wait of 10 ms counts as latency. A post costs a node as much
@@ -41,62 +39,12 @@ NOT_ANSWERED = 2**32 - 1
 MSGPACK, RAW = "application/msgpack", "application/octet-stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a client is told. Its share is every `clients`-th transaction from `index` on."""
-
-    parent_pid: int
-    seed: int
-    mix: str
-    rate: float
-    duration_s: float
-    poisson: bool
-    spacing: int
-    size_bytes: int
-    accounts: int
-    post_txs_max: int
-    index: int
-    clients: int
-    chain_id: str
-    valid_until: int
-    urls: list[str]
-    out: str
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Signed transactions, and when each is due."""
-
-    due_s: list[float]
-    wires: list[bytes]
-    ids: list[bytes]
-
-
-def sign_share(order: Order) -> Share:
-    times = due_times(order.rate, order.duration_s, poisson=order.poisson, seed=order.seed)
-    world = World(order.seed, order.mix, len(times), order.spacing, order.size_bytes, order.accounts)
-    keys, chain_id = world.keys, bytes.fromhex(order.chain_id)
-    numbers = range(order.index, len(times), order.clients)
-    txs = [sign(world, keys, chain_id, number, order.valid_until) for number in numbers]
-    return Share([times[number] for number in numbers], [tx.wire for tx in txs], [tx.id for tx in txs])
-
-
-def sign(world: World, keys: dict[str, KeyPair], chain_id: bytes, number: int, valid_until: int) -> Transaction:
-    """The `number`-th transaction of the run."""
-    call = world.operation(number)
-    return Transaction.create(
-        keys[call.signer], chain_id, call.operation, call.fields, nonce=world.nonce(number), valid_until=valid_until
-    )
-
-
 class Generator:
     """Posts a share. Times are seconds from the start; `codes` holds each transaction's answer."""
 
-    def __init__(self, share: Share, urls: Sequence[str], post_txs_max: int) -> None:
-        self.share, self._urls, self._post_txs_max = share, urls, post_txs_max
+    def __init__(self, share: Share, urls: Sequence[str], post_txs_max: int, signer: Signer | None = None) -> None:
+        self.share, self._urls, self._post_txs_max, self._signer = share, urls, post_txs_max, signer
+        self.posted_bytes = 0
         self._interval_s = post_interval_s(post_txs_max)
         self.codes = array("I", [NOT_ANSWERED]) * len(share.wires)
         self.lags_s = array("d")
@@ -115,7 +63,7 @@ class Generator:
             await asyncio.sleep(start_s + planned_s - time.monotonic())
             now_s = time.monotonic() - start_s
             self.lags_s.append(now_s - planned_s)
-            due = bisect_right(due_s, now_s, position)
+            due = min(bisect_right(due_s, now_s, position), self.share.ready)  # a signer that lags is lag as well
             while position < due:
                 end = min(due, position + self._post_txs_max)
                 task = asyncio.create_task(self._post(turn % len(self._urls), position, end))
@@ -123,12 +71,16 @@ class Generator:
                 task.add_done_callback(posting.discard)
                 position = end
                 turn += 1
+            if self._signer is not None:
+                self._signer.posted(position)
             tick = max(tick, int(now_s / self._interval_s))  # ticks that a stall swallowed are one late tick
         await asyncio.gather(*posting)
 
     async def _post(self, node: int, first: int, end: int) -> None:
-        alone = self._post_txs_max == 1
-        body = self.share.wires[first] if alone else encode(tuple(self.share.wires[first:end]))
+        alone, wires = self._post_txs_max == 1, self.share.wires[first:end]
+        body = wires[0] if alone else encode(tuple(wires))
+        self.posted_bytes += sum(map(len, wires))
+        self.share.wires[first:end] = [b""] * (end - first)  # a long run has no room for what is gone
         async with self._room[node]:
             try:
                 connection = self._idle[node].pop() if self._idle[node] else await Connection.open(self._urls[node])
@@ -179,41 +131,62 @@ def write_out(path: Path, ids: Sequence[bytes], codes: Sequence[int]) -> None:
     path.write_bytes(b"".join(tx_id + code.to_bytes(4, "big") for tx_id, code in zip(ids, codes, strict=True)))
 
 
-async def _load(order: Order, share: Share, start_s: float) -> dict[str, Any]:
-    generator = Generator(share, order.urls, order.post_txs_max)
+async def _run(order: Order) -> None:
+    """Have the share signed, wait for the word, load, and say how it went."""
+    if not order.is_ahead:
+        await _load(order, sign_share(order), None)
+        return
+    share = unsigned_share(order)
+    signer = Signer(share, int(AHEAD_S * order.rate / order.clients))
+    signing = asyncio.create_task(signer.run(order))
+    full = asyncio.create_task(signer.full.wait())
+    try:
+        await asyncio.wait([signing, full], return_when=asyncio.FIRST_COMPLETED)
+        if signing.done():
+            signing.result()
+        await _load(order, share, signer)
+    finally:
+        for task in (signing, full):
+            task.cancel()
+        await asyncio.gather(signing, full, return_exceptions=True)
+
+
+async def _load(order: Order, share: Share, signer: Signer | None) -> None:
+    # A collection over everything signed would hold up the generator for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    _say({"signed": share.ready})
+    line = await asyncio.to_thread(sys.stdin.readline)
+    if not line:
+        raise EOFError("the run ended before it began")
+    generator = Generator(share, order.urls, order.post_txs_max, signer)
     before_s = _processor_s()
     try:
-        await generator.run(start_s)
+        await generator.run(float(line))
     finally:
         generator.close()
-    used_s = _processor_s() - before_s
     write_out(Path(order.out), share.ids, generator.codes)
-    return {
-        "lags_ms": [round(lag * 1_000, 3) for lag in generator.lags_s],
-        "processor_s": used_s,
-        "posts": generator.posts,
-        "failed_posts": generator.failed_posts,
-        "bytes": sum(map(len, share.wires)),
-    }
+    _say(
+        {
+            "lags_ms": [round(lag * 1_000, 3) for lag in generator.lags_s],
+            "processor_s": _processor_s() - before_s,
+            "posts": generator.posts,
+            "failed_posts": generator.failed_posts,
+            "bytes": generator.posted_bytes,
+        }
+    )
 
 
 def _processor_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    """Of this process and, once it has ended, of its signer."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def main() -> int:
     order = Order(**json.loads(sys.stdin.readline()))
     tie_to_parent(order.parent_pid)
-    share = sign_share(order)
-    # A collection over everything signed would hold up the generator for tens of milliseconds.
-    gc.collect()
-    gc.freeze()
-    _say({"signed": len(share.wires)})
-    line = sys.stdin.readline()
-    if not line:
-        return 1
-    _say(asyncio.run(_load(order, share, float(line))))
+    asyncio.run(_run(order))
     return 0
 
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.client import Order
 from bench.mix import World
 from bench.observer import BenchError
 from bench.options import Options
+from bench.signing import Order
 
 ANSWER_SIZE_BYTES_MAX = 256 * 1024 * 1024  # a lag for each tick of a long run
 
@@ -27,7 +27,7 @@ def out_path(folder: Path, index: int) -> Path:
 
 
 async def start(
-    options: Options, world: World, chain_id: str, valid_until: int, urls: Sequence[str], folder: Path, index: int
+    options: Options, world: World, chain_id: str, urls: Sequence[str], folder: Path, index: int
 ) -> asyncio.subprocess.Process:
     """One of the run's clients; it signs its share, then says so."""
     order = Order(
@@ -44,7 +44,8 @@ async def start(
         index=index,
         clients=options.clients,
         chain_id=chain_id,
-        valid_until=valid_until,
+        validity_heights=options.validity_heights,
+        is_ahead=options.is_long,
         urls=list(urls[index :: options.clients]) or [urls[index % len(urls)]],
         out=str(out_path(folder, index)),
     )

@@ -16,10 +16,12 @@ from bench.svg import document
 
 WIDTH, ROW, HEAD = 1_400, 17, 52
 WIDTH_MIN = 1.0
+OWN_SHARE_MIN = 0.75  # of one stage in what is above a frame, for the frame to have its colour
+MIXED = "#e9e9e9"
 CHARACTER = 6.6  # the width of one at this size, nearly
 FILLS = (
-    "#f4a261", "#e76f51", "#e9c46a", "#8ab17d", "#2a9d8f", "#6d9dc5", "#577590", "#b5838d", "#9d8df1", "#cccccc",
-    "#aaaaaa",
+    "#f4a261", "#e76f51", "#e9c46a", "#8ab17d", "#2a9d8f", "#6d9dc5", "#577590", "#b5838d", "#9d8df1", "#c9b79c",
+    "#999999",
 )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def to_svg(stacks: Mapping[Stack, int], title: str) -> str:
     height = HEAD + ROW * (_depth(root) + 1)
     parts = [f'<text x="8" y="20" font-size="15">{escape(title)}</text>']
     for place, stage in enumerate(STAGES):
-        x = 8 + place * 124
+        x = 8 + place * 126
         parts.append(f'<rect x="{x}" y="30" width="12" height="12" fill="{FILLS[place]}"/>')
         parts.append(f'<text x="{x + 16}" y="40">{escape(stage)}</text>')
     parts += _drawn(root, 0.0, WIDTH / max(root.count, 1), height - ROW, max(root.count, 1))
@@ -70,9 +72,10 @@ def _drawn(box: _Box, x: float, scale: float, y: float, total: int) -> Iterator[
     if width < WIDTH_MIN:
         return
     stage = max(box.stages, key=lambda stage: box.stages[stage], default=STAGES[-1])
+    fill = FILLS[STAGES.index(stage)] if box.stages.get(stage, 0) >= OWN_SHARE_MIN * box.count else MIXED
     label = f"{box.name}: {box.count / total:.1%}"
     yield f'<g><title>{escape(label)}</title><rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{ROW - 1}" '
-    yield f'fill="{FILLS[STAGES.index(stage)]}" rx="1"/>'
+    yield f'fill="{fill}" rx="1"/>'
     room = int((width - 6) / CHARACTER)
     if room >= 3:
         yield f'<text x="{x + 3:.1f}" y="{y + 12:.1f}" font-size="11">{escape(box.name[:room])}</text>'

@@ -12,9 +12,12 @@ from functools import cached_property
 from bench.faults import FaultPlan
 from bench.mix import MIXES, World
 from bench.schedule import due_times, spacing_cycles
+from ledger.genesis import Parameters
 from node.cluster.links import DELAY_MS_MAX
 
 STEP_SPACING_S = 1.5  # between two steps on one pack or record: three times the latency that is the target
+PRESIGNED_S_MAX = 180.0  # of load; longer ones are signed as they go (bench/signing.py)
+PRESIGNED_VALIDITY_HEIGHTS = 100_000  # what is signed beforehand must stay valid to the end of the run
 TXS_PER_POST_MAX = 2_000  # the API's limit for one request
 SIZE_BYTES_MIN, SIZE_BYTES_MAX = 400, 32 * 1024  # of padded transactions: with one reading more, and with 256
 ACCOUNTS_MAX = 5_000_000  # about 150 bytes each in memory while the first state is made
@@ -43,6 +46,15 @@ class Options:
     @property
     def load_s(self) -> float:
         return self.warmup_s + self.duration_s
+
+    @property
+    def is_long(self) -> bool:
+        """Whether transactions are signed during the run, with the validity that a chain has by default."""
+        return self.load_s > PRESIGNED_S_MAX
+
+    @property
+    def validity_heights(self) -> int:
+        return Parameters().validity_heights_max if self.is_long else PRESIGNED_VALIDITY_HEIGHTS
 
     @property
     def proxies(self) -> bool:

@@ -25,13 +25,14 @@ from bench.observer import Watch
 from bench.options import Options
 from bench.report import Config, Results
 from bench.results import Measured, config_of, processor_s, results_of
-from bench.stage import VALIDITY_HEIGHTS_MAX, Say, cluster_for, set_up
+from bench.stage import Say, cluster_for, set_up
 from bench.usage import Sampler, Usage, interval_s, usage
 from node.cluster.plan import development_modules
 from node.cluster.runner import ClusterNode, LocalCluster
 
 RESULTS = Path(__file__).resolve().parent / "results"
 START_AHEAD_S = 1.0  # clients get the start time this long before
+WORDS_MAX = 60  # of progress in one run
 BESIDE_TIMEOUT_S = 10.0  # for what runs beside the load to finish after it
 
 Beside = Callable[[LocalCluster, float], Coroutine[Any, Any, None]]
@@ -71,10 +72,10 @@ async def _measure(options: Options, world: World, cluster: LocalCluster, say: S
         processes = []
         for index in range(options.clients):
             chain_id, folder = cluster.plan.chain_id, cluster.directory
-            process = await clients.start(options, world, chain_id, VALIDITY_HEIGHTS_MAX, spared, folder, index)
+            process = await clients.start(options, world, chain_id, spared, folder, index)
             stack.push_async_callback(clients.end, process)
             processes.append(process)
-        say(f"signing {world.count} transactions beforehand")
+        say(f"signing {world.count} transactions {'ahead' if options.is_long else 'beforehand'}")
         await asyncio.gather(*map(clients.answer, processes))
         first = (await observer.drained(urls))[0]["height"] + 1
         watches = [Watch(url, next_height=first) for url in spared[: (options.nodes - 1) // 3 + 1]]
@@ -139,10 +140,10 @@ async def _fault(options: Options, cluster: LocalCluster, victim: ClusterNode, s
 async def _at(
     moment_s: float, options: Options, nodes: Sequence[ClusterNode], watch: Watch, start_s: float, say: Say
 ) -> Usage:
-    """The nodes' usage at that moment; says how it goes every other second until then."""
+    """The nodes' usage at that moment; says how it goes until then."""
     seen, said_s = sum(watch.tx_counts.values()), time.monotonic()
     while (left_s := moment_s - time.monotonic()) > 0:
-        await asyncio.sleep(min(2.0, left_s))
+        await asyncio.sleep(min(max(2.0, options.load_s / WORDS_MAX), left_s))
         now_s, total = time.monotonic(), sum(watch.tx_counts.values())
         elapsed_s = max(0.0, now_s - start_s)
         phase = "warm-up" if elapsed_s < options.warmup_s else "load"

@@ -26,9 +26,9 @@ from ledger.transaction import Transaction
 from node.cluster.plan import development_modules
 from node.cluster.runner import LocalCluster
 
-# Signed beforehand, a run's transactions must stay valid to its end: more heights than the default window holds.
-VALIDITY_HEIGHTS_MAX = 100_000
 TIMEOUT_S = 60.0  # for all nodes to know each other, and for the set-up
+TXS_PER_S_MIN = 5  # of the set-up beyond that: a long run has hundreds of lots to commission
+VALID_FOR = 900  # of the set-up, from its beginning: as long as a chain allows by default, with a margin
 READY_TIMEOUT_S = 120.0  # of nodes that share two cores with fifteen others
 POST_BYTES_MAX = 64 * 1024  # three bulk commissionings, or two hundred policies
 PAUSE_S = 0.05
@@ -43,7 +43,7 @@ async def cluster_for(options: Options, world: World, folder: Path, say: Say) ->
         folder,
         options.nodes,
         proxies=options.proxies,
-        parameters=replace(Parameters(), validity_heights_max=VALIDITY_HEIGHTS_MAX),
+        parameters=replace(Parameters(), validity_heights_max=options.validity_heights),
         modules=world.genesis_modules(development_modules()),
     )
     if options.accounts:
@@ -73,7 +73,7 @@ async def set_up(world: World, chain_id: bytes, urls: Sequence[str], say: Say) -
     if not txs:
         return
     say(f"setting up: {len(txs)} transactions (packs in bulk, policies)")
-    async with asyncio.timeout(TIMEOUT_S):
+    async with asyncio.timeout(TIMEOUT_S + len(txs) / TXS_PER_S_MIN):
         await _send_all(urls[0], [tx.wire for tx in txs])
     found = await observer.drained(urls)
     codes = await observer.committed(urls[-1], 1, found[-1]["height"])
@@ -108,5 +108,5 @@ async def _send_all(url: str, wires: Sequence[bytes]) -> None:
 def _sign(world: World, chain_id: bytes, number: int, call: Call) -> Transaction:
     nonce = world.name("set-up nonce", number)[1:17]
     return Transaction.create(
-        world.keys[call.signer], chain_id, call.operation, call.fields, nonce=nonce, valid_until=VALIDITY_HEIGHTS_MAX
+        world.keys[call.signer], chain_id, call.operation, call.fields, nonce=nonce, valid_until=VALID_FOR
     )

@@ -35,6 +35,7 @@ def measure(row: Row, rounds: Sequence[Mapping[str, Document]], missing: str) ->
         "high": _finite(max(values, default=math.inf)),
         "verdict": row.verdict(middle) if values else "",
         "missing": "" if values else missing,
+        "where": where(whole[-1][row.scenarios[0]]) if whole and row.group != "comet" else "",
     }
 
 
@@ -48,7 +49,7 @@ def to_markdown(document: Mapping[str, Any], charts: Sequence[str] = ()) -> str:
     lines += ["| | unit | owed | aim | measured | range | runs | |", "|---|---|---|---|---|---|---|---|"]
     for row in document["rows"]:
         bounds = [number(row[name], row["unit"]) if row[name] is not None else "" for name in ("owed", "aim")]
-        cells = [row["title"], row["unit"], *bounds, *_measured(row)]
+        cells = [row["title"], row["unit"], *bounds, *_measured(row, document["quick"])]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", *_remarks(document)]
     lines += [f"![{chart}]({chart})" for chart in charts]
@@ -66,12 +67,27 @@ def _place(document: Mapping[str, Any]) -> Iterator[str]:
         yield "- **quick: seconds a run and drift let pass; to see that it works, not to be quoted**"
 
 
-def _measured(row: Mapping[str, Any]) -> list[str]:
+def _measured(row: Mapping[str, Any], quick: bool) -> list[str]:
     if not row["values"]:
         return ["not measured", "", "0", row["missing"]]
     unit, count = row["unit"], len(row["values"])
     spread = f"{number(row['low'], unit)} to {number(row['high'], unit)}" if count > 1 else ""
-    return [f"**{number(row['median'], unit)}**", spread, str(count), _MARKS[row["verdict"]]]
+    return [f"**{number(row['median'], unit)}**", spread, str(count), "" if quick else _verdict(row)]
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """What falls short says where the time went."""
+    where = f": {row['where']}" if row["verdict"] == "short" else ""
+    return _MARKS[row["verdict"]] + where
+
+
+def where(run: Document) -> str:
+    """What held a run back, as far as its nodes can tell."""
+    costs = run["results"]["costs"]
+    return (
+        f"of {costs['processor_us']:.0f} us per transaction and node, signatures {costs['signature_us']:.0f}; "
+        f"nodes had {costs['machine_share']:.0%} of the machine, an fsync was under way {costs['flush_share']:.0%} of the time"
+    )
 
 
 def number(value: float | None, unit: str) -> str:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.client import sign
 from bench.mix import FAMILY, MIXES, SENDERS, SERIALS_PER_TX, World
+from bench.signing import sign
 from ledger.block import Proposal
 from ledger.execution import Executor
 from ledger.genesis import Genesis, Parameters

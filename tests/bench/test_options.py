@@ -9,6 +9,7 @@ import pytest
 from bench.faults import FaultKind, FaultPlan
 from bench.observer import BenchError
 from bench.options import Options
+from ledger.genesis import Parameters
 
 
 def test_the_defaults_can_be_run() -> None:
@@ -39,6 +40,12 @@ def test_links_go_through_proxies_when_they_are_delayed_even_by_nothing() -> Non
     assert not Options().proxies
     assert Options(delay_ms=0).proxies
     assert Options(loss=0.1).proxies
+
+
+def test_a_long_run_is_signed_as_it_goes_with_the_validity_of_production() -> None:
+    assert not Options(duration_s=60).is_long
+    assert Options(duration_s=1_800).is_long
+    assert Options(duration_s=1_800).validity_heights == Parameters().validity_heights_max
 
 
 def test_options_can_be_replaced_after_their_times_were_made() -> None:
