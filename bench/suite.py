@@ -23,7 +23,7 @@ from bench.observer import BenchError
 from bench.report import DRIFT_MAX, drift_of
 from bench.rows import GROUPS, ROWS, Row
 from bench.run import RESULTS
-from bench.scenarios import SCENARIOS, Document, Scenario
+from bench.scenarios import KNEE_WARMUP_S, KNEE_WINDOW_S, SCENARIOS, Document, Scenario
 from bench.table import measure, to_markdown
 from ledger.errors import ConfigError
 
@@ -31,6 +31,7 @@ FORMAT = "medchain/suite/1"
 RUNS = 5
 TRIES_MAX = 2  # of one run: discarded once more, the machine is too restless for this round
 KNEE_STEPS_MAX = 7
+AROUND_S = 20.0  # of a run, around its load: calibrations, start, set-up, reading back, checks
 
 _EXAMPLES = """examples:
   python -m bench.suite                               all rows, five rounds: some hours, undisturbed
@@ -63,6 +64,15 @@ class Suite:
         self.failed: dict[str, list[str]] = {}
         self.is_sound = True
 
+    def expected_s(self) -> float:
+        """About how long it takes, if no run is discarded."""
+        searched = 0 if self.is_quick else len({scenario.knee_of for scenario in self.scenarios} - {None})
+        runs_s = sum(
+            min(self.runs, scenario.runs_max or self.runs) * (scenario.options.load_s + AROUND_S)
+            for scenario in self.scenarios
+        )
+        return runs_s + searched * KNEE_STEPS_MAX * (KNEE_WINDOW_S + KNEE_WARMUP_S + AROUND_S)
+
     async def search_knees(self) -> None:
         for name in dict.fromkeys(scenario.knee_of for scenario in self.scenarios):
             if name is not None:
@@ -86,6 +96,7 @@ class Suite:
     async def make_rounds(self) -> None:
         for number in range(self.runs):
             found: dict[str, Document] = {}
+            self.rounds.append(found)  # at once: what an interrupted round has is kept
             for scenario in self.scenarios:
                 if scenario.runs_max is not None and number >= scenario.runs_max:
                     continue
@@ -96,7 +107,6 @@ class Suite:
                 run = await self._kept(scenario)
                 if run is not None:
                     found[scenario.name] = run
-            self.rounds.append(found)
 
     async def _kept(self, scenario: Scenario) -> Document | None:
         """A run that is not discarded, if there is one."""
@@ -193,16 +203,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.runs < 1:
         parser.error("--runs: 1 or more")
     suite = Suite([row for row in ROWS if row.group in groups], 1 if given.quick else given.runs, given.quick)
+    _say(f"{len(suite.scenarios)} scenarios, about {suite.expected_s() / 60:.0f} minutes")
     try:
         asyncio.run(_go(suite))
     except KeyboardInterrupt:
         _say("interrupted; what was measured is kept")
+    finally:  # whatever ended it: hours of runs are not thrown away
+        if any(suite.rounds):
+            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-suite"
+            sys.stdout.write(keep(suite.document(), stem))
+            _say(f"kept in {RESULTS.name}/{stem}.json")
     if not any(suite.rounds):
         _say("nothing was measured")
         return 1
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-suite"
-    sys.stdout.write(keep(suite.document(), stem))
-    _say(f"kept in {RESULTS.name}/{stem}.json")
     return 0 if suite.is_sound else 1
 
 

@@ -84,10 +84,12 @@ def _verdict(row: Mapping[str, Any]) -> str:
 def where(run: Document) -> str:
     """What held a run back, as far as its nodes can tell."""
     costs = run["results"]["costs"]
-    return (
-        f"of {costs['processor_us']:.0f} us per transaction and node, signatures {costs['signature_us']:.0f}; "
-        f"nodes had {costs['machine_share']:.0%} of the machine, an fsync was under way {costs['flush_share']:.0%} of the time"
+    parts = (
+        f"of {costs['processor_us']:.0f} us per transaction and node, signatures {costs['signature_us']:.0f}",
+        f"nodes had {costs['machine_share']:.0%} of the machine",
+        f"an fsync was under way {costs['flush_share']:.0%} of the time",
     )
+    return "; ".join(parts)
 
 
 def number(value: float | None, unit: str) -> str:

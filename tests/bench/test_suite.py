@@ -156,6 +156,13 @@ async def test_a_failed_check_counts_for_nothing(monkeypatch: pytest.MonkeyPatch
     assert found["rows"][0]["values"] == []
 
 
+def test_how_long_it_takes_is_said_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    once, five = (a_suite(monkeypatch, _Told(a_run()), runs, of_limit=0.5).expected_s() for runs in (1, 5))
+    assert five == 5 * once
+    assert once > Options().load_s
+    assert a_suite(monkeypatch, _Told(a_run())).expected_s() > once
+
+
 @pytest.mark.asyncio
 async def test_a_knee_is_searched_once_and_offered_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     passing, failing = a_run() | {"passes": True}, a_run() | {"passes": False}
