@@ -83,7 +83,7 @@ class Generator:
         self.share.wires[first:end] = [b""] * (end - first)  # a long run has no room for what is gone
         async with self._room[node]:
             try:
-                connection = self._idle[node].pop() if self._idle[node] else await Connection.open(self._urls[node])
+                connection = await self._connection(node)
                 status, answer = await connection.request("POST", "/v1/transactions", body, RAW if alone else MSGPACK)
             except (OSError, EOFError, TimeoutError, ValueError):
                 self.failed_posts += 1
@@ -91,6 +91,15 @@ class Generator:
             self._idle[node].append(connection)
         self.posts += 1
         self._note(first, end, status, answer)
+
+    async def _connection(self, node: int) -> Connection:
+        """The one used last of those that are open, or a new one."""
+        while self._idle[node]:
+            connection = self._idle[node].pop()
+            if connection.is_open:
+                return connection
+            connection.close()
+        return await Connection.open(self._urls[node])
 
     def _note(self, first: int, end: int, status: int, answer: bytes) -> None:
         if status == 202 or (status == 200 and b'"refused"' not in answer):

@@ -58,6 +58,11 @@ class Connection:
                 if data:
                     yield data
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the node has not ended it, as it does to one that was idle for long."""
+        return not self._reader.at_eof() and not self._writer.is_closing()
+
     def close(self) -> None:
         self._writer.close()
 
