@@ -20,7 +20,7 @@ from typing import Any
 from bench import charts, machine
 from bench.knee import Search
 from bench.observer import BenchError
-from bench.report import DRIFT_MAX, drift_of
+from bench.report import drift_of
 from bench.rows import GROUPS, ROWS, Row
 from bench.run import RESULTS
 from bench.scenarios import KNEE_WARMUP_S, KNEE_WINDOW_S, SCENARIOS, Document, Scenario
@@ -115,7 +115,7 @@ class Suite:
             if run is None:
                 return None
             drift = drift_of(run["results"]["limit_before"], run["results"]["limit_after"])
-            if drift <= DRIFT_MAX or self.is_quick:
+            if drift <= scenario.drift_max or self.is_quick:
                 return run
             self.discarded[scenario.name] = self.discarded.get(scenario.name, 0) + 1
             _say(f"{scenario.name}: discarded, the machine's speed changed by {drift:.0%}")

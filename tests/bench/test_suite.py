@@ -132,6 +132,8 @@ async def test_a_restless_run_is_discarded_and_made_once_more(monkeypatch: pytes
     never = await gone_through(a_suite(monkeypatch, _Told(restless), of_limit=0.5))
     assert never["discarded"] == {"standard": 2}
     assert never["rows"][0]["missing"] == "every run was discarded"
+    kept = await gone_through(a_suite(monkeypatch, _Told(restless), of_limit=0.5, drift_max=0.5))
+    assert kept["discarded"] == {}
 
 
 @pytest.mark.asyncio
