@@ -12,6 +12,7 @@ from bench.scenarios import Document
 from bench.svg import Chart, Line
 
 MEGABYTE = 1e6
+_STANDARD_LOADS = ("light", "half", "standard", "overload")
 
 
 def of_suite(document: Mapping[str, Any]) -> dict[str, str]:
@@ -21,9 +22,13 @@ def of_suite(document: Mapping[str, Any]) -> dict[str, str]:
         for name, run in found.items():
             runs.setdefault(name, []).append(run)
     drawn: dict[str, Chart] = {}
-    if any(document["steps"].values()):
-        drawn["throughput"] = _throughput(document["steps"])
-        drawn["latency"] = _latency(document["steps"])
+    steps = {name: list(found) for name, found in document["steps"].items()}
+    for name in _STANDARD_LOADS:  # the same load in other amounts: more points of one curve
+        steps.setdefault("standard", []).extend(runs.get(name, ()))
+    steps = {name: found for name, found in steps.items() if found}
+    if steps:
+        drawn["throughput"] = _throughput(steps)
+        drawn["latency"] = _latency(steps)
     if runs:
         drawn["distribution"] = _distribution(runs)
     faulty = {name: found[0] for name, found in runs.items() if found[0]["config"]["faults"] != "none"}
@@ -59,7 +64,7 @@ def _latency(steps: Mapping[str, Sequence[Document]]) -> Chart:
 
 
 def _distribution(runs: Mapping[str, Sequence[Document]]) -> Chart:
-    chosen = [name for name in ("light", "half", "standard", "overload") if name in runs] or list(runs)[:4]
+    chosen = [name for name in _STANDARD_LOADS if name in runs] or list(runs)[:4]
     lines = []
     for name in chosen:
         quantiles = runs[name][0]["results"]["series"]["quantiles_ms"]
