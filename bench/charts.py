@@ -31,6 +31,8 @@ def of_suite(document: Mapping[str, Any]) -> dict[str, str]:
         drawn["latency"] = _latency(steps)
     if runs:
         drawn["distribution"] = _distribution(runs)
+    # Nothing is sampled of nodes that are not ours.
+    runs = {name: found for name, found in runs.items() if "samples" in found[0]["results"]}
     faulty = {name: found[0] for name, found in runs.items() if found[0]["config"]["faults"] != "none"}
     if faulty:
         drawn["faults"] = _around_faults(faulty)

@@ -8,19 +8,23 @@ Must not know: rows, or what is owed.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench import comet_report, comet_run
+from bench.comet_nodes import build
 from bench.faults import FaultKind, FaultPlan
+from bench.observer import BenchError
 from bench.options import Options
 from bench.report import DRIFT_MAX, document
 from bench.run import run
 from bench.stage import Say
 
 Document = Mapping[str, Any]  # as bench.report.document makes it
-Runner = Callable[[Options, Say], Awaitable[Document]]
+Runner = Callable[[Options, Say], Awaitable[Document]]  # raises Unavailable where there is nothing to run
 
 WINDOW_S, WARMUP_S = 60.0, 5.0
 FAULT_WINDOW_S, FAULT_AT_S = 20.0, 8.0
@@ -31,6 +35,24 @@ KNEE_WINDOW_S, KNEE_WARMUP_S = 8.0, 3.0
 
 async def medchain(options: Options, say: Say) -> Document:
     return document(*await run(options, say))
+
+
+def comet(setup: str) -> Runner:
+    """CometBFT with one of its setups, under the share and the times of the scenario: its nodes, transactions and
+    clients are its own (bench/comet_run.py).
+    """
+
+    async def measured(options: Options, say: Say) -> Document:
+        program = await asyncio.to_thread(build)
+        theirs = comet_run.Options(
+            setup, share=options.share, duration_s=options.duration_s, warmup_s=options.warmup_s
+        )  # fmt: skip
+        config, results = await comet_run.run(theirs, program, say)
+        if not results.committed_per_s:
+            raise BenchError("nothing was committed: there is nothing to compare with")
+        return comet_report.document(config, results)
+
+    return measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +130,9 @@ _ALL = (
     Scenario("leader killed", _faulty(FaultKind.KILL_LEADER), of_knee=0.5, knee="standard"),
     Scenario("bulk", _loaded(mix="bulk"), guess=0.01),
     Scenario("singles", _loaded(post_txs_max=1), guess=0.1),
+    Scenario("comet stock", _loaded(), guess=0.2, runner=comet("stock")),
+    Scenario("comet tuned", _loaded(), guess=0.2, runner=comet("tuned")),
+    Scenario("comet signed", _loaded(), guess=0.2, runner=comet("signed")),
     # Its rows compare it with itself, and no machine stays the same for half an hour.
     Scenario(
         "long", replace(_loaded(), duration_s=LONG_S), of_knee=0.8, knee="standard", runs_max=1, drift_max=math.inf

@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench import charts, machine
-from bench.observer import BenchError
+from bench.observer import BenchError, Unavailable
 from bench.report import drift_of
 from bench.rows import GROUPS, ROWS, Row
 from bench.run import RESULTS
@@ -62,6 +63,7 @@ class Suite:
         self.rounds: list[dict[str, Document]] = []
         self.discarded: dict[str, int] = {}
         self.failed: dict[str, list[str]] = {}
+        self.unavailable: set[str] = set()  # scenarios that cannot be had here: not tried again
         self.is_sound = True
 
     def expected_s(self) -> float:
@@ -80,7 +82,7 @@ class Suite:
 
     async def _search(self, scenario: Scenario) -> None:
         search, steps = Search(scenario.guess, KNEE_STEPS_MAX), []
-        while not search.done:
+        while not search.done and scenario.name not in self.unavailable:
             _say(f"knee of {scenario.name}: step {search.steps + 1}, {search.load:.3f} of L")
             found = await self._run(scenario, scenario.name, share=search.load)
             if found is not None:
@@ -98,7 +100,7 @@ class Suite:
             found: dict[str, Document] = {}
             self.rounds.append(found)  # at once: what an interrupted round has is kept
             for scenario in self.scenarios:
-                if scenario.runs_max is not None and number >= scenario.runs_max:
+                if scenario.name in self.unavailable or number >= (scenario.runs_max or self.runs):
                     continue
                 if scenario.knee_of is not None and scenario.knee_of not in self.knees:
                     self._note_failure(scenario.name, "its knee was not found")
@@ -126,6 +128,8 @@ class Suite:
             options = scenario.offer(self.knees) if share is None else scenario.trial(share)
             run = await scenario.runner(options, _say)
         except (BenchError, ConfigError, OSError, EOFError, TimeoutError) as error:
+            if isinstance(error, Unavailable):
+                self.unavailable.add(name)
             self._note_failure(name, str(error) or type(error).__name__)
             return None
         if not run["sound"]:
@@ -169,6 +173,10 @@ class Suite:
 
 
 async def _go(suite: Suite) -> None:
+    """Ends early, as by Ctrl-C, when the process is told to end: every run puts away what it started."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     if not suite.is_quick:
         await suite.search_knees()
     await suite.make_rounds()
@@ -206,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _say(f"{len(suite.scenarios)} scenarios, about {suite.expected_s() / 60:.0f} minutes")
     try:
         asyncio.run(_go(suite))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         _say("interrupted; what was measured is kept")
     finally:  # whatever ended it: hours of runs are not thrown away
         if any(suite.rounds):

@@ -35,7 +35,7 @@ def measure(row: Row, rounds: Sequence[Mapping[str, Document]], missing: str) ->
         "high": _finite(max(values, default=math.inf)),
         "verdict": row.verdict(middle) if values else "",
         "missing": "" if values else missing,
-        "where": where(whole[-1][row.scenarios[0]]) if whole and row.group != "comet" else "",
+        "where": where(whole[-1][row.scenarios[0]]) if whole else "",
     }
 
 
@@ -69,7 +69,7 @@ def _place(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _measured(row: Mapping[str, Any], quick: bool) -> list[str]:
     if not row["values"]:
-        return ["not measured", "", "0", row["missing"]]
+        return [f"not measured: {row['missing']}", "", "0", ""]
     unit, count = row["unit"], len(row["values"])
     spread = f"{number(row['low'], unit)} to {number(row['high'], unit)}" if count > 1 else ""
     return [f"**{number(row['median'], unit)}**", spread, str(count), "" if quick else _verdict(row)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 
 from bench import compare, suite
 from bench.charts import of_suite
-from bench.observer import BenchError
+from bench.observer import BenchError, Unavailable
 from bench.options import Options
 from bench.report import document
 from bench.rows import GROUPS, ROWS, Row, memory_growth, throughput_lost
@@ -39,10 +42,8 @@ def row(name: str) -> Row:
 
 def test_rows_have_names_of_their_own_and_scenarios_that_exist() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
-    missing = {name for row in ROWS for name in row.scenarios} - set(SCENARIOS)
-    assert missing == {"comet stock", "comet tuned", "comet signed"}
+    assert {name for row in ROWS for name in row.scenarios} == set(SCENARIOS)
     assert {scenario.knee for scenario in SCENARIOS.values() if scenario.knee} <= set(SCENARIOS)
-    assert set(SCENARIOS) - {name for row in ROWS for name in row.scenarios} == set()
 
 
 def test_every_scenario_can_be_run() -> None:
@@ -146,8 +147,51 @@ async def test_what_cannot_be_had_is_named_and_the_rest_goes_on(monkeypatch: pyt
     table = to_markdown(found)
     assert "| sustained 60 s, 4 validators, standard mix | share of L | 0.60 | 0.82 | **0.50** |" in table
     assert "**falls short**: of 120 us per transaction and node, signatures 60" in table
-    assert "| not measured |  | 0 | nothing here measures comet stock |" in table
+    assert "| not measured: nothing here measures comet stock |  | 0 |  |" in table
     assert "no port is free" in table
+
+
+@pytest.mark.asyncio
+async def test_what_this_machine_does_not_have_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = _Told(a_run() | {"passes": False}), _Told(Unavailable("no Go on the PATH"))
+    chosen = a_suite(monkeypatch, ours, runs=2)
+    chosen.scenarios.append(Scenario("comet stock", Options(), runner=theirs))
+    monkeypatch.setattr(suite, "SCENARIOS", {scenario.name: scenario for scenario in chosen.scenarios})
+    found = await gone_through(chosen)
+    assert len(theirs.shares) == 1
+    assert found["failed"] == {"comet stock": ["no Go on the PATH"]}
+    assert found["rows"][0]["values"] == [0.25, 0.25]
+    assert "| not measured: no Go on the PATH |  | 0 |  |" in to_markdown(found)
+
+
+def test_ours_is_compared_with_cometbft_by_what_each_committed() -> None:
+    rounds = [{"standard": a_run(3_000), "comet stock": a_run(1_000, 4_000)}]
+    found = measure(row("comet stock"), rounds, "")
+    assert (found["median"], found["verdict"]) == (3.0, "owed")
+    bounds = {name: (row(name).owed, row(name).aim) for name in ("comet stock", "comet tuned", "comet signed")}
+    assert bounds == {"comet stock": (2.0, 5.0), "comet tuned": (1.0, 1.5), "comet signed": (1.2, 2.0)}
+
+
+def test_a_suite_that_is_told_to_end_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put_away: list[bool] = []
+
+    async def runner(options: Options, say: object) -> Document:
+        if not put_away:
+            put_away.append(False)
+            return a_run(4_000)
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            put_away[0] = True
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(suite, "SCENARIOS", {"standard": Scenario("standard", Options(), of_limit=0.5, runner=runner)})
+    monkeypatch.setattr(suite, "RESULTS", tmp_path)
+    assert suite.main(["--only", "sustained", "--runs", "2"]) == 0
+    assert put_away == [True]
+    kept = json.loads(next(tmp_path.glob("*-suite.json")).read_text("utf-8"))
+    assert kept["rows"][0]["values"] == [0.5]
 
 
 @pytest.mark.asyncio
@@ -180,6 +224,10 @@ async def test_a_knee_is_searched_once_and_offered_in_every_round(monkeypatch: p
 @pytest.mark.asyncio
 async def test_charts_are_drawn_of_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     found = await gone_through(a_suite(monkeypatch, _Told(a_run())))
+    assert set(of_suite(found)) == {"throughput", "latency", "distribution", "memory", "disk", "minutes"}
+    theirs = a_run()
+    del theirs["results"]["samples"]
+    found["rounds"][0]["comet stock"] = theirs | {"config": {"faults": "none", "duration_s": 1e6}}
     assert set(of_suite(found)) == {"throughput", "latency", "distribution", "memory", "disk", "minutes"}
     fault = a_run()
     fault["config"]["faults"] = "kill-leader at 8 s"
