@@ -14,7 +14,7 @@ START ?= 0
 JOBS  ?= 2
 ROUNDS ?= 100
 
-.PHONY: help env demo test check format sim mutate explore bench kills killpoints flips traps lock vectors clean
+.PHONY: help env demo test check format sim mutate explore bench bench-suite kills killpoints flips traps lock vectors clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ explore: env ## all that four engines can do in small scopes, one of them Byzant
 
 bench: env ## throughput and latency of a local cluster
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-suite: env ## every row of the performance table, some hours; ARGS="--quick", ARGS="--only sustained,light"
+	@$(BIN)/python -m bench.suite $(ARGS)
 
 killpoints: env ## one node killed just before and just after every durable write, at several of its times
 	@$(BIN)/python -m tests.kill_points $(ARGS)

@@ -1,4 +1,8 @@
-"""One client process: signs its share of the run beforehand, then posts what is due to its nodes on an open loop.
+"""One client process: has its share of the run signed (bench/signing.py), then posts what is due to its nodes on an
+open loop.
+
+Gathers what became due into one post, or with `post_txs_max` 1 sends every transaction alone, as a program would that
+serves one person at a time.
 
 Talks to its parent in lines: reads one JSON document (the order), writes `{"signed": n}`, reads the start time on the
 machine's monotonic clock, writes its result. Transaction ids and answers go to a file.
@@ -14,82 +18,34 @@ import json
 import sys
 import time
 from array import array
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.http import Connection
-from bench.mix import World
-from bench.processes import processor_s, say
-from bench.schedule import due_times
+from bench.processes import ended_children_s, processor_s, say
+from bench.signing import AHEAD_S, Order, Share, Signer, sign_share, unsigned_share
 from ledger.codec import encode
-from ledger.crypto import HASH_SIZE_BYTES, KeyPair
-from ledger.transaction import Transaction
+from ledger.crypto import HASH_SIZE_BYTES
 from node.cluster.child import tie_to_parent
 
 # What came due since the last post goes together; its mean wait of 10 ms counts as latency. A post costs a node as much
 # as a few signature checks, whatever it holds, so gateways gather too.
 POST_INTERVAL_S = 0.020
+SINGLES_INTERVAL_S = 0.002  # between looks at what is due, when nothing is gathered
 CONNECTIONS_PER_NODE_MAX = 64  # posts in flight; a node that answers slower than this holds up the generator
-TXS_PER_POST_MAX = 2_000  # the API's limit for one request
 NOT_ANSWERED = 2**32 - 1
-MSGPACK = "application/msgpack"
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a client is told. Its share is every `clients`-th transaction from `index` on."""
-
-    parent_pid: int
-    seed: int
-    mix: str
-    rate: float
-    duration_s: float
-    poisson: bool
-    spacing: int
-    index: int
-    clients: int
-    chain_id: str
-    valid_until: int
-    urls: list[str]
-    out: str
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Signed transactions, and when each is due."""
-
-    due_s: list[float]
-    wires: list[bytes]
-    ids: list[bytes]
-
-
-def sign_share(order: Order) -> Share:
-    times = due_times(order.rate, order.duration_s, poisson=order.poisson, seed=order.seed)
-    world = World(order.seed, order.mix, len(times), order.spacing)
-    keys, chain_id = world.keys, bytes.fromhex(order.chain_id)
-    numbers = range(order.index, len(times), order.clients)
-    txs = [sign(world, keys, chain_id, number, order.valid_until) for number in numbers]
-    return Share([times[number] for number in numbers], [tx.wire for tx in txs], [tx.id for tx in txs])
-
-
-def sign(world: World, keys: dict[str, KeyPair], chain_id: bytes, number: int, valid_until: int) -> Transaction:
-    """The `number`-th transaction of the run."""
-    call = world.operation(number)
-    return Transaction.create(
-        keys[call.signer], chain_id, call.operation, call.fields, nonce=world.nonce(number), valid_until=valid_until
-    )
+MSGPACK, RAW = "application/msgpack", "application/octet-stream"
 
 
 class Generator:
     """Posts a share. Times are seconds from the start; `codes` holds each transaction's answer."""
 
-    def __init__(self, share: Share, urls: Sequence[str]) -> None:
-        self.share, self._urls = share, urls
+    def __init__(self, share: Share, urls: Sequence[str], post_txs_max: int, signer: Signer | None = None) -> None:
+        self.share, self._urls, self._post_txs_max, self._signer = share, urls, post_txs_max, signer
+        self.posted_bytes = 0
+        self._interval_s = post_interval_s(post_txs_max)
         self.codes = array("I", [NOT_ANSWERED]) * len(share.wires)
         self.lags_s = array("d")
         self.posts = self.failed_posts = 0
@@ -100,29 +56,35 @@ class Generator:
         """From `start_s` on the monotonic clock until everything is posted and answered."""
         posting: set[asyncio.Task[None]] = set()
         due_s, count = self.share.due_s, len(self.share.wires)
-        position = tick = 0
+        position = tick = turn = 0
         while position < count:
             tick += 1
-            planned_s = tick * POST_INTERVAL_S
+            planned_s = tick * self._interval_s
             await asyncio.sleep(start_s + planned_s - time.monotonic())
             now_s = time.monotonic() - start_s
             self.lags_s.append(now_s - planned_s)
-            end = position
-            while end < count and due_s[end] <= now_s and end - position < TXS_PER_POST_MAX:
-                end += 1
-            if end > position:
-                task = asyncio.create_task(self._post(tick % len(self._urls), position, end))
+            due = min(bisect_right(due_s, now_s, position), self.share.ready)  # a signer that lags is lag as well
+            while position < due:
+                end = min(due, position + self._post_txs_max)
+                task = asyncio.create_task(self._post(turn % len(self._urls), position, end))
                 posting.add(task)
                 task.add_done_callback(posting.discard)
                 position = end
-            tick = max(tick, int(now_s / POST_INTERVAL_S))  # ticks that a stall swallowed are one late tick
+                turn += 1
+            if self._signer is not None:
+                self._signer.posted(position)
+            tick = max(tick, int(now_s / self._interval_s))  # ticks that a stall swallowed are one late tick
         await asyncio.gather(*posting)
 
     async def _post(self, node: int, first: int, end: int) -> None:
+        wires = self.share.wires[first:end]
+        target, body, media_type = self._request(wires)
+        self.posted_bytes += sum(map(len, wires))
+        self.share.wires[first:end] = [b""] * (end - first)  # a long run has no room for what is gone
         async with self._room[node]:
             try:
                 connection = await self._connection(node)
-                status, answer = await self._exchange(connection, self.share.wires[first:end])
+                status, answer = await connection.request("POST", target, body, media_type)
             except (OSError, EOFError, TimeoutError, ValueError):
                 self.failed_posts += 1
                 return
@@ -131,19 +93,21 @@ class Generator:
         self._note(first, end, status, answer)
 
     async def _connection(self, node: int) -> Connection:
-        """One that is idle and that the node did not end meanwhile, or a new one."""
+        """The one used last of those that are open, or a new one."""
         while self._idle[node]:
             connection = self._idle[node].pop()
-            if not connection.ended:
+            if connection.is_open:
                 return connection
             connection.close()
         return await Connection.open(self._urls[node])
 
-    async def _exchange(self, connection: Connection, wires: Sequence[bytes]) -> tuple[int, bytes]:
-        return await connection.request("POST", "/v1/transactions", encode(tuple(wires)), MSGPACK)
+    def _request(self, wires: Sequence[bytes]) -> tuple[str, bytes, str]:
+        """Target, body and its media type."""
+        alone = self._post_txs_max == 1
+        return "/v1/transactions", wires[0] if alone else encode(tuple(wires)), RAW if alone else MSGPACK
 
     def _note(self, first: int, end: int, status: int, answer: bytes) -> None:
-        if status == 200 and b'"refused"' not in answer:
+        if status == 202 or (status == 200 and b'"refused"' not in answer):
             for number in range(first, end):
                 self.codes[number] = 0
             return
@@ -155,6 +119,10 @@ class Generator:
         for connections in self._idle:
             for connection in connections:
                 connection.close()
+
+
+def post_interval_s(post_txs_max: int) -> float:
+    return SINGLES_INTERVAL_S if post_txs_max == 1 else POST_INTERVAL_S
 
 
 def problem_code(document: Mapping[str, Any]) -> int:
@@ -177,40 +145,63 @@ def write_out(path: Path, ids: Sequence[bytes], codes: Sequence[int]) -> None:
     path.write_bytes(b"".join(tx_id + code.to_bytes(4, "big") for tx_id, code in zip(ids, codes, strict=True)))
 
 
-def serve(generator: Generator, out: Path) -> int:
-    """The dialogue with the parent once all is signed; the process's exit status."""
+async def _run(order: Order) -> None:
+    """Have the share signed, wait for the word, load, and say how it went."""
+    out = Path(order.out)
+    if not order.is_ahead:
+        await serve(Generator(sign_share(order), order.urls, order.post_txs_max), out)
+        return
+    share = unsigned_share(order)
+    signer = Signer(share, int(AHEAD_S * order.rate / order.clients))
+    signing = asyncio.create_task(signer.run(order))
+    full = asyncio.create_task(signer.full.wait())
+    try:
+        await asyncio.wait([signing, full], return_when=asyncio.FIRST_COMPLETED)
+        if signing.done():
+            signing.result()
+        await serve(Generator(share, order.urls, order.post_txs_max, signer), out)
+    finally:
+        for task in (signing, full):
+            task.cancel()
+        await asyncio.gather(signing, full, return_exceptions=True)
+
+
+async def serve(generator: Generator, out: Path) -> None:
+    """The dialogue with the parent once its share is signed, or enough of it."""
     # A collection over everything signed would hold up the generator for tens of milliseconds.
     gc.collect()
     gc.freeze()
-    say({"signed": len(generator.share.wires)})
-    line = sys.stdin.readline()
+    say({"signed": generator.share.ready})
+    line = await asyncio.to_thread(sys.stdin.readline)
     if not line:
-        return 1
-    say(asyncio.run(_load(generator, out, float(line))))
-    return 0
-
-
-async def _load(generator: Generator, out: Path, start_s: float) -> dict[str, Any]:
-    before_s = processor_s()
+        raise EOFError("the run ended before it began")
+    before_s = _used_s()
     try:
-        await generator.run(start_s)
+        await generator.run(float(line))
     finally:
         generator.close()
-    used_s = processor_s() - before_s
     write_out(out, generator.share.ids, generator.codes)
-    return {
-        "lags_ms": [round(lag * 1_000, 3) for lag in generator.lags_s],
-        "processor_s": used_s,
-        "posts": generator.posts,
-        "failed_posts": generator.failed_posts,
-        "bytes": sum(map(len, generator.share.wires)),
-    }
+    say(
+        {
+            "lags_ms": [round(lag * 1_000, 3) for lag in generator.lags_s],
+            "processor_s": _used_s() - before_s,
+            "posts": generator.posts,
+            "failed_posts": generator.failed_posts,
+            "bytes": generator.posted_bytes,
+        }
+    )
+
+
+def _used_s() -> float:
+    """By this process and, once it has ended, by its signer."""
+    return processor_s() + ended_children_s()
 
 
 def main() -> int:
     order = Order(**json.loads(sys.stdin.readline()))
     tie_to_parent(order.parent_pid)
-    return serve(Generator(sign_share(order), order.urls), Path(order.out))
+    asyncio.run(_run(order))
+    return 0
 
 
 if __name__ == "__main__":

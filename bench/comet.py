@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import comet_report, search
-from bench.comet_nodes import SETUPS, Unavailable, build
+from bench.comet_nodes import SETUPS, build
 from bench.comet_report import Config, Results
 from bench.comet_run import RESULTS, Options, run
-from bench.observer import BenchError
+from bench.observer import BenchError, Unavailable
 from node.cluster.runner import ClusterError
 
 EXIT_UNAVAILABLE = 3
@@ -93,7 +93,7 @@ def _find_max(options: Options, program: Path) -> tuple[Config, Results]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
-    options = Options(given.config, given.rate, given.duration)
+    options = Options(given.config, given.rate, duration_s=given.duration)
     try:
         program = build()
         config, results = _find_max(options, program) if given.find_max else _once(options, program)

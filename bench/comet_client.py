@@ -7,6 +7,7 @@ Must not know: when anything is committed.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from base64 import b64encode
@@ -17,9 +18,10 @@ from hashlib import sha256, shake_256
 from pathlib import Path
 from typing import Any
 
-from bench.client import Generator, Share, serve
-from bench.http import Connection
+from bench.client import Generator, serve
+from bench.options import TXS_PER_POST_MAX
 from bench.schedule import due_times
+from bench.signing import Share
 from ledger.crypto import PUBLIC_KEY_SIZE_BYTES, SIGNATURE_SIZE_BYTES, KeyPair, hash_bytes
 from node.cluster.child import tie_to_parent
 
@@ -86,9 +88,9 @@ def make_share(order: Order) -> Share:
     """`wires` are the calls: nothing is encoded under load."""
     times = due_times(order.rate, order.duration_s, poisson=False, seed=order.seed)
     senders = [sender(order.seed, number) for number in range(SENDERS if order.signed else 0)]
-    numbers = range(order.index, len(times), order.clients)
-    txs = [transaction(order, number, senders) for number in numbers]
-    return Share([times[number] for number in numbers], list(map(call, txs)), list(map(hash_bytes, txs)))
+    txs = [transaction(order, number, senders) for number in range(order.index, len(times), order.clients)]
+    due_s = times[order.index :: order.clients]
+    return Share(due_s, list(map(call, txs)), list(map(hash_bytes, txs)), len(txs))
 
 
 def door_code(answer: dict[str, Any]) -> int:
@@ -114,8 +116,8 @@ def door_codes(count: int, status: int, answer: bytes) -> list[int]:
 class CometGenerator(Generator):
     """Posts to CometBFT's JSON-RPC."""
 
-    async def _exchange(self, connection: Connection, wires: Sequence[bytes]) -> tuple[int, bytes]:
-        return await connection.request("POST", "/", b"[" + b",".join(wires) + b"]", "application/json")
+    def _request(self, wires: Sequence[bytes]) -> tuple[str, bytes, str]:
+        return "/", b"[" + b",".join(wires) + b"]", "application/json"
 
     def _note(self, first: int, end: int, status: int, answer: bytes) -> None:
         for number, code in zip(range(first, end), door_codes(end - first, status, answer), strict=True):
@@ -125,7 +127,8 @@ class CometGenerator(Generator):
 def main() -> int:
     order = Order(**json.loads(sys.stdin.readline()))
     tie_to_parent(order.parent_pid)
-    return serve(CometGenerator(make_share(order), order.urls), Path(order.out))
+    asyncio.run(serve(CometGenerator(make_share(order), order.urls, TXS_PER_POST_MAX), Path(order.out)))
+    return 0
 
 
 if __name__ == "__main__":

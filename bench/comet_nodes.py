@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.comet_chain import rpc
-from bench.observer import BenchError
+from bench.observer import BenchError, Unavailable
 from bench.processes import end
 from bench.report import TARGET_P95_MS
 from node.cluster.runner import free_base_port
@@ -31,6 +31,7 @@ SOURCE = Path(__file__).resolve().parent / "comet"
 CACHE = SOURCE.parents[1] / "build"  # not under version control
 NODES = 4
 BUILD_TIMEOUT_S = 900.0
+LAYOUT_TIMEOUT_S = 30.0
 READY_TIMEOUT_S = 30.0
 LOG = "log"  # in a node's home: what it prints
 
@@ -58,10 +59,6 @@ TUNED: Settings = {
     },
     "tx_index": {"indexer": '"null"'},
 }
-
-
-class Unavailable(Exception):
-    """CometBFT cannot be had on this machine: whoever asked for the comparison goes on without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +168,10 @@ async def running(program: Path, setup: Setup, folder: Path) -> AsyncIterator[No
 def lay_out(program: Path, setup: Setup, folder: Path, base_port: int) -> list[Path]:
     """The nodes' homes, with the setup's settings."""
     layout = [str(program), "layout", "--out", str(folder), "--nodes", str(NODES), "--base-port", str(base_port)]
-    subprocess.run(layout, check=True, capture_output=True, timeout=30)
+    try:
+        subprocess.run(layout, check=True, capture_output=True, timeout=LAYOUT_TIMEOUT_S)
+    except subprocess.SubprocessError as error:
+        raise BenchError(f"CometBFT's nodes cannot be laid out: {error}") from None
     homes = [folder / f"node{index}" for index in range(NODES)]
     for home in homes:
         file = home / "config" / "config.toml"

@@ -14,7 +14,8 @@ from bench.checks import Check
 from bench.comet_client import Door
 from bench.comet_nodes import SETUPS
 from bench.figures import Latencies, Tally
-from bench.report import DRIFT_MAX, GENERATOR_SHARE_MAX, LAG_P99_MS_MAX, REFUSED_SHARE_MAX
+from bench.report import DRIFT_MAX, GENERATOR_SHARE_MAX, LAG_P99_MS_MAX, REFUSED_SHARE_MAX, drift_of
+from bench.series import Series, finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,12 @@ class Results:
     failed_posts: int
     emptied: bool
     checks: Sequence[Check]
+    series: Series
+
+    @property
+    def limit(self) -> float:
+        """L, of both calibrations."""
+        return (self.limit_before + self.limit_after) / 2
 
     @property
     def refused(self) -> int:
@@ -69,7 +76,7 @@ class Results:
             yield f"the generator lagged: p99 {self.generator_lag_p99_ms:.1f} ms, over {LAG_P99_MS_MAX:g} ms"
         if self.generator_share > GENERATOR_SHARE_MAX:
             yield f"the generator took {self.generator_share:.1%} of the machine, over {GENERATOR_SHARE_MAX:.0%}"
-        drift = abs(self.limit_after - self.limit_before) / max(self.limit_before, 1e-9)
+        drift = drift_of(self.limit_before, self.limit_after)
         if drift > DRIFT_MAX:
             yield f"the machine's speed changed by {drift:.0%} between the two calibrations"
         if self.refused > REFUSED_SHARE_MAX * self.tally.sent:
@@ -156,16 +163,12 @@ def _refusals(counts: Mapping[int, int], sent: int) -> str:
 
 
 def document(config: Config, results: Results) -> dict[str, Any]:
-    """The same as JSON values; an infinite latency is null."""
-    found = asdict(results)
-    found["latencies"] = {
-        name: None if isinstance(value, float) and math.isinf(value) else value
-        for name, value in found["latencies"].items()
-    }
+    """The same as JSON values, an infinite latency as null, with the members that a suite reads of our own runs."""
     return {
-        "format": "medchain/bench-comet/1",
-        "config": asdict(config),
-        "results": found,
+        "format": "medchain/bench-comet/2",
+        "config": asdict(config) | {"faults": "none"},
+        "results": finite(asdict(results)) | {"limit": results.limit},
         "sound": results.sound,
+        "passes": passes(config, results),
         "doubts": list(results.doubts()),
     }

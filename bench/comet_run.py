@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from bench.comet_report import Config, Results
 from bench.figures import Sent, committed_per_s, latencies, percentile, seen_at, tally
 from bench.processes import answer_of, end, processor_s, send_start, start_client
 from bench.schedule import due_times, window
+from bench.series import series
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 SEED = 1
 CLIENTS = 2
-WARMUP_S = 5.0
 START_AHEAD_S = 1.0  # clients get the start time this long before
 WATCHED = (NODES - 1) // 3 + 1  # f+1
 KIND = "pair"
@@ -40,15 +40,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to run; see the command line's help."""
+    """What to run; see the command line's help. `share` of the limit takes the place of `rate` once it is known."""
 
     setup: str = "stock"
     rate: float = 500.0
+    share: float | None = None
     duration_s: float = 20.0
+    warmup_s: float = 5.0
 
     @property
     def load_s(self) -> float:
-        return WARMUP_S + self.duration_s
+        return self.warmup_s + self.duration_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,12 @@ async def run(options: Options, program: Path, say: Say) -> tuple[Config, Result
     """Raises BenchError when there is no result to speak of."""
     say("calibrating: signature checks alone")
     limit_before = await asyncio.to_thread(calibrate.limit, NODES)
-    say(f"limit L = {limit_before:.0f} tx/s; starting {NODES} CometBFT nodes, {options.setup}")
+    if options.share is not None:
+        options = replace(options, rate=options.share * limit_before)
+    say(
+        f"limit L = {limit_before:.0f} tx/s; starting {NODES} CometBFT nodes, {options.setup}, "
+        f"to offer {options.rate:.0f} tx/s"
+    )
     setup, folder = SETUPS[options.setup], RESULTS / f"comet-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -114,7 +121,7 @@ async def _measure(options: Options, setup: Setup, nodes: Nodes, folder: Path, s
         for client in clients:
             send_start(client, start_s)
         reports = [asyncio.create_task(answer_of(client)) for client in clients]
-        await asyncio.sleep(start_s + WARMUP_S - time.monotonic())
+        await asyncio.sleep(start_s + options.warmup_s - time.monotonic())
         before_s = nodes.processor_s()
         say(f"warm, height {watches[0].last_height}; measuring for {options.duration_s:g} s")
         await asyncio.sleep(start_s + options.load_s - time.monotonic())
@@ -227,7 +234,7 @@ def signatures_check(counted: Sequence[dict[str, int]]) -> Check:
 def _config(options: Options, built_from: dict[str, str]) -> Config:
     return Config(
         machine=machine.processor(),
-        cores=os.cpu_count() or 1,
+        cores=machine.cores(),
         go=built_from["go"],
         cometbft=built_from["cometbft"],
         commit=machine.commit(),
@@ -235,7 +242,7 @@ def _config(options: Options, built_from: dict[str, str]) -> Config:
         nodes=NODES,
         rate=options.rate,
         tx_size_bytes=TX_SIZE_BYTES,
-        warmup_s=WARMUP_S,
+        warmup_s=options.warmup_s,
         duration_s=options.duration_s,
         clients=CLIENTS,
     )
@@ -244,18 +251,18 @@ def _config(options: Options, built_from: dict[str, str]) -> Config:
 def _results(
     options: Options, measured: Measured, found: Found, checks: list[Check], limit_before: float, limit_after: float
 ) -> Results:
-    chosen = window(_times(options), WARMUP_S, options.load_s)
+    chosen = window(_times(options), options.warmup_s, options.load_s)
     counted = [found.sent[number] for number in chosen]
     seen = seen_at([watch.seen_s for watch in measured.watches], WATCHED)
-    first_s, end_s = measured.start_s + WARMUP_S, measured.start_s + options.load_s
-    blocks = {height for height, at_s in seen.items() if first_s <= at_s < end_s}
+    seen_s = [at_s - measured.start_s for at_s in seen.values()]
+    blocks = {height for height, at_s in zip(seen, seen_s, strict=True) if options.warmup_s <= at_s < options.load_s}
     held = [height for height in found.heights.values() if height in blocks]
-    machine_s = options.duration_s * (os.cpu_count() or 1)
-    load_machine_s = options.load_s * (os.cpu_count() or 1)
+    machine_s = options.duration_s * machine.cores()
+    load_machine_s = options.load_s * machine.cores()
     lags = sorted(lag for client in measured.clients for lag in client["lags_ms"])
     return Results(
         tally=tally(counted),
-        committed_per_s=committed_per_s(found.sent, WARMUP_S, options.load_s),
+        committed_per_s=committed_per_s(found.sent, options.warmup_s, options.load_s),
         latencies=latencies(counted),
         processor_us=measured.nodes_s * 1e6 / max(len(held), 1) / NODES,
         machine_share=measured.nodes_s / machine_s,
@@ -269,4 +276,5 @@ def _results(
         failed_posts=sum(client["failed_posts"] for client in measured.clients),
         emptied=measured.emptied,
         checks=checks,
+        series=series(found.sent, seen_s, options.warmup_s, options.load_s, options.warmup_s),
     )

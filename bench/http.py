@@ -69,9 +69,9 @@ class Connection:
         return (await self._reader.readexactly(size_bytes + 2))[:-2]
 
     @property
-    def ended(self) -> bool:
-        """Whether the node has closed it: servers do so with connections that were idle for some seconds."""
-        return self._reader.at_eof()
+    def is_open(self) -> bool:
+        """Whether the node has not ended it, as it does to one that was idle for long."""
+        return not self._reader.at_eof() and not self._writer.is_closing()
 
     def close(self) -> None:
         self._writer.close()

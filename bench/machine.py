@@ -1,23 +1,33 @@
-"""What a run was made on, for its report.
+"""Where a result was made: the machine, the commit, the versions of what the figures hang on.
 
-Must not know: the run.
+Must not know: measurements.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("aiohttp", "msgpack", "plyvel", "pynacl")  # what most of the time of a transaction is spent in
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def processor() -> str:
-    """The processor's name, or its kind where the system does not say."""
+    """Its name, or its kind where the system does not say."""
+    model = platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
-        return platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
+        return model
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+
+
+def cores() -> int:
+    return os.cpu_count() or 1
 
 
 def commit() -> str:
@@ -25,7 +35,18 @@ def commit() -> str:
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10,
+            cwd=_ROOT, capture_output=True, text=True, check=True, timeout=10,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the kernel and the libraries."""
+    found = {"python": platform.python_version(), "kernel": platform.release()}
+    return found | {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def place() -> dict[str, Any]:
+    """All of it, as JSON values."""
+    return {"commit": commit(), "machine": processor(), "cores": cores(), "versions": versions()}

@@ -2,11 +2,9 @@
 
 A run is a sequence of cycles; each cycle holds one operation of every kind of the mix, in a fixed interleaved order.
 Kinds of one chain (ship, receive, observe, dispense) act on the same subject `spacing` cycles apart, so that the
-earlier
-step is final before the later one is sent. In the first cycles the later steps have no subject yet: an operation of the
-same family on a subject of its own stands in. `World.operation(i)` is a pure function of seed and i, so that each
-client
-process makes its own share without asking the others.
+earlier step is final before the later one is sent. In the first cycles the later steps have no subject yet: an
+operation of the same family on a subject of its own stands in. `World.operation(i)` is a pure function of seed and i,
+so that each client process makes its own share without asking the others.
 
 Must not know: time, sockets, signatures.
 """
@@ -19,7 +17,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-from ledger.codec import Value
+from ledger.codec import Value, encode
 from ledger.crypto import KeyPair, hash_bytes
 from ledger.gs1 import check_digit
 
@@ -34,12 +32,16 @@ PACKS_PER_LOT = 1_000  # one commissioning transaction each
 SPARE_PACKS = PACKS_PER_LOT  # stay with the maker and are only observed
 EXPIRY_DATE, PRODUCTION_DATE = 29_991_231, 20_250_101
 TIME_FAR_MS = 32_472_144_000_000  # the year 2999: nothing of a run expires
+ACCOUNTS_NAMED_MAX = 10_000  # of a large state: a real key takes 25 us to make, and nobody pays a million accounts
+SERIALS_PER_TX = 500  # of the bulk mix: what one pallet or one shift of a packaging line holds
 
 DRUGS = ("ship", "receive", "observe", "dispense")
 RECORDS = ("register", "grant", "access")
 PAYMENTS = ("transfer", "claim", "confirm")
+BULK = ("commission lot", "ship lot", "receive lot", "observe lot")
 FAMILY = {
     **dict.fromkeys(DRUGS, "drugs"), **dict.fromkeys(RECORDS, "records"), **dict.fromkeys(PAYMENTS, "payments"),
+    **dict.fromkeys(BULK, "bulk"), "log": "drugs",
 }  # fmt: skip
 # Interleaved, so that any ten neighbours have the shares of the mix.
 MIXES: Mapping[str, tuple[str, ...]] = {
@@ -49,28 +51,42 @@ MIXES: Mapping[str, tuple[str, ...]] = {
     "drugs": DRUGS,
     "records": RECORDS,
     "payments": PAYMENTS,
+    "bulk": BULK,
+    "sized": ("log",),
 }  # fmt: skip
-_STAGE = {"receive": 1, "observe": 2, "dispense": 3, "grant": 1, "access": 2, "confirm": 1}
+_STAGE = {
+    "receive": 1, "observe": 2, "dispense": 3, "grant": 1, "access": 2, "confirm": 1,
+    "ship lot": 1, "receive lot": 2, "observe lot": 3,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation to be signed. `signer` is `<institution>/<number>` or `patient/<number>`."""
+    """One operation to be signed. `signer` is `<institution>/<number>` or `patient/<number>`, `serials` how many packs
+    it is about.
+    """
 
     kind: str
     signer: str
     operation: str
     fields: tuple[Value, ...]
+    serials: int = 0
 
 
 @dataclass(frozen=True)
 class World:
-    """Everything a run is about, from its seed. `spacing` is in cycles."""
+    """Everything a run is about, from its seed. `spacing` is in cycles.
+
+    `size_bytes` is that of a whole transaction of the mix `sized`; `accounts` hold money from the beginning
+    (bench/accounts.py) and are whom transfers go to, where there are any.
+    """
 
     seed: int
     mix: str
     count: int
     spacing: int
+    size_bytes: int = 0
+    accounts: int = 0
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -123,11 +139,24 @@ class World:
     def patient(self, number: int) -> bytes:
         return self.keys[f"patient/{number % PATIENTS}"].public
 
+    @property
+    def accounts_named(self) -> int:
+        """How many of the accounts have a key that somebody could sign with, and are paid to."""
+        return min(self.accounts, ACCOUNTS_NAMED_MAX)
+
+    def account(self, number: int) -> bytes:
+        """The key of one of the named accounts."""
+        return self._account_keys[number % self.accounts_named]
+
+    @cached_property
+    def _account_keys(self) -> list[bytes]:
+        return [self.key(f"account/{number}").public for number in range(self.accounts_named)]
+
     def setup(self) -> Iterator[Call]:
         """What must be final before the first operation: packs in bulk, a policy for every patient."""
         families = {FAMILY[kind] for kind in self.kinds}
         if "drugs" in families:
-            packs = self.cycles + SPARE_PACKS
+            packs = SPARE_PACKS if self.mix == "sized" else self.cycles + SPARE_PACKS
             for lot in range(-(-packs // PACKS_PER_LOT)):
                 serials = tuple(_serial(lot * PACKS_PER_LOT + number) for number in range(PACKS_PER_LOT))
                 fields = (
@@ -150,8 +179,10 @@ class World:
         subject = cycle - _STAGE.get(kind, 0) * self.spacing
         if subject < 0:
             return self._stand_in(kind, i, cycle)
-        make = {"drugs": self._drug, "records": self._record, "payments": self._payment}[FAMILY[kind]]
-        return make(kind, subject)
+        make = {
+            "drugs": self._drug, "records": self._record, "payments": self._payment, "bulk": self._bulk,
+        }  # fmt: skip
+        return make[FAMILY[kind]](kind, subject)
 
     def _stand_in(self, kind: str, i: int, cycle: int) -> Call:
         match FAMILY[kind]:
@@ -159,6 +190,8 @@ class World:
                 return self._observe("maker", i, self.cycles + i % SPARE_PACKS)
             case "records":
                 return self._register(i, self.name("spare record", i))
+            case "bulk":
+                return self._commission(f"P{i:09d}")
             case _:
                 return self._transfer(i)
 
@@ -166,19 +199,51 @@ class World:
         epcs, time_ms = (self.epc(pack),), 1_700_000_000_000 + pack
         match kind:
             case "ship":
-                return Call(kind, _staff("maker", pack), "drugs.ship", (epcs, "pharmacy", time_ms))
+                return Call(kind, _staff("maker", pack), "drugs.ship", (epcs, "pharmacy", time_ms), 1)
             case "receive":
-                return Call(kind, _staff("pharmacy", pack), "drugs.receive", (epcs, time_ms))
+                return Call(kind, _staff("pharmacy", pack), "drugs.receive", (epcs, time_ms), 1)
             case "observe":
                 return self._observe("pharmacy", pack, pack)
+            case "log":
+                return self._log(pack)
             case _:
                 fields = (epcs, self.name("dispensed to", pack), time_ms)
-                return Call(kind, _staff("pharmacy", 7 * pack), "drugs.dispense", fields)
+                return Call(kind, _staff("pharmacy", 7 * pack), "drugs.dispense", fields, 1)
 
     def _observe(self, institution: str, number: int, pack: int) -> Call:
         readings = (("Temperature", 4_000 + number % 997, "CEL"),)
         fields = ((self.epc(pack),), 1_700_000_000_000 + number, readings, "414/4012345000009")
-        return Call("observe", _staff(institution, 3 * number), "drugs.observe", fields)
+        return Call("observe", _staff(institution, 3 * number), "drugs.observe", fields, 1)
+
+    def _log(self, number: int) -> Call:
+        """What a logger beside a pack in the maker's hand has to say: a temperature, and more until the size is met."""
+        head = (self.epc(number % SPARE_PACKS),), 1_700_000_000_000 + number
+        temperature = "Temperature", 4_000 + number % 997, "CEL"
+        plain = (*head, (temperature,), None)
+        padding = padding_of(self.size_bytes - _ENVELOPE_SIZE_BYTES - len(encode(plain)))
+        return Call("log", _staff("maker", number), "drugs.observe", (*head, (temperature, *padding), None), 1)
+
+    def _bulk(self, kind: str, lot: int) -> Call:
+        epcs = tuple(f"01/{self.gtin}/21/{serial}" for serial in _lot_serials(f"L{lot:09d}"))
+        time_ms = 1_700_000_000_000 + lot
+        match kind:
+            case "commission lot":
+                return self._commission(f"L{lot:09d}")
+            case "ship lot":
+                fields: tuple[Value, ...] = (epcs, "pharmacy", time_ms)
+                return Call(kind, _staff("maker", lot), "drugs.ship", fields, SERIALS_PER_TX)
+            case "receive lot":
+                return Call(kind, _staff("pharmacy", lot), "drugs.receive", (epcs, time_ms), SERIALS_PER_TX)
+            case _:
+                readings = (("Temperature", 4_000 + lot % 997, "CEL"),)
+                fields = (epcs, time_ms, readings, "414/4012345000009")
+                return Call(kind, _staff("pharmacy", 3 * lot), "drugs.observe", fields, SERIALS_PER_TX)
+
+    def _commission(self, lot: str) -> Call:
+        fields = (
+            self.gtin, lot, EXPIRY_DATE, PRODUCTION_DATE, (), _lot_serials(lot), (200, 800), 1_700_000_000_000,
+        )  # fmt: skip
+        return Call("commission lot", _staff("maker", int(lot[1:])), "drugs.commission", fields, SERIALS_PER_TX)
 
     def _record(self, kind: str, number: int) -> Call:
         record = self.name("record", number)
@@ -210,11 +275,28 @@ class World:
         # Every sender in turn: an institution's staff pay from its account, patients from their own.
         place = number * 7 % SENDERS
         signer = _SENDER_NAMES[place]
-        to = self.patient(number * 13 + 1).hex()
+        to = (self.account(number * 13) if self.accounts else self.patient(number * 13 + 1)).hex()
         return Call("transfer", signer, "payments.transfer", (CURRENCY, to, 1 + number % 50, f"INV-{number:010d}"))
 
     def epc(self, pack: int) -> str:
         return f"01/{self.gtin}/21/{_serial(pack)}"
+
+
+def padding_of(size_bytes: int) -> tuple[Value, ...]:
+    """Readings of quantities that no rule looks at, of `size_bytes` encoded, or as near as readings go."""
+    readings: list[Value] = []
+    while size_bytes >= _READING_SIZE_BYTES:
+        # The last two share what is left, so that none remains that is too small for a reading.
+        room = size_bytes if size_bytes <= _READING_SIZE_BYTES_MAX else min(
+            _READING_SIZE_BYTES_MAX, max(size_bytes - _READING_SIZE_BYTES_MAX, size_bytes // 2)
+        )  # fmt: skip
+        readings.append((f"{len(readings):03d}".ljust(room - _READING_SIZE_BYTES + _NAME_SIZE_BYTES, "p"), 0, "C62"))
+        size_bytes -= room
+    return tuple(readings)
+
+
+def _lot_serials(lot: str) -> tuple[str, ...]:
+    return tuple(f"{lot}{number:03d}" for number in range(SERIALS_PER_TX))
 
 
 def _serial(pack: int) -> str:
@@ -224,6 +306,12 @@ def _serial(pack: int) -> str:
 def _staff(institution: str, number: int) -> str:
     return f"{institution}/{number % STAFF[institution]}"
 
+
+_NAME_SIZE_BYTES, _NAME_SIZE_BYTES_MAX = 32, 128  # of a reading; from 32 on its length takes two bytes
+_READING_SIZE_BYTES = len(encode(("p" * _NAME_SIZE_BYTES, 0, "C62")))
+_READING_SIZE_BYTES_MAX = _READING_SIZE_BYTES + _NAME_SIZE_BYTES_MAX - _NAME_SIZE_BYTES
+# What a transaction holds around its fields: signature, key, tag, chain, name, version, nonce, validity.
+_ENVELOPE_SIZE_BYTES = 186
 
 _SENDER_NAMES: Sequence[str] = tuple(
     [f"{institution}/{number}" for institution, staff in STAFF.items() for number in range(staff)]

@@ -28,6 +28,10 @@ class BenchError(Exception):
     """The run cannot go on, or what it found must not be reported as a result."""
 
 
+class Unavailable(BenchError):
+    """What is to be measured cannot be had on this machine: whoever asked for it goes on without it."""
+
+
 @dataclass(slots=True)
 class Watch:
     """Follows one node's chain. `seen_s` is by the machine's monotonic clock."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.observer import BenchError
 
-LINE_SIZE_BYTES_MAX = 64 * 1024 * 1024  # a report holds a number for every post
+LINE_SIZE_BYTES_MAX = 256 * 1024 * 1024  # a report holds a lag for each tick of a long run
 
 
 async def start_client(module: str, order: str) -> asyncio.subprocess.Process:
@@ -56,5 +56,14 @@ def say(document: dict[str, Any]) -> None:
 
 def processor_s() -> float:
     """What this process has used."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return _used_s(resource.RUSAGE_SELF)
+
+
+def ended_children_s() -> float:
+    """What its children have used that have ended and were waited for."""
+    return _used_s(resource.RUSAGE_CHILDREN)
+
+
+def _used_s(who: int) -> float:
+    usage = resource.getrusage(who)
     return usage.ru_utime + usage.ru_stime

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.checks import Check
 from bench.figures import Latencies, Tally
+from bench.series import Samples, Series, finite
 from ledger.errors import Code, code_label
 
 LAG_P99_MS_MAX = 5.0  # beyond, the generator and not the cluster was measured
@@ -31,16 +32,20 @@ class Config:
     commit: str
     nodes: int
     faults: str
+    links: str
+    accounts: int
     rate: float
     schedule: str
     mix: str
     shares: Mapping[str, float]
     senders: int
     tx_size_bytes: float
+    serials_per_tx: float
     warmup_s: float
     duration_s: float
     clients: int
     seed: int
+    post_txs_max: int
     post_interval_ms: float
     view_timeout_ms: int
 
@@ -82,6 +87,13 @@ class Results:
     failed_posts: int
     synced_txs: int
     checks: Sequence[Check]
+    series: Series
+    samples: Samples
+
+    @property
+    def limit(self) -> float:
+        """L, of both calibrations."""
+        return (self.limit_before + self.limit_after) / 2
 
     @property
     def refused(self) -> int:
@@ -97,7 +109,7 @@ class Results:
             yield f"the generator lagged: p99 {self.generator_lag_p99_ms:.1f} ms, over {LAG_P99_MS_MAX:g} ms"
         if self.generator_share > GENERATOR_SHARE_MAX:
             yield f"the generator took {self.generator_share:.1%} of the machine, over {GENERATOR_SHARE_MAX:.0%}"
-        drift = abs(self.limit_after - self.limit_before) / max(self.limit_before, 1e-9)
+        drift = drift_of(self.limit_before, self.limit_after)
         if drift > DRIFT_MAX:
             yield f"the machine's speed changed by {drift:.0%} between the two calibrations"
         if self.refused > REFUSED_SHARE_MAX * self.tally.sent:
@@ -108,6 +120,11 @@ class Results:
             yield f"{self.failed_posts} posts failed"
         if self.synced_txs:
             yield f"nodes fell behind: {self.synced_txs} executions took a quorum's word for the signatures"
+
+
+def drift_of(limit_before: float, limit_after: float) -> float:
+    """By how much of itself L changed from one calibration to the other."""
+    return abs(limit_after - limit_before) / max(limit_before, 1e-9)
 
 
 def passes(results: Results, rate: float) -> bool:
@@ -135,14 +152,23 @@ def _config_rows(config: Config) -> Iterator[tuple[str, str]]:
     yield "machine", f"{config.machine}, {config.cores} cores"
     yield "python, commit", f"{config.python}, {config.commit}"
     yield "nodes, faults", f"{config.nodes}, {config.faults}"
+    yield "links", config.links
+    if config.accounts:
+        yield "accounts", f"{config.accounts} in the first state"
     yield "load", f"{config.rate:g} tx/s, {config.schedule}, open loop, {config.clients} client processes"
     yield "warm-up, window", f"{config.warmup_s:g} s, {config.duration_s:g} s"
     yield "mix", f"{config.mix}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in config.shares.items())
     yield "transactions", f"{config.tx_size_bytes:.0f} bytes on average, {config.senders} senders, seed {config.seed}"
     yield (
         "granularity",
-        f"posts every {config.post_interval_ms:g} ms, commits seen as the nodes push their headers",
+        f"{_posts(config)}, commits seen as the nodes push their headers",
     )
+
+
+def _posts(config: Config) -> str:
+    if config.post_txs_max == 1:
+        return "every transaction a post of its own"
+    return f"posts every {config.post_interval_ms:g} ms"
 
 
 def _result_rows(config: Config, results: Results) -> Iterator[tuple[str, str]]:
@@ -155,6 +181,14 @@ def _result_rows(config: Config, results: Results) -> Iterator[tuple[str, str]]:
             f"scheduled time to a commit seen at {(config.nodes - 1) // 3 + 1} nodes"
         ),
     )
+    if config.serials_per_tx > 1:
+        yield "serials", f"{results.committed_per_s * config.serials_per_tx:.0f} a second"
+    if config.faults != "none":
+        yield (
+            "longest gap",
+            f"{results.series.gap_after_s:.2f} s without a commit from the fault on, "
+            f"{results.series.gap_before_s:.2f} s before it",
+        )
     yield "refused at the door", _codes(count.refused_at_door, count.sent)
     yield "refused by a rule", _codes(count.refused_by_rule, count.sent)
     yield (
@@ -180,7 +214,7 @@ def _result_rows(config: Config, results: Results) -> Iterator[tuple[str, str]]:
         "limit L",
         (
             f"{results.limit_before:.0f} tx/s before, {results.limit_after:.0f} after (signature checks alone, "
-            f"{config.nodes} processes); committed is {results.committed_per_s / max(results.limit_before, 1e-9):.0%} of it"  # noqa: E501
+            f"{config.nodes} processes); committed is {results.committed_per_s / max(results.limit, 1e-9):.0%} of it"
         ),
     )
     yield (
@@ -213,15 +247,12 @@ def _label(code: int) -> str:
 
 def document(config: Config, results: Results) -> dict[str, Any]:
     """The same as JSON values; an infinite latency is null."""
-    found = asdict(results)
-    found["latencies"] = {
-        name: None if isinstance(value, float) and math.isinf(value) else value
-        for name, value in found["latencies"].items()
-    }
+    found = finite(asdict(results)) | {"limit": results.limit}
     return {
-        "format": "medchain/bench/1",
+        "format": "medchain/bench/2",
         "config": asdict(config),
         "results": found,
         "sound": results.sound,
+        "passes": passes(results, config.rate),
         "doubts": list(results.doubts()),
     }

@@ -17,7 +17,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -184,7 +184,7 @@ class SparseTree:
         return len(encode((node, tuple(used)))) + 32, time.process_time() - began_s
 
 
-DESIGNS = {"entries": EntriesAlone, "buckets": Buckets, "sparse": SparseTree}
+DESIGNS: Mapping[str, Callable[[LevelDB], Design]] = {"entries": EntriesAlone, "buckets": Buckets, "sparse": SparseTree}
 
 
 def key_of(number: int) -> bytes:
@@ -204,7 +204,7 @@ def measure(name: str, keys: int, folder: Path) -> dict[str, float]:
     """One design at one size."""
     shutil.rmtree(folder, ignore_errors=True)
     db = LevelDB(folder, create=True)
-    design: Design = DESIGNS[name](db)
+    design = DESIGNS[name](db)
     began_s = time.process_time()
     for number, chunk in enumerate(chunks(keys, BULK_KEYS)):
         design.update([(key_of(number), value_of(number, 0)) for number in chunk])

@@ -1,8 +1,9 @@
-"""TCP proxies between the nodes of a local cluster, with faults: a delay, silence (partition), or refusal (drop).
+"""TCP proxies between the nodes of a local cluster, with faults: a delay, loss, silence (partition), or refusal (drop).
 
 One listener for each ordered pair of nodes, owned by the cluster's runner: no root, no hook in the product. A silent
 link keeps connections open and moves nothing, as a cable that is cut; what was sent is delivered when it heals, as TCP
-would. A dropped link resets its connections and refuses new ones.
+would. A dropped link resets its connections and refuses new ones. A loss is what applications see of one: the stream
+stands still until TCP has sent the segment again, and everything after it waits.
 
 Must not know: what flows through, or nodes.
 """
@@ -10,6 +11,7 @@ Must not know: what flows through, or nodes.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from contextlib import suppress
 from enum import StrEnum
@@ -18,6 +20,8 @@ BUFFER_SIZE_BYTES_MAX = 4 * 1024 * 1024  # one direction of one connection: 4 Mi
 CONNECTIONS_MAX = 64  # of one link; nodes keep one or two
 DELAY_MS_MAX = 60_000
 DIAL_TIMEOUT_S = 5.0
+SEGMENT_SIZE_BYTES = 1_448  # what one Ethernet frame carries of a stream
+RETRANSMIT_MS_MIN = 200  # Linux's least wait before it sends again; with more in flight it may notice sooner
 
 
 class Fault(StrEnum):
@@ -36,6 +40,8 @@ class Link:
         self.target_port = target_port
         self.fault = Fault.NONE
         self.delay_ms = 0
+        self.loss = 0.0
+        self._chance = random.Random(f"{port}/{target_port}")  # noqa: S311  the same losses on the same link every time
         self._server: asyncio.Server | None = None
         self._ends: set[_End] = set()
         self._dials: set[asyncio.Task[None]] = set()
@@ -68,6 +74,22 @@ class Link:
         self.delay_ms = delay_ms
         for end in list(self._ends):
             end.wake()
+
+    def set_loss(self, share: float) -> None:
+        """Lose this share of segments, each way, from now on."""
+        if not 0 <= share < 1:
+            raise ValueError("a loss is a share from 0 to below 1")
+        self.loss = share
+
+    def _transit_s(self, size_bytes: int) -> float:
+        """How long what was just read is under way: once more, and the sender's wait, for each time it is lost."""
+        transit_ms = self.delay_ms
+        if self.loss:
+            segments = -(-size_bytes // SEGMENT_SIZE_BYTES)
+            while self._chance.random() < 1 - (1 - self.loss) ** segments:
+                transit_ms += max(RETRANSMIT_MS_MIN, 2 * self.delay_ms)
+                segments = 1
+        return transit_ms / 1000
 
     def _reset(self) -> None:
         for end in list(self._ends):
@@ -127,7 +149,7 @@ class _End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
-        self._queue.append((loop.time() + self._link.delay_ms / 1000, data))
+        self._queue.append((loop.time() + self._link._transit_s(len(data)), data))
         self._queued_bytes += len(data)
         self.wake()
 

@@ -267,9 +267,10 @@ class LocalCluster:
             link.set_fault(Fault.SILENT if apart else Fault.NONE)
 
     def heal(self) -> None:
-        """No partition, drop or delay any more."""
+        """No partition, drop, loss or delay any more."""
         for link in self._links.values():
             link.set_delay(0)
+            link.set_loss(0.0)
             link.set_fault(Fault.NONE)
 
     def delay(self, delay_ms: int, which: int | str | None = None) -> None:
@@ -277,6 +278,14 @@ class LocalCluster:
         try:
             for _, link in self._faulty_links(which):
                 link.set_delay(delay_ms)
+        except ValueError as error:
+            raise ClusterError(str(error), Code.BAD_REQUEST) from None
+
+    def lose(self, share: float) -> None:
+        """Lose a share of the segments of every link, each way."""
+        try:
+            for _, link in self._faulty_links(None):
+                link.set_loss(share)
         except ValueError as error:
             raise ClusterError(str(error), Code.BAD_REQUEST) from None
 
@@ -311,9 +320,9 @@ class LocalCluster:
     def status(self) -> dict[str, Any]:
         """What the runner knows, as JSON values."""
         faults = [
-            {"from": source, "to": target, "fault": link.fault.value, "delay_ms": link.delay_ms}
+            {"from": source, "to": target, "fault": link.fault.value, "delay_ms": link.delay_ms, "loss": link.loss}
             for (source, target), link in self._links.items()
-            if link.fault is not Fault.NONE or link.delay_ms
+            if link.fault is not Fault.NONE or link.delay_ms or link.loss
         ]
         return {
             "directory": str(self.directory),

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from pathlib import Path
 
 import pytest
 
-from bench.client import (
-    NOT_ANSWERED,
-    Generator,
-    Order,
-    Share,
-    problem_code,
-    read_out,
-    sign_share,
-    write_out,
-)
+from bench.client import NOT_ANSWERED, Generator, problem_code, read_out, write_out
 from bench.http import parse_head
 from bench.mix import World
 from bench.schedule import due_times
+from bench.signing import Order, Share, Signer, sign_share, unsigned_share, write_signed
 from ledger.crypto import verify_joined
+from ledger.transaction import Transaction
 
 
 def an_order(index: int) -> Order:
     return Order(
-        parent_pid=1, seed=3, mix="standard", rate=100.0, duration_s=1.0, poisson=True, spacing=2, index=index,
-        clients=3, chain_id=(b"\x01" + bytes(32)).hex(), valid_until=10, urls=["http://127.0.0.1:1"], out="",
+        parent_pid=1, seed=3, mix="standard", rate=100.0, duration_s=1.0, poisson=True, spacing=2, size_bytes=0,
+        accounts=0, post_txs_max=2_000, index=index,
+        clients=3, chain_id=(b"\x01" + bytes(32)).hex(), validity_heights=10, is_ahead=False,
+        urls=["http://127.0.0.1:1"], out="",
     )  # fmt: skip
 
 
@@ -37,6 +33,27 @@ def test_the_clients_shares_are_the_whole_run_and_do_not_overlap() -> None:
     ids = [tx_id for share in shares for tx_id in share.ids]
     assert len(set(ids)) == len(ids) == len(times)
     assert all(verify_joined(wire) for share in shares for wire in share.wires)
+
+
+@pytest.mark.asyncio
+async def test_what_is_signed_ahead_is_taken_as_it_is_needed() -> None:
+    order = an_order(1)
+    whole, share = sign_share(order), unsigned_share(order)
+    reader, out = asyncio.StreamReader(), io.BytesIO()
+    for wire in whole.wires:
+        write_signed(out, Transaction.decode(wire))
+    reader.feed_data(out.getvalue())
+    signer = Signer(share, ahead_txs=4)
+    taking = asyncio.create_task(signer.take(reader))
+    await signer.full.wait()
+    assert (share.ready, share.wires[4]) == (4, b"")
+    signer.posted(2)
+    signer.full.clear()
+    await signer.full.wait()
+    assert share.ready == 6
+    signer.posted(len(share.wires))
+    await taking
+    assert (share.wires, share.ids, share.due_s) == (whole.wires, whole.ids, whole.due_s)
 
 
 def test_what_a_client_writes_is_what_its_parent_reads(tmp_path: Path) -> None:
@@ -73,9 +90,9 @@ async def test_a_connection_that_the_node_ended_while_it_was_idle_is_not_used_ag
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        generator = Generator(Share([0.0, 0.0], [b"a", b"b"], [b"", b""]), [url])
+        generator = Generator(Share([0.0, 0.0], [b"a", b"b"], [b"", b""], 2), [url], 2_000)
         await generator._post(0, 0, 1)
-        while not generator._idle[0][0].ended:
+        while generator._idle[0][0].is_open:
             await asyncio.sleep(0)
         await generator._post(0, 1, 2)
         generator.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import comet
+from bench import comet, comet_run, scenarios
 from bench.checks import Check
 from bench.comet_chain import block_txs, header_height, result_of
 from bench.comet_client import (
@@ -29,9 +29,12 @@ from bench.comet_client import (
 from bench.comet_nodes import DOOR, NODES, SETUPS, SOURCE, TUNED, Settings, lay_out, rpc_url, with_settings
 from bench.comet_report import Config, Results, document, passes, text
 from bench.comet_run import signatures_check
-from bench.figures import Latencies, Tally
-from bench.observer import BenchError
+from bench.figures import Latencies, Sent, Tally
+from bench.observer import BenchError, Unavailable
+from bench.options import Options
+from bench.scenarios import SCENARIOS
 from bench.schedule import due_times
+from bench.series import series
 from ledger.crypto import PUBLIC_KEY_SIZE_BYTES, SIGNATURE_SIZE_BYTES, hash_bytes, verify_joined
 
 CONFIG_TOML = """# A comment with timeout_commit = in it
@@ -84,6 +87,7 @@ GOOD = Results(
     failed_posts=0,
     emptied=True,
     checks=(Check("the last block's hash is the same on all nodes", True, "height 9"),),
+    series=series([Sent(6.0, "pair", 0, 6.1, 0)], [6.1], 5.0, 25.0, 5.0),
 )
 
 
@@ -333,3 +337,35 @@ def test_the_document_says_what_it_was_built_from_and_null_for_infinite() -> Non
     assert (found["config"]["cometbft"], found["config"]["go"], found["config"]["machine"]) == (
         "0.38.0", "go1.99", "a machine",
     )  # fmt: skip
+
+
+@pytest.mark.asyncio
+async def test_a_scenario_offers_its_share_for_its_time_and_gives_what_our_rows_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[comet_run.Options] = []
+    results = GOOD
+
+    async def run(options: comet_run.Options, program: Path, say: object) -> tuple[Config, Results]:
+        asked.append(options)
+        return CONFIG, results
+
+    monkeypatch.setattr(scenarios, "build", lambda: Path("comet-node"))
+    monkeypatch.setattr(comet_run, "run", run)
+    for setup in SETUPS:
+        offered = Options(share=0.3, duration_s=8.0, warmup_s=3.0)
+        found = await SCENARIOS[f"comet {setup}"].runner(offered, print)
+        assert asked[-1] == comet_run.Options(setup, share=0.3, duration_s=8.0, warmup_s=3.0)
+        assert (found["sound"], found["passes"], found["config"]["faults"]) == (True, True, "none")
+        assert found["results"]["limit"] == 7_450.0
+        assert found["results"]["committed_per_s"] == 999.0
+    results = replace(GOOD, committed_per_s=0.0)
+    with pytest.raises(BenchError, match="nothing to compare"):
+        await SCENARIOS["comet stock"].runner(Options(), print)
+
+
+@pytest.mark.asyncio
+async def test_a_scenario_whose_program_cannot_be_built_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Unavailable, match="no Go"):
+        await SCENARIOS["comet tuned"].runner(Options(), print)

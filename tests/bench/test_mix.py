@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.client import sign
-from bench.mix import FAMILY, MIXES, SENDERS, World
+from bench.mix import FAMILY, MIXES, SENDERS, SERIALS_PER_TX, World
+from bench.signing import sign
 from ledger.block import Proposal
 from ledger.execution import Executor
 from ledger.genesis import Genesis, Parameters
@@ -25,7 +25,7 @@ VALID_UNTIL = 90_000
 
 
 def a_world(mix: str = "standard", count: int = COUNT) -> World:
-    return World(7, mix, count, SPACING)
+    return World(7, mix, count, SPACING, size_bytes=1_024 if mix == "sized" else 0)
 
 
 class _State:
@@ -95,8 +95,9 @@ def test_every_transaction_of_a_run_is_accepted_in_order(mix: str) -> None:
         )
         for number, call in enumerate(world.setup())
     ]
-    txs = [sign(world, world.keys, genesis.chain_id, i, VALID_UNTIL) for i in range(600)]
-    for group in (set_up, *(txs[first : first + 100] for first in range(0, 600, 100))):
+    count = 100 if mix == "bulk" else 600
+    txs = [sign(world, world.keys, genesis.chain_id, i, VALID_UNTIL) for i in range(count)]
+    for group in (set_up, *(txs[first : first + 100] for first in range(0, count, 100))):
         if not group:
             continue
         batch = Batch(tuple(tx.wire for tx in group))
@@ -107,4 +108,26 @@ def test_every_transaction_of_a_run_is_accepted_in_order(mix: str) -> None:
         tip = result.tip
         assert [receipt for receipt in result.receipts if receipt.code] == []
     sizes = [len(tx.wire) for tx in txs]
-    assert 200 < sum(sizes) / len(sizes) < 320
+    low, high = {"bulk": (5_000, 20_000), "sized": (1_020, 1_028)}.get(mix, (200, 320))
+    assert low < sum(sizes) / len(sizes) < high
+
+
+@pytest.mark.parametrize("size_bytes", [512, 1_024, 4_096])
+def test_a_transaction_is_padded_to_the_size_asked_for(size_bytes: int) -> None:
+    world = World(1, "sized", 2_000, SPACING, size_bytes=size_bytes)
+    sizes = {len(sign(world, world.keys, bytes([1]) + bytes(32), i, VALID_UNTIL).wire) for i in range(0, 2_000, 97)}
+    assert all(abs(size - size_bytes) <= 8 for size in sizes)
+
+
+def test_bulk_events_are_about_five_hundred_serials_of_a_lot_that_was_commissioned_before() -> None:
+    world = World(1, "bulk", 400, 5)
+    calls = [world.operation(i) for i in range(400)]
+    assert {call.serials for call in calls} == {SERIALS_PER_TX}
+    made = {f"01/{world.gtin}/21/{sn}" for call in calls if call.kind == "commission lot" for sn in call.fields[5]}
+    assert all(made.issuperset(call.fields[0]) for call in calls if call.kind != "commission lot")
+
+
+def test_transfers_go_to_the_accounts_of_a_large_state() -> None:
+    world = World(1, "payments", 300, SPACING, accounts=50)
+    owners = {world.account(number).hex() for number in range(50)}
+    assert {call.fields[1] for call in map(world.operation, range(300)) if call.kind == "transfer"} <= owners

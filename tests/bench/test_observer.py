@@ -76,6 +76,18 @@ async def test_a_follower_that_ended_is_not_waited_for() -> None:
             await caught_up([watch], [follower], 2)
 
 
+@pytest.mark.asyncio
+async def test_a_connection_that_the_node_ended_is_known_to_be() -> None:
+    async with serving(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}") as (url, _):
+        connection = await Connection.open(url)
+        assert connection.is_open
+        assert await connection.request("GET", "/v1/status") == (200, b"{}")
+        with pytest.raises(EOFError):
+            await connection.request("GET", "/v1/status")
+        assert not connection.is_open
+        connection.close()
+
+
 def test_a_comment_has_no_data() -> None:
     assert event_data(b": keep-alive") == b""
     assert event_data(b"id: 1\nevent: block\ndata: {}") == b"{}"

@@ -9,11 +9,14 @@ from dataclasses import replace
 from bench.checks import Check
 from bench.figures import Latencies, Tally
 from bench.report import Config, Costs, Results, document, passes, text
+from bench.series import Minute, Samples, Series
 
 CONFIG = Config(
-    machine="a machine", cores=2, python="3.11.7", commit="abc", nodes=4, faults="none", rate=2_000.0, schedule="fixed",
-    mix="standard", shares={"ship": 0.5, "grant": 0.5}, senders=1_000, tx_size_bytes=251.4, warmup_s=5.0,
-    duration_s=20.0, clients=2, seed=1, post_interval_ms=20.0, view_timeout_ms=1_000,
+    machine="a machine", cores=2, python="3.11.7", commit="abc", nodes=4, faults="none", links="direct",
+    accounts=0, rate=2_000.0, schedule="fixed",
+    mix="standard", shares={"ship": 0.5, "grant": 0.5}, senders=1_000, tx_size_bytes=251.4,
+    serials_per_tx=0.4, warmup_s=5.0,
+    duration_s=20.0, clients=2, seed=1, post_txs_max=2_000, post_interval_ms=20.0, view_timeout_ms=1_000,
 )  # fmt: skip
 GOOD = Results(
     tally=Tally(40_000, 39_990, {}, {2104: 10}, {"ship": 20_000, "grant": 20_000}),
@@ -28,6 +31,8 @@ GOOD = Results(
     failed_posts=0,
     synced_txs=0,
     checks=(Check("money is conserved", True, "1 held"),),
+    series=Series(0.1, [200] * 250, [90.0] * 100, [Minute(0.0, 1_999.5, 90.0, 240.0)], 0.0, 0.2),
+    samples=Samples([1.0], [[50, 51, 52, 53]], [[60, 61, 62, 63]]),
 )
 
 

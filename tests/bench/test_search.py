@@ -1,8 +1,10 @@
-"""The search for the highest rate."""
+"""The search for the highest load that passes."""
 
 from __future__ import annotations
 
-from bench.search import PRECISION, STEPS_MAX, find_max
+import pytest
+
+from bench.search import PRECISION, STEPS_MAX, Search, find_max
 
 
 def searched(start: float, limit: float) -> tuple[float | None, list[float]]:
@@ -34,3 +36,20 @@ def test_the_best_run_that_passed_is_kept_though_later_ones_fail() -> None:
     best, tried = searched(1_000.0, 1_000.0)
     assert best == 1_000.0
     assert max(tried) > 1_000.0
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.3, 0.31, 0.77, 2.0])
+def test_shares_are_searched_as_rates_are(limit: float) -> None:
+    search = Search(0.3, 20)
+    while not search.done:
+        search.note(search.load <= limit)
+    assert search.low <= limit < search.low * (1 + PRECISION) * 1.001
+
+
+def test_the_search_ends_with_its_steps_whatever_passes() -> None:
+    for passed in (True, False):
+        search = Search(0.3, 4)
+        while not search.done:
+            search.note(passed)
+        assert search.steps == 4
+        assert bool(search.low) == passed

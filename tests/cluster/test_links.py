@@ -144,6 +144,25 @@ async def test_a_delay_holds_each_direction_back() -> None:
         assert asyncio.get_running_loop().time() - began >= 0.079
 
 
+def test_what_is_lost_waits_to_be_sent_again() -> None:
+    link = Link(0, 1)
+    link.set_delay(150)
+    assert link._transit_s(100) == 0.150
+    link.set_loss(0.01)
+    one, ten = (
+        sum(link._transit_s(segments * links.SEGMENT_SIZE_BYTES) > 0.440 for _ in range(10_000)) / 10_000
+        for segments in (1, 10)
+    )
+    assert 0.005 < one < 0.015
+    assert 0.08 < ten < 0.11
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_loss_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError):
+        Link(0, 1).set_loss(share)
+
+
 @pytest.mark.asyncio
 async def test_a_target_that_does_not_listen_costs_the_caller_its_connection() -> None:
     async with linked() as (link, target):
