@@ -9,7 +9,8 @@ Must not know: networks, or how the node runs.
 from __future__ import annotations
 
 import shutil
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,38 +123,46 @@ def open_home(config: NodeConfig) -> Home:
 
 def check_new(config: NodeConfig) -> None:
     """AlreadyInitialised where a node's data hold more than a new chain: then no others may take their place."""
-    folder = config.home / DATA
-    if not folder.exists() or not any(folder.iterdir()):
+    with _held_if_new(config):
+        pass
+
+
+@contextmanager
+def _held_if_new(config: NodeConfig) -> Iterator[None]:
+    """The same, and no node begins on them meanwhile."""
+    path = config.home / DATA
+    if not path.exists() or not any(path.iterdir()):
+        yield
         return
-    if not (folder / "FORMAT").exists():
-        raise AlreadyInitialised(folder)
-    opened = open_home(config)
-    try:
-        is_new = opened.store.tip.height == 0 and not opened.records()
-    finally:
-        opened.close()
-    if not is_new or any((folder / "vault").iterdir()):
-        raise AlreadyInitialised(folder)
+    shutil.rmtree(config.home / FORMER, ignore_errors=True)  # others took their place, and whoever did that was killed
+    if not (path / "FORMAT").exists():
+        raise AlreadyInitialised(path)
+    with DataDir(path) as folder:
+        with closing(LevelDB(folder.db)) as kv, closing(WriteAheadLog(folder.wal, create=False)) as wal:
+            upgrade(kv)
+            store = ChainStore(kv)
+            is_new = store.tip.height == 0 and not replay(wal, kv, folder.db, store.refetching)
+        if not is_new or any(folder.vault.iterdir()):
+            raise AlreadyInitialised(path)
+        yield
 
 
 def take_place(config: NodeConfig, draft: Path) -> None:
     """Put a whole data folder of the same home in the place of a new chain's. Killed at any moment, it is there or not,
     and whoever made it can be called again."""
-    check_new(config)
     folder, former = config.home / DATA, config.home / FORMER
-    shutil.rmtree(former, ignore_errors=True)
-    if folder.exists():
-        folder.rename(former)
-    draft.rename(folder)
-    sync_folder(config.home)
+    with _held_if_new(config):
+        if folder.exists():
+            shutil.rmtree(former, ignore_errors=True)
+            folder.rename(former)
+        draft.rename(folder)
+        sync_folder(config.home)
     shutil.rmtree(former, ignore_errors=True)
 
 
-def mute_unless_new(store: ChainStore, log: Path, key: bytes) -> bool:
-    """In data that do not tell what the key signed: if it may ever have, it signs nothing any more (MC5007). Whether
-    that is so. To be called before the folder is a node's."""
-    if not store.may_have_signed(key):
-        return False
-    store.mute(key)
-    begin_muted(log, key)
-    return True
+def mute_if_signed(store: ChainStore, log: Path, key: bytes) -> None:
+    """In data that do not tell what the key signed: if it may ever have, it signs nothing any more (MC5007). To be
+    called before the folder is a node's."""
+    if store.may_have_signed(key):
+        store.mute(key)
+        begin_muted(log, key)

@@ -28,7 +28,7 @@ from ledger.errors import Code, CodecError
 from ledger.genesis import Genesis
 from ledger.stateproof import BUCKETS
 from node.config import NodeConfig
-from node.home import check_new, mute_unless_new, read_genesis, take_place
+from node.home import check_new, mute_if_signed, read_genesis, take_place
 from node.network import transport_config
 from node.snapshots import BLOCKS, EPOCHS, LEAVES, OFFER, Question
 from node.snapshots import BUCKETS as BUCKETS_OF
@@ -487,12 +487,15 @@ async def join(
             assembly.finish()
         store = ChainStore(kv)
         height = store.tip.height
-        muted = not keep_key and mute_unless_new(store, draft / "wal", key.public)
+        if not keep_key:
+            mute_if_signed(store, draft / "wal", key.public)
+        # Also one that a former attempt muted.
+        signs = not store.is_muted(key.public, for_good=True)
         kv.settle()
     WriteAheadLog(draft / "wal").close()  # its making may have been cut short
     complete(draft)
     take_place(config, draft)
-    return height, not muted, progress
+    return height, signs, progress
 
 
 def _open(path: Path) -> Any:

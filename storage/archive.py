@@ -36,7 +36,7 @@ from storage.errors import BadArchive, from_os_error
 from storage.leveldb import LevelDB
 from storage.migrations import STEPS, upgrade
 from storage.shortening import begin_muted, forget_log, replay
-from storage.verification import check_head, verify_store
+from storage.verification import check_head, check_shapes, verify_store
 from storage.wal import WriteAheadLog
 
 FORMAT: Final = "medchain/backup/1"
@@ -173,9 +173,12 @@ def restore(
         found.append(_unpack(archive, draft, executor.genesis.chain_id, with_log, progress))
         with closing(LevelDB(draft / "db")) as kv:
             upgrade(kv)
+            check_shapes(kv)
             store = ChainStore(kv)
             if Manifest(store.chain_id, store.tip.height, store.tip.block_hash) != found[0]:
                 raise BadArchive("the store is not at the block that backup.json names")
+            if store.diverged is not None:
+                raise BadArchive(f"its state at height {store.diverged[0]} is not the one that was certified")
             _check_head(store)
             verify_store(kv, store, executor, verified)
             if with_log:
@@ -252,10 +255,15 @@ def _read_files(archive: BinaryIO) -> Iterator[tuple[str, bytes]]:
 
 
 def _exactly(archive: BinaryIO, size_bytes: int) -> bytes:
-    data = archive.read(size_bytes)
-    if len(data) != size_bytes:
-        raise BadArchive("its end is missing")
-    return data
+    """However few a pipe gives at a time."""
+    parts: list[bytes] = []
+    while size_bytes:
+        part = archive.read(size_bytes)
+        if not part:
+            raise BadArchive("its end is missing")
+        parts.append(part)
+        size_bytes -= len(part)
+    return b"".join(parts)
 
 
 def _sums(data: bytes) -> dict[str, str]:
@@ -291,14 +299,15 @@ def _write_file(path: Path, data: bytes) -> None:
 
 
 def _check_head(store: ChainStore) -> None:
-    """The state at the last checkpoint is one that a quorum certified, by validators that lead back to genesis."""
+    """A state is certified by validators that lead back to genesis; where not all blocks are here to be executed again,
+    that is the one at the last checkpoint."""
     try:
         certified = check_head(store)
     except Unprovable as error:
         raise BadArchive(str(error)) from None
     except Refused as error:
         raise BadArchive(f"its certificates do not lead back to genesis ({error})") from None
-    if certified != store.tip.checkpoint_height:
+    if certified != store.tip.checkpoint_height and store.known_from > 1:
         raise BadArchive(
             f"the state at its last checkpoint, height {store.tip.checkpoint_height}, is not certified yet: start the "
             "node, and stop it again a moment later"

@@ -29,7 +29,7 @@ from ledger.block import (
 )
 from ledger.codec import Value, encode
 from ledger.crypto import HASH_SIZE_BYTES
-from ledger.errors import CodecError
+from ledger.errors import CodecError, ConfigError
 from ledger.execution import BlockResult, Tip
 from ledger.genesis import Genesis
 from ledger.modules import members
@@ -75,9 +75,12 @@ class ChainStore:
             raise VersionMismatch("the chain store", found=_version(stored_format), supported=_version(schema.FORMAT))
         if genesis is None or tip is None:
             raise Corruption("genesis or tip is missing")
-        self.genesis_json = genesis.decode()
-        self.chain_id = Genesis.from_json(self.genesis_json).chain_id
-        self._tip = Tip.from_value(decode_record(tip, schema.TIP_KEY))
+        self.genesis_json = genesis.decode(errors="replace")
+        try:
+            self.chain_id = Genesis.from_json(self.genesis_json).chain_id
+        except ConfigError:
+            raise Corruption("the genesis is damaged") from None
+        self._tip = _read(Tip.from_value, tip, schema.TIP_KEY)
         pruned = kv.get(schema.PRUNED_KEY)
         self._pruned = 0 if pruned is None else schema.unpack_height(pruned)
         indexed = kv.get(schema.INDEXED_KEY)
@@ -150,9 +153,9 @@ class ChainStore:
         return self._kv.get(schema.MUTED + key) is not None or (not for_good and self.refetching > 0)
 
     def may_have_signed(self, key: bytes) -> bool:
-        """Whether the key is in the validator set of any epoch so far, or of the one that is decided to come."""
-        epochs = range(self._tip.validators.epoch + 1)
-        sets = [self.validator_set(epoch) for epoch in epochs] + [members.next_validators(self)]
+        """Whether the key is in the validator set of any epoch that is known of (who joins knows of some above the
+        tip), or of the one that is decided to come."""
+        sets = [*self.validator_sets(), members.next_validators(self)]
         return any(one is not None and one.index(key) is not None for one in sets)
 
     def mute(self, key: bytes) -> None:
@@ -333,6 +336,10 @@ class ChainStore:
         key = schema.at_height(schema.VALIDATORS, epoch)
         data = self._kv.get(key)
         return None if data is None else _read(ValidatorSet.from_value, data, key)
+
+    def validator_sets(self) -> list[ValidatorSet]:
+        """All that are known, by epoch."""
+        return [_read(ValidatorSet.from_value, data, key) for key, data in self._kv.scan_prefix(schema.VALIDATORS)]
 
     def link(self, epoch: int) -> tuple[Value, ...] | None:
         """(validators of the next epoch, encoded; entries; siblings): their proof under the root at the epoch's end."""

@@ -53,6 +53,14 @@ MUTED = META + b"muted"
 BUCKET_SIZE_BYTES = 2
 INDEX_HASH_SIZE_BYTES = 20  # nobody finds two names in 2^80 tries; each byte is paid for in every entry
 
+# (bytes of a key, bytes of its value) where they are of one size; 0: of any.
+_SIZES = {
+    PROPOSAL: (9, 0), BATCH: (34, 0), AGAIN: (34, 8), HEADER: (9, 0), RESULTS: (9, 33), RECEIPTS: (9, 0),
+    TRANSACTION: (34, 12), INDEX: (33, 33), STATE: (0, 0), UNDO: (9, 0), LEAF: (3, 32), ROOT: (9, 33),
+    CHECKPOINT: (9, 0), VALIDATORS: (9, 0), LINK: (9, 0), META: (0, 0),
+}  # fmt: skip
+_META_SIZES = {PRUNED_KEY: 8, DIVERGED_KEY: 41, INDEXED_KEY: 8, REFETCH_KEY: 8, LOGGED_KEY: 24}
+
 _HEIGHT = Struct(">Q")
 _PLACE = Struct(">QI")
 PLACE_SIZE_BYTES = _PLACE.size
@@ -82,6 +90,12 @@ def height_of(key: bytes) -> int:
     """The height in a key made by `at_height`."""
     height: int = _HEIGHT.unpack_from(key, 1)[0]
     return height
+
+
+def is_shaped(key: bytes, value: bytes) -> bool:
+    """Whether a row's key and value have the sizes of its kind. All that this software writes has."""
+    key_size, value_size = _SIZES.get(key[:1], (-1, 0))
+    return key_size in (0, len(key)) and _META_SIZES.get(key, value_size) in (0, len(value))
 
 
 def next_key(key: bytes) -> bytes:

@@ -21,6 +21,7 @@ from storage.verification import verify_kept, verify_store
 from tests.storage.test_chain import (
     CHECKPOINT_INTERVAL,
     GENESIS,
+    NEW_KEY,
     PARAMETERS,
     Cluster,
     Node,
@@ -174,6 +175,30 @@ def test_what_it_does_not_know_it_does_not_tell(source: Node) -> None:
     assert copy.store.known_from == copy.store.tip.height + 1
     assert source.store.lookup("note", b"n1-0", limit=5)
     assert not copy.store.lookup("note", b"n1-0", limit=5)
+
+
+def test_a_key_of_an_epoch_above_the_target_may_have_signed() -> None:
+    """The peers showed that epoch to who joins; the state at the target knows nothing of it."""
+    node = Node(MemoryKeyValue(), Cluster())
+    grow(node, CHECKPOINT_INTERVAL)
+    snapshot, kv = snapshot_of(node), MemoryKeyValue()
+    assembly, offer_then = Assembly(kv, GENESIS), offered(node, snapshot)
+    change_validators(node)
+    node.store.put_checkpoint(checkpoint_of(node.store, node.store.tip.validators.first_height - 1))
+    assembly.take_epochs(0, travelled(epochs(node.store, 0)))
+    assert assembly.aim(offer_then) is not None
+    for part in assembly.missing_parts():
+        assembly.take_leaves(part, snapshot.leaves(part))
+    while missing := assembly.missing_buckets():
+        assembly.take_buckets(missing[0], travelled(snapshot.buckets(missing[0], missing[0])))
+    while assembly.next_block:
+        assembly.take_blocks(travelled(snapshot.blocks(assembly.next_block)))
+    assembly.finish()
+    store = ChainStore(kv)
+    assert NEW_KEY.public not in store.tip.validators.keys
+    assert store.may_have_signed(NEW_KEY.public)
+    assert not store.may_have_signed(bytes(33))
+    verify_store(kv, store, executor())
 
 
 def test_before_its_end_it_is_no_store(source: Node) -> None:
