@@ -204,6 +204,7 @@ class Replica:
         ] = {}  # height -> proposal, what it needs and is not here
         self._postponed = False  # whether proposals wait for lower heights to be executed
         self._allowance = Allowance()
+        self._refused = Allowance()  # for batches that were not taken: who catches up from us may use up the other
 
     # Life
 
@@ -417,12 +418,12 @@ class Replica:
 
     def _on_batch(self, key: bytes, payload: bytes) -> None:
         now_ms = self.outside.now_ms()
-        if self._allowance.left_bytes(key, now_ms) <= 0:
+        if self._refused.left_bytes(key, now_ms) <= 0:
             return  # it sends what is refused, again and again
         batch = Batch.decode(payload)
         digest = batch.digest
         if not self.pool.admit(digest, len(payload), key, self.engine.validators.keys):
-            self._allowance.spend(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
+            self._refused.spend(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
             return
         try:
             wanted = self.pool.is_wanted(digest)
@@ -436,7 +437,7 @@ class Replica:
             raise
         if useless and not wanted:
             self.pool.reject(digest)
-            self._allowance.spend(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
+            self._refused.spend(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
             return
         self.outside.check_batch(batch, key, wanted, lambda valid: self._on_batch_checked(key, batch, valid))
 
@@ -596,6 +597,7 @@ class Replica:
             self.outside.send(request[0], Kind.EPOCH_REQUEST, request[1])
         self._report()
         self._allowance.forget_refilled(now_ms)
+        self._refused.forget_refilled(now_ms)
         decided = {digest for deliver in self._undelivered for digest in deliver.proposal.batches}
         leader = self.engine.validators.keys[self.engine.leader]
         # Before patience with a leader who only lacks it can end.
