@@ -87,6 +87,7 @@ class LevelDB:
         self._path = Path(path)
         self._write_buffer_bytes = write_buffer_bytes
         self._inflight: list[None] = []
+        self._orphans: list[Any] = []  # at most one for each scan or snapshot that was open
         self._closing = True
         self._write_failure: StorageError | None = None
         self._lifecycle = threading.Lock()
@@ -226,10 +227,13 @@ class LevelDB:
             self._release(cursor)
 
     def _release(self, resource: Any) -> None:
-        """Close an iterator or a snapshot, unless closing the database has done or will do so."""
+        """Close an iterator or a snapshot, unless closing the database has done or will do so. It is kept until that is
+        over: the library lets go of the interpreter as it frees one, and would free the database under it."""
         try:
             self._inflight.append(None)
-            if not self._closing:
+            if self._closing:
+                self._orphans.append(resource)
+            else:
                 resource.close()
         finally:
             self._inflight.pop()
@@ -281,6 +285,7 @@ class LevelDB:
         if self._db is not None:
             self._db.close()
             self._db = None
+        self._orphans.clear()
 
     @contextmanager
     def _using(self) -> Iterator[None]:
