@@ -121,6 +121,8 @@ async def _measure(options: Options, setup: Setup, nodes: Nodes, folder: Path, s
         for client in clients:
             send_start(client, start_s)
         reports = [asyncio.create_task(answer_of(client)) for client in clients]
+        for report in reports:
+            stack.callback(report.cancel)
         await asyncio.sleep(start_s + options.warmup_s - time.monotonic())
         before_s = nodes.processor_s()
         say(f"warm, height {watches[0].last_height}; measuring for {options.duration_s:g} s")

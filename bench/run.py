@@ -89,6 +89,8 @@ async def _measure(options: Options, world: World, cluster: LocalCluster, say: S
         for process in processes:
             send_start(process, start_s)
         reports = [asyncio.create_task(answer_of(process)) for process in processes]
+        for report in reports:
+            stack.callback(report.cancel)
         before = await _at(start_s + options.warmup_s, options, others, watches[0], start_s, say)
         works = []
         if victim is not None:
