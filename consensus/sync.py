@@ -196,19 +196,16 @@ class BlockSync(Generic[B]):
     def _idle(self, height: int, now_ms: int) -> list[tuple[Hashable, _Peer]]:
         """Who may be asked: the quickest first, then who was asked longest ago. Where somebody serves us well enough,
         one at a time of those not tried yet."""
-        tried = [peer for peer in self._peers.values() if peer.took_ms is not None]
-        untried = [peer for peer in self._peers.values() if peer.took_ms is None]
-        full = any(peer.rate for peer in tried) and any(peer.request is not None for peer in untried)
         found = [
             (key, peer)
             for key, peer in self._peers.items()
             if (peer.request is None or peer.overdue) and peer.height > height and peer.blamed_until_ms <= now_ms
-            if not (full and peer.took_ms is None)
         ]
         found.sort(key=lambda item: (-item[1].rate, item[1].asked_at_ms))
-        if any(peer.rate for peer in tried):
+        if any(peer.rate for peer in self._peers.values() if peer.took_ms is not None):
+            tries = any(peer.request is not None for peer in self._peers.values() if peer.took_ms is None)
             new = [item for item in found if item[1].took_ms is None]
-            found = [item for item in found if item not in new[1:]]
+            found = [item for item in found if item not in new[0 if tries else 1 :]]
         return found
 
     def _is_overdue(self, height: int, now_ms: int) -> bool:

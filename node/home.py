@@ -28,7 +28,7 @@ from storage.files import sync_folder
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
 from storage.pruning import keep_blocks_min
-from storage.shortening import begin_muted, replay
+from storage.shortening import replay
 from storage.wal import Record, WriteAheadLog
 
 DATA = "data"
@@ -158,11 +158,3 @@ def take_place(config: NodeConfig, draft: Path) -> None:
         draft.rename(folder)
         sync_folder(config.home)
     shutil.rmtree(former, ignore_errors=True)
-
-
-def mute_if_signed(store: ChainStore, log: Path, key: bytes) -> None:
-    """In data that do not tell what the key signed: if it may ever have, it signs nothing any more (MC5007). To be
-    called before the folder is a node's."""
-    if store.may_have_signed(key):
-        store.mute(key)
-        begin_muted(log, key)

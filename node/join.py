@@ -28,7 +28,7 @@ from ledger.errors import Code, CodecError
 from ledger.genesis import Genesis
 from ledger.stateproof import BUCKETS
 from node.config import NodeConfig
-from node.home import check_new, mute_if_signed, read_genesis, take_place
+from node.home import check_new, read_genesis, take_place
 from node.network import transport_config
 from node.snapshots import BLOCKS, EPOCHS, LEAVES, OFFER, Question
 from node.snapshots import BUCKETS as BUCKETS_OF
@@ -41,7 +41,7 @@ from storage.assembly import Assembly, BadPiece
 from storage.chain import ChainStore
 from storage.datadir import complete
 from storage.leveldb import LevelDB
-from storage.wal import WriteAheadLog
+from storage.shortening import mute_if_signed
 
 JOINING = "joining"
 ANSWER_S_MAX = 10.0
@@ -492,7 +492,6 @@ async def join(
         # Also one that a former attempt muted.
         signs = not store.is_muted(key.public, for_good=True)
         kv.settle()
-    WriteAheadLog(draft / "wal").close()  # its making may have been cut short
     complete(draft)
     take_place(config, draft)
     return height, signs, progress

@@ -35,7 +35,7 @@ from storage.datadir import DataDir
 from storage.errors import BadArchive, from_os_error
 from storage.leveldb import LevelDB
 from storage.migrations import STEPS, upgrade
-from storage.shortening import begin_muted, forget_log, replay
+from storage.shortening import forget_log, mute_if_signed, replay
 from storage.verification import check_head, check_shapes, verify_store
 from storage.wal import WriteAheadLog
 
@@ -186,9 +186,7 @@ def restore(
                     replay(wal, kv, draft / "db", max(store.tip.height, store.refetching))
             else:
                 forget_log(kv)
-                if store.may_have_signed(key):
-                    store.mute(key)
-                    begin_muted(draft / "wal", key)
+                mute_if_signed(store, draft / "wal", key)
 
     DataDir.create(path, fill).close()
     return found[0]

@@ -45,8 +45,7 @@ def mend_format(path: Path) -> bool:
 def complete(path: Path) -> None:
     """Make a node's data of a folder that holds a store: with a vault and a log, empty unless they are there."""
     (path / "vault").mkdir(mode=0o700, exist_ok=True)
-    if not (path / "wal").exists():
-        WriteAheadLog(path / "wal").close()
+    WriteAheadLog(path / "wal").close()  # also where its making was cut short
     # Last, and whole at once: a folder without it was only begun.
     replace(path / "FORMAT", f"{FORMAT}\n".encode())
     sync_folder(path.parent)

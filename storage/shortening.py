@@ -21,6 +21,7 @@ from struct import Struct
 from typing import Final
 
 from storage import schema
+from storage.chain import ChainStore
 from storage.errors import Corruption, StorageError
 from storage.kv import KeyValue
 from storage.wal import Extent, Record, WriteAheadLog
@@ -87,6 +88,14 @@ def begin_muted(path: Path, key: bytes) -> None:
         mute(log, key)
     finally:
         log.close()
+
+
+def mute_if_signed(store: ChainStore, log: Path, key: bytes) -> None:
+    """In data that do not tell what the key signed: if it may ever have, it signs nothing any more. To be called before
+    the folder is a node's; `log` is where its log begins."""
+    if store.may_have_signed(key):
+        store.mute(key)
+        begin_muted(log, key)
 
 
 def muted(records: Iterable[Record]) -> set[bytes]:

@@ -90,11 +90,10 @@ def _check_epochs(kv: KeyValue, store: ChainStore) -> None:
         if certificate is None or link is None:
             continue  # executed here, and the certificate not come yet
         encoded, entries, siblings = link
+        told = encode(following.to_value())
         about = (certificate.epoch, certificate.valid(store.chain_id, before), encoded)
-        _same(f"what closed epoch {before.epoch}", about, (before.epoch, True, encode(following.to_value())))
-        proof = StateProof.from_value((entries, siblings)).verify(
-            certificate.state_root, VALIDATORS_KEY, encode(following.to_value())
-        )
+        _same(f"what closed epoch {before.epoch}", about, (before.epoch, True, told))
+        proof = StateProof.from_value((entries, siblings)).verify(certificate.state_root, VALIDATORS_KEY, told)
         _same(f"what leads to epoch {following.epoch}", proof, True)
     for key, _ in kv.scan(schema.at_height(schema.CHECKPOINT, store.tip.height + 1), prefix_end(schema.CHECKPOINT)):
         certificate = store.checkpoint(schema.height_of(key))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import click
 
-from node.cli.common import home_option, json_option, option, output, show
+from node.cli.common import bar, home_option, json_option, option, output, show
 
 DRAFT = "restoring"  # in the node's home, until it is whole
 
@@ -37,10 +36,10 @@ def backup(home: Path, out: str, with_vault: bool, as_json: bool) -> None:
     opened = open_home(config.load(home))
     try:
         size_bytes = sum(path.stat().st_size for path in opened.folder.db.iterdir() if path.is_file())
-        with _bar("bytes", size_bytes) as bar, output(out) as file:
+        with bar("bytes", size_bytes) as read, output(out) as file:
             manifest = write(
                 opened.folder, opened.kv, opened.store, file, with_vault=with_vault,
-                progress=lambda done: bar.update(min(done, size_bytes) - bar.pos),
+                progress=lambda done: read.update(min(done, size_bytes) - read.pos),
             )  # fmt: skip
     finally:
         opened.close()
@@ -89,8 +88,8 @@ def restore(file: Path, home: Path, keep_key: bool, as_json: bool) -> None:
         archive: Any
         with click.open_file(str(file), "rb") as archive, ExitStack() as bars:
             size_bytes = 0 if str(file) == "-" else file.stat().st_size
-            bar = bars.enter_context(_bar("bytes", size_bytes))
-            blocks = bars.enter_context(_bar("blocks", 1))
+            read = bars.enter_context(bar("bytes", size_bytes))
+            blocks = bars.enter_context(bar("blocks", 1))
 
             def verified(height: int, tip_height: int) -> None:
                 blocks.length = tip_height
@@ -98,7 +97,7 @@ def restore(file: Path, home: Path, keep_key: bool, as_json: bool) -> None:
 
             manifest = make(
                 archive, draft, executor, key, with_log=keep_key, verified=verified,
-                progress=lambda done: bar.update(min(done, size_bytes) - bar.pos),
+                progress=lambda done: read.update(min(done, size_bytes) - read.pos),
             )  # fmt: skip
         with DataDir(draft) as folder, closing(LevelDB(folder.db)) as kv:
             signs = not ChainStore(kv).is_muted(key, for_good=True)
@@ -108,7 +107,3 @@ def restore(file: Path, home: Path, keep_key: bool, as_json: bool) -> None:
         raise
     document = {"home": str(home), "chain": manifest.chain_id.hex(), "height": manifest.height, "signs": signs}
     show(document, as_json)
-
-
-def _bar(label: str, length: int) -> Any:
-    return click.progressbar(length=max(length, 1), label=label, file=sys.stderr, show_pos=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from node.cli.common import home_option, option, output
+from node.cli.common import bar, home_option, option, output
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
 
 
 @click.group()
@@ -69,8 +71,8 @@ def _export(table: str, home: Path, out: str, form: str, first: int | None, last
         if not oldest <= first <= last <= tip_height:
             text = f"heights {first} to {last} are not all there: this node has {oldest} to {tip_height}"
             raise click.UsageError(text)
-        with click.progressbar(length=last - first + 1, label="blocks", file=sys.stderr, show_pos=True) as bar:
-            rows = TABLES[table](opened.store, opened.registry, _told(range(first, last + 1), bar))
+        with bar("blocks", last - first + 1) as done:
+            rows = TABLES[table](opened.store, opened.registry, _told(range(first, last + 1), done))
             with output(out) as file:
                 count = write_ndjson(rows, file) if form == "ndjson" else write_parquet(table, rows, file)
     finally:
@@ -78,7 +80,7 @@ def _export(table: str, home: Path, out: str, form: str, first: int | None, last
     click.echo(f"{count} rows of blocks {first} to {last}", err=True)
 
 
-def _told(heights: Iterable[int], bar: Any) -> Iterator[int]:
+def _told(heights: Iterable[int], done: ProgressBar[int]) -> Iterator[int]:
     for height in heights:
         yield height
-        bar.update(1)
+        done.update(1)
