@@ -29,6 +29,7 @@ from ledger.errors import CodecError
 from ledger.transaction import HEIGHT_MAX, Batch
 from node.replica import Replica
 from p2p.frames import Kind
+from storage.pruning import keep_blocks_min
 from tests.simulation.byzantine_node import ByzantineNode
 from tests.simulation.byzantine_noise import (
     BatchFlood,
@@ -590,6 +591,35 @@ class Necromancer(ByzantineNode):
         yield self.proposal(message.view, replace(message.proposal, batches=batches))
 
 
+class Gravedigger(ByzantineNode):
+    """As leader it orders, some heights ahead of their turn, what all are about to forget: at the time of the vote
+    everyone has it in a block, and nobody once its second block is due.
+    """
+
+    AHEAD = 6
+
+    def __init__(self, cluster: Cluster, index: int) -> None:
+        super().__init__(cluster, index)
+        self.dug: dict[int, bytes] = {}  # height ahead -> what it says there
+
+    def act(self) -> None:
+        store, engine = self.replica.store, self.engine
+        height = store.tip.height + self.AHEAD
+        oldest = height - keep_blocks_min(store.tip.parameters) - 2
+        grave = store.block(oldest) if engine.is_leader and oldest > 0 else None
+        # One at a time; what is in a pool still would be kept for other reasons.
+        if grave is not None and grave.proposal.batches and height > max(self.dug, default=0) + self.AHEAD:
+            proposal = Proposal(height, self.wall_ms(), grave.proposal.batches)
+            self.dug[height] = proposal.digest
+            self.tell_all([self.proposal(engine.view, proposal)])
+
+    def say(self, key: bytes, message: Message) -> Iterable[Message]:
+        about = message.proposal if isinstance(message, PrePrepare) else message
+        if isinstance(about, Proposal | Vote) and self.dug.get(about.height, about.digest) != about.digest:
+            return ()
+        return (message,)
+
+
 STRATEGIES: dict[str, type[ByzantineNode]] = {
     "twins": Twins,
     "equivocator": Equivocator,
@@ -619,6 +649,7 @@ STRATEGIES: dict[str, type[ByzantineNode]] = {
     "turncoat": Turncoat,
     "repeater": Repeater,
     "necromancer": Necromancer,
+    "gravedigger": Gravedigger,
     "batch_withholder": BatchWithholder,
     "batch_flood": BatchFlood,
     "batch_forger": BatchForger,

@@ -24,6 +24,7 @@ from storage.chain import ChainStore
 from storage.memory import MemoryKeyValue
 from storage.pruning import prune
 from tests.simulation.disk import Disk
+from tests.simulation.options import EVERYONE
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
@@ -196,7 +197,7 @@ class SimulatedNode:
         if stable > self._shortened:
             self._shortened = stable
             self._log_base -= self.disk.shorten(stable)  # records that the replica knows nothing of
-            if self.cluster.options.pruning == self.index:
+            if self.cluster.options.pruning in (self.index, EVERYONE):
                 for _ in prune(self.kv, self.replica.store, 1):
                     pass
         self._flushing = False

@@ -10,6 +10,8 @@ from typing import Any
 
 from ledger.genesis import Parameters
 
+EVERYONE = -2
+
 
 @dataclass
 class Options:
@@ -36,7 +38,7 @@ class Options:
     segment_bytes_max: int = 64 * 1024 * 1024  # of the write-ahead log
     pool_txs_min: int = 500  # PoolConfig.backlog_txs_min
     pool_bytes_per_peer_max: int = 24 * 1024 * 1024  # PoolConfig.held_bytes_per_peer_max
-    pruning: int = -1  # the node that keeps as few blocks as may be; others must serve what it forgets
+    pruning: int = -1  # who keeps as few blocks as may be, a node (others must serve what it forgets) or EVERYONE
     ed25519: bool = False  # real signatures under consensus messages
 
     def to_json(self) -> dict[str, Any]:

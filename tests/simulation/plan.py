@@ -16,7 +16,7 @@ from typing import Any
 
 from ledger.genesis import Parameters
 from ledger.validators import faulty_max
-from tests.simulation.options import Options
+from tests.simulation.options import EVERYONE, Options
 
 FORMAT = "medchain/simulation-plan/1"
 SIZES = [4] * 10 + [5] * 4 + [6] * 3 + [7] * 4 + [8, 9, 10, 13]
@@ -76,6 +76,9 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
         _favour(options, "bogus_checkpoint", strategies)
     elif random.randrange(8) == 0:
         faults = _draw_leaving_behind(random, options, end_ms)
+    elif random.randrange(8) == 0:
+        end_ms = 8_000
+        faults = _draw_forgetting(random, options, end_ms, strategies)
     elif random.randrange(4) == 0:
         _favour(options, "lying_blocks", strategies)
     return Plan(seed, options, faults, end_ms, _draw_lost(random, options))
@@ -151,6 +154,34 @@ def _draw_leaving_behind(random: Random, options: Options, end_ms: int) -> list[
             {"at_ms": wakes_ms, "kind": "stall", "node": behind, "for_ms": 150},
             {"at_ms": wakes_ms + 200, "kind": "bounce", "node": behind, "power": power, "for_ms": for_ms},
         ]
+    return sorted(faults, key=lambda fault: fault["at_ms"])
+
+
+def _draw_forgetting(random: Random, options: Options, end_ms: int, strategies: list[str]) -> list[Fault]:
+    """All keep as few blocks as may be, and a leader has the oldest ordered again. Nobody is away for long, since there
+    would be nobody to catch up from.
+    """
+    log_window = random.choice([12, 16])
+    options.parameters = replace(
+        options.parameters,
+        window=random.choice([1, 2]),
+        checkpoint_interval=2,
+        log_window=log_window,
+        block_interval_ms=1,
+        validity_heights_max=2 * log_window,
+    )
+    options.pruning, options.followers, options.links, options.stall_permille = EVERYONE, 0, [], 0
+    options.loss, options.long_delay_permille, options.disconnect_ms = min(options.loss, 1), 0, 0
+    options.delay_ms, options.fsync_ms = random.choice([(0, 2), (1, 5)]), random.choice([(0, 0), (0, 2), (1, 5)])
+    if strategies:
+        options.byzantine = {random.randrange(options.n): "gravedigger"}
+    faults: list[Fault] = [{"at_ms": 100, "kind": "load", "every_ms": 50, "count": end_ms // 50}]
+    for at_ms in range(2_500, end_ms, 700):
+        bounce = {**_draw_bounce(random, options), "for_ms": random.choice([0, 5, 100])}
+        faults.append({"at_ms": at_ms + random.randrange(500), "kind": "bounce", **bounce})
+    for at_ms in range(1_500, end_ms, 2_000):  # so that everyone leads
+        everyone, ahead_ms = list(range(options.n)), 2 * options.parameters.view_timeout_ms
+        faults.append({"at_ms": at_ms, "kind": "hurry", "nodes": everyone, "ahead_ms": ahead_ms, "spread_ms": 5})
     return sorted(faults, key=lambda fault: fault["at_ms"])
 
 
