@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench import report, search
+from bench import report
+from bench.command import Found, conclude, find_max, keep, positive, sayer
 from bench.faults import FaultPlan
 from bench.mix import MIXES
-from bench.observer import BenchError
 from bench.options import Options
-from bench.run import RESULTS, run
-from ledger.errors import ConfigError
+from bench.run import run
+
+_say = sayer("bench")
 
 _EXAMPLES = """examples:
   python -m bench                                   four nodes, 2,000 tx/s of the standard mix
@@ -45,19 +44,19 @@ def _parser() -> argparse.ArgumentParser:
     default = Options()
     parser.add_argument("--nodes", type=int, default=default.nodes, help="validators: 1, or 4 and more (default 4)")
     parser.add_argument(
-        "--rate", type=_positive, default=default.rate, help="transactions offered a second (default 2000)"
+        "--rate", type=positive, default=default.rate, help="transactions offered a second (default 2000)"
     )
     parser.add_argument(
-        "--duration", type=_positive, default=default.duration_s, help="measured window in seconds (default 20)"
+        "--duration", type=positive, default=default.duration_s, help="measured window in seconds (default 20)"
     )
     parser.add_argument(
-        "--warmup", type=_positive, default=default.warmup_s, help="seconds of load before it (default 5)"
+        "--warmup", type=positive, default=default.warmup_s, help="seconds of load before it (default 5)"
     )
     parser.add_argument("--clients", type=int, default=default.clients, help="client processes (default 2)")
     parser.add_argument("--mix", choices=sorted(MIXES), default=default.mix, help="kinds of transactions")
     parser.add_argument(
         "--share",
-        type=_positive,
+        type=positive,
         help="offer this share of the limit L, instead of a rate",
     )
     parser.add_argument("--size", type=int, default=0, metavar="BYTES", help="of a transaction of the mix `sized`")
@@ -88,13 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError("a number above 0")
-    return value
-
-
 def _fault(text: str) -> FaultPlan:
     try:
         return FaultPlan.parse(text)
@@ -102,38 +94,19 @@ def _fault(text: str) -> FaultPlan:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"bench: {line}\n")
-    sys.stderr.flush()
-
-
-def _keep(config: report.Config, results: report.Results) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.mix}-{config.nodes}x{config.rate:g}.json"
-    (RESULTS / name).write_text(json.dumps(report.document(config, results), indent=2) + "\n", "utf-8")
-    _say(f"kept in {RESULTS.name}/{name}")
-
-
-def _once(options: Options) -> tuple[report.Config, report.Results]:
+def _once(options: Options) -> Found:
     config, results = asyncio.run(run(options, _say))
-    _keep(config, results)
-    return config, results
+    found = Found(
+        results, report.passes(results, config.rate), report.text(config, results), report.document(config, results)
+    )
+    keep(found, f"{config.mix}-{config.nodes}x{config.rate:g}", _say)
+    return found
 
 
-def _find_max(options: Options) -> tuple[report.Config, report.Results]:
-    def step(rate: float) -> tuple[report.Config, report.Results]:
-        _say(f"{rate:.0f} tx/s")
-        return _once(replace(options, rate=rate, duration_s=search.STEP_DURATION_S))
-
-    def passes(found: tuple[report.Config, report.Results], rate: float) -> bool:
-        passed = report.passes(found[1], rate)
-        _say(f"{rate:.0f} tx/s {'passes' if passed else 'fails'}: p95 {found[1].latencies.p95_ms:.0f} ms")
-        return passed
-
-    best = search.find_max(options.rate, step, passes)
-    if best is None:
-        raise BenchError("no rate passed")
-    return best
+def _measure(options: Options, search: bool) -> Found:
+    if not search:
+        return _once(options)
+    return find_max(options.rate, lambda rate, s: _once(replace(options, rate=rate, duration_s=s)), _say)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -158,19 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for problem in options.problems():
         parser.error(problem)
-    try:
-        config, results = _find_max(options) if given.find_max else _once(options)
-    except (BenchError, ConfigError, OSError, EOFError, TimeoutError) as error:
-        _say(f"no result: {error or type(error).__name__}")
-        return 1
-    except KeyboardInterrupt:
-        _say("interrupted; no result")
-        return 130
-    if given.json:
-        sys.stdout.write(json.dumps(report.document(config, results), indent=2) + "\n")
-    else:
-        sys.stdout.write(report.text(config, results) + "\n")
-    return 0 if results.sound else 1
+    return conclude(lambda: _measure(options, given.find_max), given.json, _say)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,14 @@ Must not know: how a run is made.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.checks import Check
 from bench.comet_client import Door
 from bench.comet_nodes import SETUPS
-from bench.figures import Latencies, Tally
-from bench.report import DRIFT_MAX, GENERATOR_SHARE_MAX, LAG_P99_MS_MAX, REFUSED_SHARE_MAX, drift_of
-from bench.series import Series, finite
+from bench.outcome import Outcome, Row, first_rows, last_rows, page, refusals
+from bench.series import finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,55 +33,17 @@ class Config:
     clients: int
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results(Outcome):
     """What came out. `processor_us` is per executed transaction and node; `emptied`: nothing waited at the end."""
 
-    tally: Tally
-    committed_per_s: float
-    latencies: Latencies
     processor_us: float
     machine_share: float
     blocks_per_s: float
     txs_per_block: float
-    limit_before: float
-    limit_after: float
-    generator_lag_p99_ms: float
-    generator_share: float
-    observer_share: float
-    failed_posts: int
     emptied: bool
-    checks: Sequence[Check]
-    series: Series
 
-    @property
-    def limit(self) -> float:
-        """L, of both calibrations."""
-        return (self.limit_before + self.limit_after) / 2
-
-    @property
-    def refused(self) -> int:
-        return sum(self.tally.refused_at_door.values())
-
-    @property
-    def sound(self) -> bool:
-        return all(check.held for check in self.checks)
-
-    def doubts(self) -> Iterator[str]:
-        """Why the figures should not be believed as they are; none for a good run."""
-        if self.generator_lag_p99_ms > LAG_P99_MS_MAX:
-            yield f"the generator lagged: p99 {self.generator_lag_p99_ms:.1f} ms, over {LAG_P99_MS_MAX:g} ms"
-        if self.generator_share > GENERATOR_SHARE_MAX:
-            yield f"the generator took {self.generator_share:.1%} of the machine, over {GENERATOR_SHARE_MAX:.0%}"
-        drift = drift_of(self.limit_before, self.limit_after)
-        if drift > DRIFT_MAX:
-            yield f"the machine's speed changed by {drift:.0%} between the two calibrations"
-        if self.refused > REFUSED_SHARE_MAX * self.tally.sent:
-            yield f"{self.refused / self.tally.sent:.1%} were refused"
-        if self.latencies.unfinished:
-            yield f"{self.latencies.unfinished} were never seen final"
-        if self.failed_posts:
-            yield f"{self.failed_posts} posts failed"
+    def own_doubts(self) -> Iterator[str]:
         if not self.emptied:
             yield "transactions were still waiting when the run was given up"
 
@@ -94,26 +53,15 @@ def passes(config: Config, results: Results) -> bool:
     more falls into the window would decide: as much as one holds may be missing.
     """
     one_block_per_s = results.txs_per_block / config.duration_s
-    return (
-        results.sound
-        and results.latencies.p95_ms < SETUPS[config.setup].p95_ms_max
-        and results.committed_per_s + one_block_per_s >= 0.97 * config.rate
-        and results.refused <= REFUSED_SHARE_MAX * results.tally.sent
-    )
+    return results.carries(config.rate, SETUPS[config.setup].p95_ms_max, one_block_per_s)
 
 
 def text(config: Config, results: Results) -> str:
     """For people; one fact a line."""
-    rows = [("CONFIG", ""), *_config_rows(config), ("", ""), ("RESULTS", ""), *_result_rows(config, results)]
-    lines = [f"{name:<26} {value}".rstrip() for name, value in rows]
-    lines += ["", "CHECKS"]
-    lines += [f"{'ok' if check.held else 'FAILED':<7} {check.claim} ({check.found})" for check in results.checks]
-    doubts = list(results.doubts())
-    lines += ["", *(f"DOUBT   {doubt}" for doubt in doubts)] if doubts else []
-    return "\n".join(lines)
+    return page(_config_rows(config), _result_rows(config, results), results)
 
 
-def _config_rows(config: Config) -> Iterator[tuple[str, str]]:
+def _config_rows(config: Config) -> Iterator[Row]:
     yield "machine", f"{config.machine}, {config.cores} cores"
     yield "CometBFT, Go, commit", f"{config.cometbft}, {config.go}, {config.commit}"
     yield "setup, nodes", f"{config.setup}, {config.nodes}"
@@ -122,44 +70,17 @@ def _config_rows(config: Config) -> Iterator[tuple[str, str]]:
     yield "transactions", f"{config.tx_size_bytes} bytes"
 
 
-def _result_rows(config: Config, results: Results) -> Iterator[tuple[str, str]]:
-    latency, count = results.latencies, results.tally
-    yield "committed", f"{results.committed_per_s:.0f} tx/s ({count.committed} of {count.sent} due in the window)"
-    named = {
-        "p50": latency.p50_ms, "p95": latency.p95_ms, "p99": latency.p99_ms, "max": latency.max_ms,
-    }  # fmt: skip
-    shown = ", ".join(f"{name} {_ms(value)}" for name, value in named.items())
-    yield "latency", f"{shown}; scheduled time to a commit seen at {(config.nodes - 1) // 3 + 1} nodes"
-    yield "refused at the door", _refusals(count.refused_at_door, count.sent)
+def _result_rows(config: Config, results: Results) -> Iterator[Row]:
+    count = results.tally
+    yield from first_rows(results, config.nodes)
+    named = {Door(code).name.lower().replace("_", " "): n for code, n in sorted(count.refused_at_door.items())}
+    yield "refused at the door", refusals(named, count.sent)
     yield (
         "processor",
         f"{results.processor_us:.0f} us per transaction and node; {results.machine_share:.0%} of the machine",
     )
     yield "blocks", f"{results.blocks_per_s:.1f} a second, of {results.txs_per_block:.0f} where not empty"
-    share = results.committed_per_s / max(results.limit_before, 1e-9)
-    yield (
-        "limit L",
-        f"{results.limit_before:.0f} tx/s before, {results.limit_after:.0f} after; committed is {share:.0%} of it",
-    )
-    yield (
-        "generator",
-        (
-            f"lag p99 {results.generator_lag_p99_ms:.1f} ms, {results.generator_share:.1%} of the machine "
-            f"(observer {results.observer_share:.1%} more)"
-        ),
-    )
-
-
-def _ms(value: float) -> str:
-    return "infinite" if math.isinf(value) else f"{value:.0f} ms"
-
-
-def _refusals(counts: Mapping[int, int], sent: int) -> str:
-    if not counts:
-        return "0"
-    named = ", ".join(f"{Door(code).name.lower().replace('_', ' ')} {count}" for code, count in sorted(counts.items()))
-    total = sum(counts.values())
-    return f"{total} ({total / max(sent, 1):.2%}): {named}"
+    yield from last_rows(results, config.nodes)
 
 
 def document(config: Config, results: Results) -> dict[str, Any]:

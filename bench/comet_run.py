@@ -26,16 +26,13 @@ from bench.figures import Sent, committed_per_s, latencies, percentile, seen_at,
 from bench.processes import answer_of, end, processor_s, send_start, start_client
 from bench.schedule import due_times, window
 from bench.series import series
-
-RESULTS = Path(__file__).resolve().parent / "results"
+from bench.stage import RESULTS, Say
 
 SEED = 1
 CLIENTS = 2
 START_AHEAD_S = 1.0  # clients get the start time this long before
 WATCHED = (NODES - 1) // 3 + 1  # f+1
 KIND = "pair"
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

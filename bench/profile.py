@@ -23,16 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from bench import flame, machine, stages
+from bench.command import sayer
 from bench.mix import MIXES
 from bench.observer import BenchError, status
 from bench.options import Options
 from bench.report import document
-from bench.run import RESULTS, run
+from bench.run import run
+from bench.stage import RESULTS
 from ledger.errors import ConfigError
 from node.cluster.runner import ClusterNode, LocalCluster
 
 RATE_PER_S = 100  # samples, at a few per cent of a core
 MARGIN_S = 0.5  # of the window at each end, for the sampler to start and end within the load
+
+
+_say = sayer("profile")
 
 
 class Profiler:
@@ -102,11 +107,6 @@ def keep(profiler: Profiler, run_document: dict[str, Any], stem: str) -> None:
     found = {"format": "medchain/profile/1", **machine.place(), "us_per_tx": us_per_tx}
     found |= {"account": asdict(profiler.account), "run": run_document}
     (RESULTS / f"{stem}.json").write_text(json.dumps(found) + "\n", "utf-8")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"profile: {line}\n")
-    sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

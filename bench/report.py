@@ -5,20 +5,14 @@ Must not know: how a run is made.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.checks import Check
-from bench.figures import Latencies, Tally
-from bench.series import Samples, Series, finite
+from bench.outcome import Outcome, Row, first_rows, last_rows, page, refusals
+from bench.series import Samples, finite
 from ledger.errors import Code, code_label
 
-LAG_P99_MS_MAX = 5.0  # beyond, the generator and not the cluster was measured
-GENERATOR_SHARE_MAX = 0.05
-DRIFT_MAX = 0.10
-REFUSED_SHARE_MAX = 0.01
 TARGET_P95_MS = 500.0
 
 
@@ -71,84 +65,30 @@ class Costs:
     views: int
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results(Outcome):
     """What came out."""
 
-    tally: Tally
-    committed_per_s: float
-    latencies: Latencies
     costs: Costs
-    limit_before: float
-    limit_after: float
-    generator_lag_p99_ms: float
-    generator_share: float
-    observer_share: float
-    failed_posts: int
     synced_txs: int
-    checks: Sequence[Check]
-    series: Series
     samples: Samples
 
-    @property
-    def limit(self) -> float:
-        """L, of both calibrations."""
-        return (self.limit_before + self.limit_after) / 2
-
-    @property
-    def refused(self) -> int:
-        return sum(self.tally.refused_at_door.values()) + sum(self.tally.refused_by_rule.values())
-
-    @property
-    def sound(self) -> bool:
-        return all(check.held for check in self.checks)
-
-    def doubts(self) -> Iterator[str]:
-        """Why the figures should not be believed as they are; none for a good run."""
-        if self.generator_lag_p99_ms > LAG_P99_MS_MAX:
-            yield f"the generator lagged: p99 {self.generator_lag_p99_ms:.1f} ms, over {LAG_P99_MS_MAX:g} ms"
-        if self.generator_share > GENERATOR_SHARE_MAX:
-            yield f"the generator took {self.generator_share:.1%} of the machine, over {GENERATOR_SHARE_MAX:.0%}"
-        drift = drift_of(self.limit_before, self.limit_after)
-        if drift > DRIFT_MAX:
-            yield f"the machine's speed changed by {drift:.0%} between the two calibrations"
-        if self.refused > REFUSED_SHARE_MAX * self.tally.sent:
-            yield f"{self.refused / self.tally.sent:.1%} were refused"
-        if self.latencies.unfinished:
-            yield f"{self.latencies.unfinished} were never seen final"
-        if self.failed_posts:
-            yield f"{self.failed_posts} posts failed"
+    def own_doubts(self) -> Iterator[str]:
         if self.synced_txs:
             yield f"nodes fell behind: {self.synced_txs} executions took a quorum's word for the signatures"
 
 
-def drift_of(limit_before: float, limit_after: float) -> float:
-    """By how much of itself L changed from one calibration to the other."""
-    return abs(limit_after - limit_before) / max(limit_before, 1e-9)
-
-
 def passes(results: Results, rate: float) -> bool:
-    """Whether the cluster carries this rate: nearly all committed, p95 under half a second, few refused."""
-    return (
-        results.sound
-        and results.latencies.p95_ms < TARGET_P95_MS
-        and results.committed_per_s >= 0.97 * rate
-        and results.refused <= REFUSED_SHARE_MAX * results.tally.sent
-    )
+    """Whether the cluster carries this rate, with p95 under half a second."""
+    return results.carries(rate, TARGET_P95_MS)
 
 
 def text(config: Config, results: Results) -> str:
     """For people; one fact a line."""
-    rows = [("CONFIG", ""), *_config_rows(config), ("", ""), ("RESULTS", ""), *_result_rows(config, results)]
-    lines = [f"{name:<26} {value}".rstrip() for name, value in rows]
-    lines += ["", "CHECKS"]
-    lines += [f"{'ok' if check.held else 'FAILED':<7} {check.claim} ({check.found})" for check in results.checks]
-    doubts = list(results.doubts())
-    lines += ["", *(f"DOUBT   {doubt}" for doubt in doubts)] if doubts else []
-    return "\n".join(lines)
+    return page(_config_rows(config), _result_rows(config, results), results)
 
 
-def _config_rows(config: Config) -> Iterator[tuple[str, str]]:
+def _config_rows(config: Config) -> Iterator[Row]:
     yield "machine", f"{config.machine}, {config.cores} cores"
     yield "python, commit", f"{config.python}, {config.commit}"
     yield "nodes, faults", f"{config.nodes}, {config.faults}"
@@ -171,16 +111,9 @@ def _posts(config: Config) -> str:
     return f"posts every {config.post_interval_ms:g} ms"
 
 
-def _result_rows(config: Config, results: Results) -> Iterator[tuple[str, str]]:
-    latency, costs, count = results.latencies, results.costs, results.tally
-    yield "committed", f"{results.committed_per_s:.0f} tx/s ({count.committed} of {count.sent} due in the window)"
-    yield (
-        "latency",
-        (
-            f"p50 {_ms(latency.p50_ms)}, p95 {_ms(latency.p95_ms)}, p99 {_ms(latency.p99_ms)}, max {_ms(latency.max_ms)}; "  # noqa: E501
-            f"scheduled time to a commit seen at {(config.nodes - 1) // 3 + 1} nodes"
-        ),
-    )
+def _result_rows(config: Config, results: Results) -> Iterator[Row]:
+    costs, count = results.costs, results.tally
+    yield from first_rows(results, config.nodes)
     if config.serials_per_tx > 1:
         yield "serials", f"{results.committed_per_s * config.serials_per_tx:.0f} a second"
     if config.faults != "none":
@@ -210,32 +143,11 @@ def _result_rows(config: Config, results: Results) -> Iterator[tuple[str, str]]:
     yield "disk", f"{costs.disk_bytes:.0f} bytes kept, {costs.written_bytes:.0f} written, per transaction and node"
     yield "blocks", f"{costs.blocks_per_s:.1f} a second of {costs.txs_per_block:.0f}; view {costs.views} at the end"
     yield "fsyncs", f"{costs.flushes_per_s:.1f} a second and node"
-    yield (
-        "limit L",
-        (
-            f"{results.limit_before:.0f} tx/s before, {results.limit_after:.0f} after (signature checks alone, "
-            f"{config.nodes} processes); committed is {results.committed_per_s / max(results.limit, 1e-9):.0%} of it"
-        ),
-    )
-    yield (
-        "generator",
-        (
-            f"lag p99 {results.generator_lag_p99_ms:.1f} ms, {results.generator_share:.1%} of the machine "
-            f"(observer {results.observer_share:.1%} more)"
-        ),
-    )
-
-
-def _ms(value: float) -> str:
-    return "infinite" if math.isinf(value) else f"{value:.0f} ms"
+    yield from last_rows(results, config.nodes)
 
 
 def _codes(counts: Mapping[int, int], sent: int) -> str:
-    if not counts:
-        return "0"
-    named = ", ".join(f"{_label(code)} {count}" for code, count in sorted(counts.items()))
-    total = sum(counts.values())
-    return f"{total} ({total / max(sent, 1):.2%}): {named}"
+    return refusals({_label(code): count for code, count in sorted(counts.items())}, sent)
 
 
 def _label(code: int) -> str:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from bench import accounts, calibrate, clients, observer
@@ -26,12 +25,11 @@ from bench.options import Options
 from bench.processes import answer_of, end, processor_s, send_start
 from bench.report import Config, Results
 from bench.results import Measured, config_of, results_of
-from bench.stage import Say, cluster_for, set_up
+from bench.stage import RESULTS, Say, cluster_for, set_up
 from bench.usage import Sampler, Usage, interval_s, usage
 from node.cluster.plan import development_modules
 from node.cluster.runner import ClusterNode, LocalCluster
 
-RESULTS = Path(__file__).resolve().parent / "results"
 START_AHEAD_S = 1.0  # clients get the start time this long before
 WORDS_MAX = 60  # of progress in one run
 BESIDE_TIMEOUT_S = 10.0  # for what runs beside the load to finish after it

@@ -19,14 +19,15 @@ from bench.comet_nodes import build
 from bench.faults import FaultKind, FaultPlan
 from bench.observer import BenchError
 from bench.options import Options
-from bench.report import DRIFT_MAX, document
+from bench.outcome import DRIFT_MAX
+from bench.report import document
 from bench.run import run
 from bench.stage import Say
 
 Document = Mapping[str, Any]  # as bench.report.document makes it
 Runner = Callable[[Options, Say], Awaitable[Document]]  # raises Unavailable where there is nothing to run
 
-WINDOW_S, WARMUP_S = 60.0, 5.0
+SUSTAINED_S, WINDOW_S, WARMUP_S = 60.0, 30.0, 5.0
 FAULT_WINDOW_S, FAULT_AT_S = 20.0, 8.0
 LONG_S = 1_800.0
 QUICK_WINDOW_S, QUICK_WARMUP_S, QUICK_FAULT_AT_S, QUICK_ACCOUNTS_MAX = 3.0, 1.0, 1.0, 20_000
@@ -110,7 +111,7 @@ def _faulty(kind: FaultKind) -> Options:
 
 
 _ALL = (
-    Scenario("standard", _loaded()),
+    Scenario("standard", replace(_loaded(), duration_s=SUSTAINED_S)),
     Scenario("light", _loaded(), of_limit=0.1),
     Scenario("half", _loaded(), of_limit=0.5),
     Scenario("overload", _loaded(), of_knee=2.0, knee="standard"),

@@ -34,6 +34,7 @@ POST_BYTES_MAX = 64 * 1024  # three bulk commissionings, or two hundred policies
 PAUSE_S = 0.05
 
 Say = Callable[[str], None]
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 Searches the knees first, then makes rounds: in each, one run of every scenario that the chosen rows need, so that what
 is compared lies minutes apart and not hours. A run whose two calibrations of L differ by more than 10 % is discarded,
-said, and repeated once. What cannot be had is named in the table, and the rest goes on.
+said, and repeated once. What cannot be had is named in the table, and the rest goes on. What was measured is kept after
+every run, and `--resume` goes on from there.
 
 Must not know: what a row means.
 """
@@ -15,16 +16,18 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench import charts, machine
+from bench.command import sayer
 from bench.observer import BenchError, Unavailable
-from bench.report import drift_of
+from bench.outcome import drift_of
 from bench.rows import GROUPS, ROWS, Row
-from bench.run import RESULTS
 from bench.scenarios import KNEE_WARMUP_S, KNEE_WINDOW_S, SCENARIOS, Document, Scenario
 from bench.search import Search
+from bench.stage import RESULTS
 from bench.table import measure, to_markdown
 from ledger.errors import ConfigError
 
@@ -37,24 +40,26 @@ AROUND_S = 20.0  # of a run, around its load: calibrations, start, set-up, readi
 _EXAMPLES = """examples:
   python -m bench.suite                               all rows, five rounds: some hours, undisturbed
   python -m bench.suite --only sustained,light,half   three of them
+  python -m bench.suite --resume A-suite.json         goes on with one that was interrupted, at the same commit
   python -m bench.suite --quick                       does everything work? Figures mean nothing
   python -m bench.compare A.json B.json               two suites, by ratio
 
-Kept in bench/results/: <time>-suite.json, .md, and charts as .svg. Progress goes to stderr.
+Kept in bench/results/: <time>-suite.json after every run, in the end .md and charts as .svg. Progress goes to stderr.
 Exit status: 0 done (a row may fall short), 1 a check failed in a run or nothing was measured, 2 usage.
 """
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"suite: {line}\n")
-    sys.stderr.flush()
+_say = sayer("suite")
 
 
 class Suite:
     """One go: knees, rounds, and what became of each run."""
 
-    def __init__(self, rows: Sequence[Row], runs: int, quick: bool) -> None:
-        self.rows, self.runs, self.is_quick = rows, runs, quick
+    def __init__(
+        self, rows: Sequence[Row], runs: int, quick: bool, keep: Callable[[Document], None] = lambda document: None
+    ) -> None:
+        """`keep` is given what there is after every run."""
+        self.rows, self.runs, self.is_quick, self._keep = rows, runs, quick, keep
         needed = dict.fromkeys(name for row in rows for name in row.scenarios)
         chosen = [SCENARIOS[name] for name in needed if name in SCENARIOS]
         self.scenarios = [scenario.quick() if quick else scenario for scenario in chosen]
@@ -66,19 +71,33 @@ class Suite:
         self.unavailable: set[str] = set()  # scenarios that cannot be had here: not tried again
         self.is_sound = True
 
+    def take_up(self, document: Mapping[str, Any]) -> None:
+        """Go on from what `document` gave. ValueError if that was another suite, or of another program."""
+        if document.get("format") != FORMAT:
+            raise ValueError(f"not of the format {FORMAT}")
+        if document["commit"] != machine.commit():
+            raise ValueError(f"measured at commit {document['commit']}, and this is {machine.commit()}")
+        self.knees, self.steps, self.rounds = document["knees"], document["steps"], document["rounds"]
+        self.discarded, self.failed = document["discarded"], document["failed"]
+        self.is_sound = document["sound"]
+
     def expected_s(self) -> float:
-        """About how long it takes, if no run is discarded."""
-        searched = 0 if self.is_quick else len({scenario.knee_of for scenario in self.scenarios} - {None})
-        runs_s = sum(
-            min(self.runs, scenario.runs_max or self.runs) * (scenario.options.load_s + AROUND_S)
-            for scenario in self.scenarios
-        )
+        """About how long the rest takes, if no run is discarded."""
+        searched = 0 if self.is_quick else len({scenario.knee_of for scenario in self.scenarios} - {None, *self.knees})
+        due = [one for number in range(self.runs) for one in self.scenarios if not self._is_made(one, number)]
+        runs_s = sum(scenario.options.load_s + AROUND_S for scenario in due)
         return runs_s + searched * KNEE_STEPS_MAX * (KNEE_WINDOW_S + KNEE_WARMUP_S + AROUND_S)
+
+    def _is_made(self, scenario: Scenario, number: int) -> bool:
+        """Whether a round has, or needs, no run of it."""
+        has = number < len(self.rounds) and scenario.name in self.rounds[number]
+        return has or number >= (scenario.runs_max or self.runs)
 
     async def search_knees(self) -> None:
         for name in dict.fromkeys(scenario.knee_of for scenario in self.scenarios):
-            if name is not None:
+            if name is not None and name not in self.knees:
                 await self._search(SCENARIOS[name])
+                self._keep(self.document())
 
     async def _search(self, scenario: Scenario) -> None:
         search, steps = Search(scenario.guess, KNEE_STEPS_MAX), []
@@ -97,10 +116,11 @@ class Suite:
 
     async def make_rounds(self) -> None:
         for number in range(self.runs):
-            found: dict[str, Document] = {}
-            self.rounds.append(found)  # at once: what an interrupted round has is kept
+            if number == len(self.rounds):
+                self.rounds.append({})
+            found = self.rounds[number]
             for scenario in self.scenarios:
-                if scenario.name in self.unavailable or number >= (scenario.runs_max or self.runs):
+                if scenario.name in self.unavailable or self._is_made(scenario, number):
                     continue
                 if scenario.knee_of is not None and scenario.knee_of not in self.knees:
                     self._note_failure(scenario.name, "its knee was not found")
@@ -109,6 +129,7 @@ class Suite:
                 run = await self._kept(scenario)
                 if run is not None:
                     found[scenario.name] = run
+                self._keep(self.document())
 
     async def _kept(self, scenario: Scenario) -> Document | None:
         """A run that is not discarded, if there is one."""
@@ -147,8 +168,10 @@ class Suite:
         return {
             "format": FORMAT,
             "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "groups": list(dict.fromkeys(row.group for row in self.rows)),
             "quick": self.is_quick,
             "runs": self.runs,
+            "sound": self.is_sound,
             **machine.place(),
             "limits": [run["results"]["limit"] for found in self.rounds for run in found.values()],
             "knees": self.knees,
@@ -172,6 +195,17 @@ class Suite:
         return "no round has all its runs"
 
 
+def _suite(groups: Sequence[str], runs: int, quick: bool, stem: str, before: Document | None) -> Suite:
+    """A new one, or `before` taken up with its own rows and rounds."""
+    if before is not None:
+        groups, runs, quick = before["groups"], before["runs"], before["quick"]
+    rows = [row for row in ROWS if row.group in groups]
+    suite = Suite(rows, runs, quick, lambda document: keep(document, stem))
+    if before is not None:
+        suite.take_up(before)
+    return suite
+
+
 async def _go(suite: Suite) -> None:
     """Ends early, as by Ctrl-C, when the process is told to end: every run puts away what it started."""
     task = asyncio.current_task()
@@ -182,10 +216,17 @@ async def _go(suite: Suite) -> None:
     await suite.make_rounds()
 
 
-def keep(document: Mapping[str, Any], stem: str) -> str:
-    """Write JSON, table and charts; returns the table."""
+def keep(document: Mapping[str, Any], stem: str) -> None:
+    """Write the JSON, whole or not at all."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{stem}.json").write_text(json.dumps(document) + "\n", "utf-8")
+    path = RESULTS / f"{stem}.json"
+    path.with_suffix(".part").write_text(json.dumps(document) + "\n", "utf-8")
+    path.with_suffix(".part").replace(path)
+
+
+def publish(document: Mapping[str, Any], stem: str) -> str:
+    """Write JSON, table and charts; returns the table."""
+    keep(document, stem)
     drawn = charts.of_suite(document)
     for name, svg in drawn.items():
         (RESULTS / f"{stem}-{name}.svg").write_text(svg, "utf-8")
@@ -204,13 +245,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="ROW,ROW", help=f"of {', '.join(GROUPS)}")
     parser.add_argument("--runs", type=int, default=RUNS, help="rounds (default 5)")
     parser.add_argument("--quick", action="store_true", help="seconds a run, one round, no search")
+    parser.add_argument("--resume", type=Path, metavar="JSON", help="go on with that suite, with its rows and rounds")
     given = parser.parse_args(arguments)
     groups = [name for name in given.only.split(",") if name] or list(GROUPS)
     for unknown in set(groups) - set(GROUPS):
         parser.error(f"--only: no row {unknown!r}; there are {', '.join(GROUPS)}")
     if given.runs < 1:
         parser.error("--runs: 1 or more")
-    suite = Suite([row for row in ROWS if row.group in groups], 1 if given.quick else given.runs, given.quick)
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-suite" if given.resume is None else given.resume.stem
+    runs = 1 if given.quick else given.runs
+    try:
+        before = None if given.resume is None else json.loads(given.resume.read_text("utf-8"))
+        suite = _suite(groups, runs, given.quick, stem, before)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(f"--resume {given.resume}: {error}")
     _say(f"{len(suite.scenarios)} scenarios, about {suite.expected_s() / 60:.0f} minutes")
     try:
         asyncio.run(_go(suite))
@@ -218,8 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted; what was measured is kept")
     finally:  # whatever ended it: hours of runs are not thrown away
         if any(suite.rounds):
-            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-suite"
-            sys.stdout.write(keep(suite.document(), stem))
+            sys.stdout.write(publish(suite.document(), stem))
             _say(f"kept in {RESULTS.name}/{stem}.json")
     if not any(suite.rounds):
         _say("nothing was measured")

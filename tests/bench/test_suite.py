@@ -98,14 +98,14 @@ def test_growth_is_read_from_a_long_run() -> None:
 class _Told:
     """A runner that gives the documents it was told to."""
 
-    def __init__(self, *runs: Document | Exception) -> None:
+    def __init__(self, *runs: Document | BaseException) -> None:
         self.runs = list(runs)
         self.shares: list[float | None] = []
 
     async def __call__(self, options: Options, say: object) -> Document:
         self.shares.append(options.share)
         found = self.runs.pop(0) if len(self.runs) > 1 else self.runs[0]
-        if isinstance(found, Exception):
+        if isinstance(found, BaseException):
             raise found
         return found
 
@@ -192,6 +192,36 @@ def test_a_suite_that_is_told_to_end_keeps_what_it_has(monkeypatch: pytest.Monke
     assert put_away == [True]
     kept = json.loads(next(tmp_path.glob("*-suite.json")).read_text("utf-8"))
     assert kept["rows"][0]["values"] == [0.5]
+
+
+def test_a_suite_is_kept_after_every_run_and_goes_on_from_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Killed(BaseException):
+        """Nothing of the suite's own runs after it."""
+
+    told = _Told(a_run(4_000), Killed(), a_run(6_000))
+
+    async def runner(options: Options, say: object) -> Document:
+        if isinstance(told.runs[0], BaseException):
+            raise told.runs.pop(0)
+        return await told(options, say)
+
+    monkeypatch.setattr(suite, "SCENARIOS", {"standard": Scenario("standard", Options(), of_limit=0.5, runner=runner)})
+    monkeypatch.setattr(suite, "RESULTS", tmp_path)
+    monkeypatch.setattr(suite, "publish", lambda document, stem: "")
+    with pytest.raises(Killed):
+        suite.main(["--only", "sustained", "--runs", "2"])
+    kept = next(tmp_path.glob("*-suite.json"))
+    assert [list(found) for found in json.loads(kept.read_text("utf-8"))["rounds"]] == [["standard"]]
+    assert suite.main(["--resume", str(kept)]) == 0
+    assert json.loads(kept.read_text("utf-8"))["rows"][0]["values"] == [0.5, 0.75]
+    assert len(told.shares) == 2
+    kept.write_text(json.dumps(json.loads(kept.read_text("utf-8")) | {"commit": "another"}))
+    for path, why in ((kept, "measured at commit another"), (tmp_path / "none.json", "No such file")):
+        with pytest.raises(SystemExit):
+            suite.main(["--resume", str(path)])
+        assert why in capsys.readouterr().err
 
 
 @pytest.mark.asyncio
