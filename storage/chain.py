@@ -11,7 +11,7 @@ Must not know: how blocks are agreed on, or what the backend is. Keys are in sto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -252,15 +252,14 @@ class ChainStore:
             puts[schema.at_height(schema.RECEIPTS, height)] = encode_receipts(result.receipts)
 
     def _put_transactions(self, puts: dict[bytes, bytes], height: int, result: BlockResult) -> None:
-        ids = [receipt.tx_id for receipt in result.receipts]
         for position, receipt in enumerate(result.receipts):
             key = schema.TRANSACTION + receipt.tx_id
             # A copy is refused (replayed, or expired by then): the first execution must stay findable.
             if receipt.code and (key in puts or self._kv.get(key) is not None):
                 continue
             puts[key] = schema.pack_place(height, position)
-        for name, indexed, position in result.indexes:
-            puts[schema.index_prefix(name, indexed) + schema.pack_place(height, position)] = ids[position]
+        for entry, positions in index_entries(height, result.indexes).items():
+            puts[entry] = schema.pack_positions(positions)
 
     def put_checkpoint(self, certificate: CheckpointCertificate) -> None:
         """Keep a checkpoint's certificate, already verified; one above the tip is compared when the tip gets there.
@@ -415,14 +414,28 @@ class ChainStore:
 
     def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[tuple[int, int, bytes]]:
         """(height, position, transaction id) under `key` in the index `name`, oldest first, beyond `after`."""
+        beyond = after or (0, 0)
         prefix = schema.index_prefix(name, key)
-        start = prefix + schema.pack_place(self.known_from, 0)
-        if after is not None:
-            start = max(start, schema.next_key(prefix + schema.pack_place(*after)))
-        return [
-            (*schema.unpack_place(entry[len(prefix) :]), tx_id)
-            for entry, tx_id in self._kv.scan(start, prefix_end(prefix), limit=limit)
-        ]
+        start = schema.at_height(prefix, max(self.known_from, beyond[0]))
+        found: list[tuple[int, int, bytes]] = []
+        for entry, data in self._kv.scan(start, prefix_end(prefix)):
+            height = schema.indexed_height(entry)
+            positions = read_positions(entry, data)
+            due = [position for position in positions if after is None or (height, position) > after]
+            ids = self._tx_ids(height)
+            found += [(height, position, _item(ids, position)) for position in due]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def _tx_ids(self, height: int) -> bytes:
+        """Of a block that is kept, joined."""
+        key = schema.at_height(schema.RECEIPTS, height)
+        data = self._kv.get(key)
+        match None if data is None else decode_record(data, key):
+            case (bytes(ids), _):
+                return ids
+        raise Corruption(f"record {key.hex()} is not a list of receipts")
 
     def events(self, after: Place, limit: int) -> list[Event]:
         """Up to `limit` transactions in their order, beyond `after`, of blocks that are kept; (0, 0) is before all."""
@@ -563,6 +576,27 @@ def _proposed_from_value(value: Value) -> tuple[Proposal, Certificate]:
         case (proposal, certificate):
             return Proposal.from_value(proposal), Certificate.from_value(certificate)
     raise CodecError("not a proposal with its certificate")
+
+
+def index_entries(height: int, indexes: Iterable[tuple[str, bytes, int]]) -> dict[bytes, list[int]]:
+    """The index entries of a block: key -> positions, ascending, from (name, key, position) by position."""
+    found: dict[tuple[str, bytes], list[int]] = {}
+    for name, key, position in indexes:
+        positions = found.setdefault((name, key), [])
+        if not positions or positions[-1] != position:
+            positions.append(position)
+    return {schema.at_height(schema.index_prefix(*place), height): positions for place, positions in found.items()}
+
+
+def read_positions(entry: bytes, data: bytes) -> tuple[int, ...]:
+    try:
+        return schema.unpack_positions(data)
+    except ValueError as error:
+        raise Corruption(f"record {entry.hex()}: {error}") from None
+
+
+def _item(ids: bytes, position: int) -> bytes:
+    return ids[position * HASH_SIZE_BYTES : (position + 1) * HASH_SIZE_BYTES]
 
 
 def encode_receipts(receipts: Sequence[Receipt]) -> bytes:

@@ -1,7 +1,7 @@
 """Stores of earlier formats, made into one of the present format where they lie.
 
-Each step takes a store one format further. It may be killed at any moment: it only adds, can be begun again, and the
-format's name is written last. There is no way back: older software refuses the new format.
+Each step takes a store one format further. It may be killed at any moment: begun again, it goes on from any of its
+writes, and the format's name is written last. There is no way back: older software refuses the new format.
 
 Must not know: what a chain store does with its records.
 """
@@ -9,6 +9,7 @@ Must not know: what a chain store does with its records.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from types import MappingProxyType
 from typing import Final
 
@@ -47,8 +48,27 @@ def _batches(key: bytes, data: bytes) -> tuple[bytes, ...]:
     raise Corruption(f"record {key.hex()} is not a proposal")
 
 
+def _from_2(kv: KeyValue) -> None:
+    """Index entries of one key in one block become one: `I hash height` -> positions, instead of a row for each."""
+    row_size_bytes = len(schema.at_height(schema.index_prefix("", b""), 0)) + 4  # of a former row, position included
+    puts: dict[bytes, bytes] = {}
+    deletes: list[bytes] = []
+    former = (key for key, _ in kv.scan_prefix(schema.INDEX) if len(key) == row_size_bytes)
+    for entry, rows in groupby(former, lambda key: key[:-4]):
+        done = list(rows)
+        puts[entry] = b"".join(key[-4:] for key in done)
+        deletes += done
+        if len(deletes) >= ROWS_AT_ONCE:
+            kv.write(puts.items(), deletes)
+            puts, deletes = {}, []
+    kv.write(puts.items(), deletes)
+
+
 STEPS: Final[Mapping[bytes, tuple[bytes, Callable[[KeyValue], None]]]] = MappingProxyType(
-    {b"medchain/store/1": (b"medchain/store/2", _from_1)}
+    {
+        b"medchain/store/1": (b"medchain/store/2", _from_1),
+        b"medchain/store/2": (b"medchain/store/3", _from_2),
+    }
 )
 """Format -> the next one, and what leads there."""
 

@@ -15,7 +15,7 @@ big-endian, so that keys sort as numbers do. The same table, with examples, is i
     E height(8)                               results hash (33) after that block; height 0: before the first
     R height(8)                               receipts of a block that has any: (ids joined, exceptions)
     T transaction id(33)                      height(8) position(4) of its first execution
-    I index hash(20) height(8) position(4)    transaction id
+    I index hash(20) height(8)                positions(4 each) in that block, ascending
     S bucket(2) state key                     state value
     U height(8)                               (key, value at the last root, key, value, ...) first changed here
     L bucket(2)                               hash of a state bucket (32) at the last root; absent: empty
@@ -30,10 +30,11 @@ Values are canonical encodings unless sizes are given. Must not know: what a key
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
-from struct import Struct
+from struct import Struct, pack, unpack
 
-FORMAT = b"medchain/store/2"
+FORMAT = b"medchain/store/3"
 
 META, PROPOSAL, BATCH, AGAIN, HEADER, RESULTS = b"M", b"P", b"B", b"D", b"H", b"E"
 RECEIPTS, TRANSACTION, INDEX = b"R", b"T", b"I"
@@ -56,7 +57,7 @@ INDEX_HASH_SIZE_BYTES = 20  # nobody finds two names in 2^80 tries; each byte is
 # (bytes of a key, bytes of its value) where they are of one size; 0: of any.
 _SIZES = {
     PROPOSAL: (9, 0), BATCH: (34, 0), AGAIN: (34, 8), HEADER: (9, 0), RESULTS: (9, 33), RECEIPTS: (9, 0),
-    TRANSACTION: (34, 12), INDEX: (33, 33), STATE: (0, 0), UNDO: (9, 0), LEAF: (3, 32), ROOT: (9, 33),
+    TRANSACTION: (34, 12), INDEX: (29, 0), STATE: (0, 0), UNDO: (9, 0), LEAF: (3, 32), ROOT: (9, 33),
     CHECKPOINT: (9, 0), VALIDATORS: (9, 0), LINK: (9, 0), META: (0, 0),
 }  # fmt: skip
 _META_SIZES = {PRUNED_KEY: 8, DIVERGED_KEY: 41, INDEXED_KEY: 8, REFETCH_KEY: 8, LOGGED_KEY: 24}
@@ -108,6 +109,19 @@ def index_prefix(name: str, key: bytes) -> bytes:
     encoded = name.encode()
     digest = sha256(len(encoded).to_bytes(2, "big") + encoded + key).digest()
     return INDEX + digest[:INDEX_HASH_SIZE_BYTES]
+
+
+def pack_positions(positions: Sequence[int]) -> bytes:
+    """The value of an index entry."""
+    return pack(f">{len(positions)}I", *positions)
+
+
+def unpack_positions(data: bytes) -> tuple[int, ...]:
+    """The reverse; ValueError for what is no such value."""
+    count, rest = divmod(len(data), 4)
+    if rest or not count:
+        raise ValueError("not a list of positions")
+    return unpack(f">{count}I", data)
 
 
 def indexed_height(key: bytes) -> int:

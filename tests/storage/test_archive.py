@@ -165,9 +165,14 @@ def forge_row(prefix: bytes) -> Callable[[LevelDB], None]:
     return forge
 
 
+def forge_index(kv: LevelDB) -> None:
+    key, _ = next(iter(kv.scan_prefix(schema.INDEX)))
+    kv.write([(key, schema.pack_positions([1_000]))])
+
+
 @pytest.mark.parametrize(
     "forge",
-    [forge_state, forge_receipt, forge_row(schema.TRANSACTION), forge_row(schema.INDEX), forge_row(schema.BATCH)],
+    [forge_state, forge_receipt, forge_row(schema.TRANSACTION), forge_index, forge_row(schema.BATCH)],
     ids=["state", "receipt", "place", "index", "batch"],
 )
 def test_what_is_under_no_certified_root_is_checked_as_well(

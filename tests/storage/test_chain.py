@@ -550,10 +550,14 @@ TAMPERED: dict[str, tuple[Tampering, str]] = {
     "place": (lambda node: _flipped(node.kv, _place_of(node)), "block 6: place of transaction"),
     "extra place": (lambda node: (schema.TRANSACTION + b"x" * 33, b"\0" * 12), "number of transaction places"),
     "index": (
-        lambda node: (schema.index_prefix("note", b"n6-0") + schema.pack_place(6, 0), None),
+        lambda node: (schema.at_height(schema.index_prefix("note", b"n6-0"), 6), None),
         "block 6: index entry",
     ),
-    "extra index": (lambda node: (schema.INDEX + b"x" * 32, b""), "number of index entries"),
+    "index of another": (
+        lambda node: (schema.at_height(schema.index_prefix("note", b"n6-0"), 6), schema.pack_positions([1])),
+        "block 6: index entry",
+    ),
+    "extra index": (lambda node: (schema.INDEX + b"x" * 28, bytes(4)), "number of index entries"),
     "checkpoint": (lambda node: _flipped(node.kv, schema.at_height(schema.CHECKPOINT, 4)), "block 4: checkpoint"),
     "validators": (
         lambda node: _flipped(node.kv, schema.at_height(schema.VALIDATORS, 0)),

@@ -189,17 +189,25 @@ def index_entries(rows: dict[bytes, bytes], height: int) -> Iterator[bytes]:
     return (key for key in rows if key.startswith(schema.INDEX) and schema.indexed_height(key) == height)
 
 
-def test_an_index_entry_that_names_another_transaction(rows: dict[bytes, bytes], tmp_path: Path) -> None:
+def test_an_index_entry_that_names_a_place_beyond_the_block(rows: dict[bytes, bytes], tmp_path: Path) -> None:
     _, store = store_of(rows)
     first, *_ = index_entries(rows, store.tip.height)
-    rows[first] = b"\x01" + bytes(32)
+    rows[first] = schema.pack_positions([len(store.receipts(store.tip.height))])
     refused(rows, tmp_path / "data", "index entr")
+
+
+@pytest.mark.parametrize("value", [b"", b"\0\0\0", b"\0\0\0\1\0\0\0\0"], ids=["empty", "short", "disordered"])
+def test_an_index_entry_that_is_none(value: bytes, rows: dict[bytes, bytes], tmp_path: Path) -> None:
+    _, store = store_of(rows)
+    first, *_ = index_entries(rows, store.tip.height)
+    rows[first] = value
+    refused(rows, tmp_path / "data", "index entr|not a list of positions")
 
 
 def test_an_index_entry_of_a_place_where_nothing_stands(rows: dict[bytes, bytes], tmp_path: Path) -> None:
     _, store = store_of(rows)
     first, *_ = index_entries(rows, store.tip.height)
-    rows[first[: -schema.PLACE_SIZE_BYTES] + schema.pack_place(store.tip.height + 1, 0)] = rows[first]
+    rows[first[:-8] + schema.pack_height(store.tip.height + 1)] = rows[first]
     refused(rows, tmp_path / "data", "index entr")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ledger.codec import encode
 from ledger.crypto import verify
 from ledger.proofcheck import Trusted, check
-from storage import schema
+from storage import migrations, schema
 from storage.bundles import Bundler
 from storage.chain import ChainStore, encode_receipts
 from storage.errors import Corruption, VersionMismatch
@@ -240,17 +240,17 @@ def test_a_receipt_or_a_state_entry_that_is_another_is_found(pruned: Node) -> No
 
 
 @pytest.mark.parametrize("prefix", [schema.TRANSACTION, schema.INDEX], ids=["place", "index"])
-def test_a_place_or_an_index_entry_that_names_another_transaction_is_found(pruned: Node, prefix: bytes) -> None:
-    found = {key: value for key, value in rows(pruned.kv, prefix).items() if key not in (schema.TRANSACTION,)}
+def test_a_place_of_another_transaction_or_an_index_entry_of_none_is_found(pruned: Node, prefix: bytes) -> None:
+    def height_of(key: bytes, value: bytes) -> int:
+        return schema.unpack_place(value)[0] if prefix == schema.TRANSACTION else schema.indexed_height(key)
+
     last = pruned.store.tip.height
-    of_last = [
-        (key, value)
-        for key, value in found.items()
-        if schema.unpack_place(value if prefix == schema.TRANSACTION else key[-schema.PLACE_SIZE_BYTES :])[0]
-        > last - KEEP
-    ]
+    of_last = [row for row in rows(pruned.kv, prefix).items() if height_of(*row) > last - KEEP]
     key, value = of_last[0]
-    other = next(another for _, another in of_last if another != value)
+    if prefix == schema.TRANSACTION:
+        other = next(another for _, another in of_last if another != value)
+    else:
+        other = schema.pack_positions([len(pruned.store.receipts(schema.indexed_height(key)))])
     pruned.kv.write([(key, other)])
     with pytest.raises(Corruption, match=r"place of transaction|index entry"):
         verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
@@ -309,29 +309,56 @@ def test_a_store_of_the_format_before_is_taken_over_whole(former: MemoryKeyValue
     verify_chain(former, store, executor())
     again = {schema.AGAIN + digest: schema.pack_height(10) for digest in batches_of(store, 3)}
     assert batches_of(store, 10) == batches_of(store, 3)
-    assert after == before | again | {schema.FORMAT_KEY: schema.FORMAT}
+    indexes = {key: value for key, value in after.items() if key.startswith(schema.INDEX)}
+    former_rows = {key for key in before if key.startswith(schema.INDEX)}
+    assert {
+        entry + bytes(place) for entry, data in indexes.items() for place in zip(*[iter(data)] * 4, strict=True)
+    } == former_rows
+    rest = {key: value for key, value in before.items() if key not in former_rows}
+    assert after == rest | again | indexes | {schema.FORMAT_KEY: schema.FORMAT}
+
+
+def dying_at(number: int, write: Callable[..., None]) -> Callable[..., None]:
+    """A write whose call of that number never comes."""
+    writes = itertools.count(1)
+
+    def dying(*arguments: Any, **options: Any) -> None:
+        if next(writes) == number:
+            raise KeyboardInterrupt
+        write(*arguments, **options)
+
+    return dying
 
 
 def test_a_takeover_that_is_killed_is_done_again(former: MemoryKeyValue, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = copy_of(former)
     upgrade(whole)
-    write = former.write
-    for dies_at in (1, 2):
-        writes = itertools.count(1)
-
-        def dying(*arguments: Any, at: int = dies_at, writes: Iterator[int] = writes, **options: Any) -> None:
-            if next(writes) == at:
-                raise KeyboardInterrupt
-            write(*arguments, **options)
-
+    for dies_at in (1, 2, 3, 4):
+        kv = copy_of(former)
         with monkeypatch.context() as patch:
-            patch.setattr(former, "write", dying)
+            patch.setattr(kv, "write", dying_at(dies_at, kv.write))
             with pytest.raises(KeyboardInterrupt):
-                upgrade(former)
+                upgrade(kv)
         with pytest.raises(VersionMismatch):
-            ChainStore(former)
-    upgrade(former)
-    assert list(former.scan(b"")) == list(whole.scan(b""))
+            ChainStore(kv)
+        upgrade(kv)
+        assert list(kv.scan(b"")) == list(whole.scan(b""))
+
+
+def test_a_takeover_of_many_index_rows_that_is_killed_among_them_is_done_again(
+    former: MemoryKeyValue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, kv = copy_of(former), copy_of(former)
+    upgrade(whole)
+    monkeypatch.setattr(migrations, "ROWS_AT_ONCE", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(kv, "write", dying_at(5, kv.write))
+        with pytest.raises(KeyboardInterrupt):
+            upgrade(kv)
+    sizes = {len(key) for key in rows(kv, schema.INDEX)}
+    assert sizes == {29, 33}, "it was in the middle"
+    upgrade(kv)
+    assert list(kv.scan(b"")) == list(whole.scan(b""))
 
 
 def test_a_store_of_later_software_is_left_alone(former: MemoryKeyValue) -> None:
