@@ -16,10 +16,10 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.mix import CURRENCY, World
-from ledger.codec import Value, encode
+from ledger.codec import encode
 from ledger.crypto import ALGORITHM_ED25519, hash_bytes
-from ledger.execution import Executor
-from ledger.state import state_key
+from ledger.execution import Executor, Tip
+from ledger.state import Changes, state_key
 from node.cluster.plan import GENESIS_FILE
 from node.home import DATA, read_genesis
 from node.plugins import load_registry
@@ -32,22 +32,27 @@ BALANCE = 1_000
 def fund(homes: Sequence[Path], world: World) -> None:
     """Make the first state of new nodes anew, with the accounts in it."""
     genesis = read_genesis(homes[0] / GENESIS_FILE)
-    executor = Executor(genesis, load_registry(genesis))
-    changes, tip = executor.begin()
-    supply_key = state_key("payments", "supply", CURRENCY)
-    supply = changes[supply_key][0] + world.accounts * BALANCE  # type: ignore[operator]
+    entries, tip = first_state(Executor(genesis, load_registry(genesis)), world)
     first, *others = (home / DATA / "db" for home in homes)
     shutil.rmtree(first)
-    balance = BALANCE, encode(BALANCE)
-    entries: dict[bytes, tuple[Value, bytes | None]] = dict.fromkeys(keys(world), balance)
-    entries |= changes
-    entries[supply_key] = supply, encode(supply)
     with closing(LevelDB(first, create=True)) as kv:
         ChainStore.create(kv, genesis.to_json(), entries, tip)
         kv.settle()
     for other in others:
         shutil.rmtree(other)
         shutil.copytree(first, other)
+
+
+def first_state(executor: Executor, world: World) -> tuple[Changes, Tip]:
+    """The state after genesis with the accounts in it, and the tip below height 1."""
+    changes, tip = executor.begin()
+    supply_key = state_key("payments", "supply", CURRENCY)
+    supply = changes[supply_key][0] + world.accounts * BALANCE  # type: ignore[operator]
+    balance = BALANCE, encode(BALANCE)
+    entries: Changes = dict.fromkeys(keys(world), balance)
+    entries |= changes
+    entries[supply_key] = supply, encode(supply)
+    return entries, tip
 
 
 def keys(world: World) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from bench import accounts, calibrate, clients, observer
+from bench.audit import audit
 from bench.checks import Check, all_checks
 from bench.client import read_out
 from bench.faults import inflict
@@ -56,9 +57,12 @@ async def run(options: Options, say: Say, beside: Beside | None = None) -> tuple
             urls = [node.api_url for node in cluster.nodes if node.alive]
             sent = await _join(options, measured)
             checks = await _check(options, measured, urls, sent)
+            home = [node.home for node in cluster.nodes if node.alive][-1]  # of one that was not watched
+        limit_after = await asyncio.to_thread(calibrate.limit, options.nodes)
+        say("executing the chain once more, and proving facts from it")
+        checks += await asyncio.to_thread(audit, home, world, folder / "fresh")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    limit_after = await asyncio.to_thread(calibrate.limit, options.nodes)
     return config_of(options, measured, sent), results_of(options, measured, sent, checks, limit_before, limit_after)
 
 
