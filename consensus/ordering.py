@@ -22,6 +22,7 @@ class Ordering:
 
     def __init__(self, state: State, backlog: Backlog, patience: Patience, views: Views) -> None:
         self._state, self._backlog, self._patience, self._views = state, backlog, patience, views
+        self._took_ms, self._proposed_at_ms = 0, -(10**9)
 
     def wants(self, message: Message) -> bool:
         """Whether a message could still matter: asked before its signatures are checked, to save the checks."""
@@ -182,6 +183,7 @@ class Ordering:
             if certificate is not None:
                 slot.decision = (proposal, certificate)
                 self._patience.decided(state.now_ms - slot.since_ms)
+                self._took_ms = (3 * self._took_ms + state.now_ms - slot.since_ms) // 4
 
     def on_certified(self, proposal: Proposal, certificate: Certificate) -> None:
         """A decision reached without us."""
@@ -248,6 +250,7 @@ class Ordering:
             if proposal is None:
                 return
             self._take_up(state.slot(height), proposal)
+            self._proposed_at_ms = state.now_ms
             state.effects.append(Validate(proposal, check_time=False))
 
     def _has_room(self) -> bool:
@@ -266,7 +269,7 @@ class Ordering:
     def _company_ms(self, height: int) -> int:
         """How long a batch waits for company: the longer, the more heights are in flight. Where blocks take long as
         processors are busy, they grow instead of getting more; over a long distance all heights are soon in flight."""
-        return self._state.parameters.block_interval_ms * (height - self._state.executed - 1)
+        return min(self._took_ms, 8 * self._state.parameters.block_interval_ms)
 
     def next_proposal(self, height: int) -> Proposal | None:
         """Batches worth proposing now; None to wait for company. Natural batching: with nothing in flight, at once."""
@@ -274,7 +277,7 @@ class Ordering:
         idle = height == state.executed + 1
         if oldest is not None:
             batches, txs = self._backlog.gather(state.parameters.block_txs_max)
-            due = idle or txs >= PROPOSE_TXS or state.now_ms - oldest.since_ms >= self._company_ms(height)
+            due = txs >= PROPOSE_TXS or state.now_ms >= self._proposed_at_ms + self._company_ms(height)
             return Proposal(height, state.wall_ms, batches) if due else None
         if not idle:
             return None
@@ -291,7 +294,7 @@ class Ordering:
             return None
         state, oldest, height = self._state, self._backlog.oldest(), self._next_height()
         if oldest is not None:
-            return max(state.now_ms + 1, oldest.since_ms + self._company_ms(height))
+            return max(state.now_ms + 1, self._proposed_at_ms + self._company_ms(height))
         if height == state.executed + 1 and state.last_checkpoint < state.executed:
             return max(state.now_ms + 1, state.progress_at_ms + state.config.seal_after_ms)
         return None
