@@ -7,7 +7,7 @@ Must not know: how decisions are delivered, or how a view is left.
 
 from __future__ import annotations
 
-from consensus.backlog import PROPOSE_TXS, Backlog
+from consensus.backlog import COMPANY_TXS, PROPOSE_TXS, Backlog
 from consensus.events import Broadcast, Validate, Validated
 from consensus.messages import Message, Prepared, PrePrepare, Vote
 from consensus.patience import Patience
@@ -22,6 +22,8 @@ class Ordering:
 
     def __init__(self, state: State, backlog: Backlog, patience: Patience, views: Views) -> None:
         self._state, self._backlog, self._patience, self._views = state, backlog, patience, views
+        self._took_ms = 0  # from a proposal to its decision, smoothed
+        self._proposed_at_ms: int | None = None  # in this life; the last one that was not a new view's
 
     def wants(self, message: Message) -> bool:
         """Whether a message could still matter: asked before its signatures are checked, to save the checks."""
@@ -182,6 +184,7 @@ class Ordering:
             if certificate is not None:
                 slot.decision = (proposal, certificate)
                 self._patience.decided(state.now_ms - slot.since_ms)
+                self._took_ms = (3 * self._took_ms + state.now_ms - slot.since_ms) // 4
 
     def on_certified(self, proposal: Proposal, certificate: Certificate) -> None:
         """A decision reached without us."""
@@ -248,6 +251,7 @@ class Ordering:
             if proposal is None:
                 return
             self._take_up(state.slot(height), proposal)
+            self._proposed_at_ms = state.now_ms
             state.effects.append(Validate(proposal, check_time=False))
 
     def _has_room(self) -> bool:
@@ -263,20 +267,24 @@ class Ordering:
         top = max(self._state.delivered, self._state.checkpoints.stable, choice.top if choice else 0)
         return max(top, self._state.proposed_top) + 1
 
-    def _company_ms(self, height: int) -> int:
-        """How long a batch waits for company: the longer, the more heights are in flight. Where blocks take long as
-        processors are busy, they grow instead of getting more; over a long distance all heights are soon in flight."""
-        return self._state.parameters.block_interval_ms * (height - self._state.executed - 1)
+    def _due_ms(self, txs: int) -> int:
+        """When `txs` waiting transactions are worth a block. One costs every node some milliseconds whatever it holds,
+        so where many come the next begins when the last had time to be decided: blocks grow instead of getting more.
+        Where few wait there is little to save, and heights overlap over a long distance. Patience is never tried.
+        """
+        state, parameters = self._state, self._state.parameters
+        if self._proposed_at_ms is None or txs >= PROPOSE_TXS:
+            return state.now_ms
+        worth_ms = parameters.block_interval_ms * (1 + txs // COMPANY_TXS)
+        return self._proposed_at_ms + min(self._took_ms, worth_ms, parameters.view_timeout_ms // 4)
 
     def next_proposal(self, height: int) -> Proposal | None:
-        """Batches worth proposing now; None to wait for company. Natural batching: with nothing in flight, at once."""
-        state, oldest = self._state, self._backlog.oldest()
-        idle = height == state.executed + 1
-        if oldest is not None:
-            batches, txs = self._backlog.gather(state.parameters.block_txs_max)
-            due = idle or txs >= PROPOSE_TXS or state.now_ms - oldest.since_ms >= self._company_ms(height)
-            return Proposal(height, state.wall_ms, batches) if due else None
-        if not idle:
+        """Batches worth proposing now; None to wait for company."""
+        state = self._state
+        batches, txs = self._backlog.gather(state.parameters.block_txs_max)
+        if batches:
+            return Proposal(height, state.wall_ms, batches) if state.now_ms >= self._due_ms(txs) else None
+        if height != state.executed + 1:
             return None
         if state.epoch_end is not None and state.executed < state.epoch_end:
             return Proposal(height, state.wall_ms, ())  # empty blocks carry a decided change to its height
@@ -289,9 +297,10 @@ class Ordering:
         """When holding back a batch, or leaving a quiet chain without a checkpoint, should end."""
         if not self._has_room():
             return None
-        state, oldest, height = self._state, self._backlog.oldest(), self._next_height()
-        if oldest is not None:
-            return max(state.now_ms + 1, oldest.since_ms + self._company_ms(height))
+        state, height = self._state, self._next_height()
+        batches, txs = self._backlog.gather(state.parameters.block_txs_max)
+        if batches:
+            return max(state.now_ms + 1, self._due_ms(txs))
         if height == state.executed + 1 and state.last_checkpoint < state.executed:
             return max(state.now_ms + 1, state.progress_at_ms + state.config.seal_after_ms)
         return None
