@@ -97,8 +97,17 @@ class Backlog:
         """The batch that has waited longest."""
         return next(iter(self.waiting.values()), None)
 
-    def gather(self, txs_max: int) -> tuple[tuple[bytes, ...], int]:
-        """As many of the oldest as fit a block, at least one if there is any; and how many transactions they hold."""
+    def txs(self, enough: int) -> int:
+        """How many transactions wait, counted until there are enough."""
+        count = 0
+        for entry in self.waiting.values():
+            count += entry.batch.tx_count
+            if count >= enough:
+                break
+        return count
+
+    def gather(self, txs_max: int) -> tuple[bytes, ...]:
+        """As many of the oldest as fit a block, at least one if there is any."""
         digests: list[bytes] = []
         txs, size_bytes = 0, 0
         for digest, entry in self.waiting.items():
@@ -109,4 +118,4 @@ class Backlog:
             digests.append(digest)
             txs += batch.tx_count
             size_bytes += batch.size_bytes
-        return tuple(digests), txs
+        return tuple(digests)

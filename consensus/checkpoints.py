@@ -17,7 +17,8 @@ from ledger.validators import ValidatorSet
 
 @dataclass(slots=True)
 class Checkpoints:
-    """`stable` is the height of the latest certificate that our own result agrees with, or the epoch's base."""
+    """`stable` is the height of the latest certificate that our own result agrees with, or the epoch's base; once the
+    epoch has ended, at least the height before its last."""
 
     validators: ValidatorSet
     log_window: int
@@ -70,6 +71,15 @@ class Checkpoints:
             del self._votes[height]
         for height in [known for known in self.own if known <= self.stable]:
             del self.own[height]
+
+    def close(self, last: int) -> None:
+        """The epoch ended at `last`: of it only that checkpoint is still wanted, however far the latest certificate
+        that is known here lies below."""
+        if self.stable < last - 1:
+            self.stable = last - 1
+            for table in (self._votes, self.own):
+                for height in [known for known in table if known <= self.stable]:
+                    del table[height]
 
     def votes_of(self, member: int, above: int) -> list[CheckpointVote]:
         """A member's counted votes at heights over `above`; of our own, those that are durable."""

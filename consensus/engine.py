@@ -393,7 +393,8 @@ class Engine:
 
     def _settle(self, checkpoints: Checkpoints) -> None:
         state = self._state
-        certificate = checkpoints.settle(state.executed)
+        last = state.validators.first_height - 1  # of the epoch before
+        certificate = checkpoints.settle(min(state.executed, last) if checkpoints is state.former else state.executed)
         if certificate is None:
             return
         own = checkpoints.own.get(certificate.height)

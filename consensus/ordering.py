@@ -267,13 +267,15 @@ class Ordering:
         top = max(self._state.delivered, self._state.checkpoints.stable, choice.top if choice else 0)
         return max(top, self._state.proposed_top) + 1
 
-    def _due_ms(self, txs: int) -> int:
-        """When `txs` waiting transactions are worth a block. One costs every node some milliseconds whatever it holds,
+    def _due_ms(self) -> int:
+        """When the transactions that wait are worth a block. One costs every node some milliseconds whatever it holds,
         so where many come the next begins when the last had time to be decided: blocks grow instead of getting more.
         Where few wait there is little to save, and heights overlap over a long distance. Patience is never tried.
         """
         state, parameters = self._state, self._state.parameters
-        if self._proposed_at_ms is None or txs >= PROPOSE_TXS:
+        enough = min(PROPOSE_TXS, parameters.block_txs_max)
+        txs = self._backlog.txs(enough)
+        if self._proposed_at_ms is None or txs >= enough:
             return state.now_ms
         worth_ms = parameters.block_interval_ms * (1 + txs // COMPANY_TXS)
         return self._proposed_at_ms + min(self._took_ms, worth_ms, parameters.view_timeout_ms // 4)
@@ -281,9 +283,10 @@ class Ordering:
     def next_proposal(self, height: int) -> Proposal | None:
         """Batches worth proposing now; None to wait for company."""
         state = self._state
-        batches, txs = self._backlog.gather(state.parameters.block_txs_max)
-        if batches:
-            return Proposal(height, state.wall_ms, batches) if state.now_ms >= self._due_ms(txs) else None
+        if self._backlog.waiting:
+            if state.now_ms < self._due_ms():
+                return None
+            return Proposal(height, state.wall_ms, self._backlog.gather(state.parameters.block_txs_max))
         if height != state.executed + 1:
             return None
         if state.epoch_end is not None and state.executed < state.epoch_end:
@@ -298,9 +301,8 @@ class Ordering:
         if not self._has_room():
             return None
         state, height = self._state, self._next_height()
-        batches, txs = self._backlog.gather(state.parameters.block_txs_max)
-        if batches:
-            return max(state.now_ms + 1, self._due_ms(txs))
+        if self._backlog.waiting:
+            return max(state.now_ms + 1, self._due_ms())
         if height == state.executed + 1 and state.last_checkpoint < state.executed:
             return max(state.now_ms + 1, state.progress_at_ms + state.config.seal_after_ms)
         return None

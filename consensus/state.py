@@ -70,11 +70,15 @@ class State:
         me = None if config.muted else tip.validators.index(config.key)
         place = (tip.validators, checkpoints, tip.height, tip.height, tip.epoch_end, tip.checkpoint_height, me)
         open_before = None if former is None else Checkpoints.of_epoch(former, config.parameters.log_window, stable)
+        if open_before is not None:
+            open_before.close(tip.validators.first_height - 1)
         return cls(config, sign, config.parameters, *place, open_before)
 
     def enter_epoch(self, validators: ValidatorSet, parameters: Parameters) -> None:
         """Begin again with another set: nothing is in flight, the closing checkpoint is all that is left of the old."""
         self.former = self.checkpoints if self.checkpoints.stable < self.executed else None
+        if self.former is not None:
+            self.former.close(self.executed)
         self.validators, self.parameters, self.epoch_end = validators, parameters, None
         self.me = None if self.config.muted else validators.index(self.config.key)
         self.checkpoints = Checkpoints.of_epoch(validators, self.parameters.log_window, None)

@@ -28,11 +28,14 @@ def test_what_is_gathered_is_within_what_replicas_vote_for(batches: list[tuple[i
     backlog = Backlog()
     for number, (tx_count, size_bytes) in enumerate(batches):
         backlog.add(BatchAvailable(hash_bytes(b"%d" % number), tx_count, size_bytes), 0, 0)
-    digests, txs = backlog.gather(block_txs_max)
+    digests = backlog.gather(block_txs_max)
     chosen = batches[: len(digests)]
     assert digests == tuple(hash_bytes(b"%d" % number) for number in range(len(chosen))), "the oldest, none skipped"
     assert 1 <= len(chosen) <= BLOCK_BATCHES_MAX
-    assert txs == sum(tx_count for tx_count, _ in chosen) <= max(block_txs_max, BATCH_TXS_MAX)
+    assert sum(tx_count for tx_count, _ in chosen) <= max(block_txs_max, BATCH_TXS_MAX)
+    whole = sum(tx_count for tx_count, _ in batches)
+    assert backlog.txs(whole + 1) == whole
+    assert min(whole, 300) <= backlog.txs(300) <= whole
     assert sum(size_bytes for _, size_bytes in chosen) <= BLOCK_BATCH_BYTES_MAX
 
 

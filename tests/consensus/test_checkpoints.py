@@ -105,3 +105,16 @@ def test_a_members_votes_are_listed_by_height_for_resending(checkpoints: Checkpo
         checkpoints.record(checkpoint_vote(2, height))
     assert [vote.height for vote in checkpoints.votes_of(2, 105)] == [110, 115]
     assert checkpoints.votes_of(1, 0) == []
+
+
+def test_of_an_epoch_that_ended_only_the_last_checkpoint_counts(checkpoints: Checkpoints) -> None:
+    last = BASE + 5 * LOG_WINDOW
+    checkpoints.record(checkpoint_vote(0, BASE + 1))
+    checkpoints.close(last)
+    assert checkpoints.entries() == 0
+    for member in range(3):
+        checkpoints.record(checkpoint_vote(member, last - 1))
+        checkpoints.record(checkpoint_vote(member, last))
+    certificate = checkpoints.settle(last)
+    assert certificate is not None
+    assert certificate.height == last

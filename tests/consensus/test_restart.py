@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from consensus.config import EngineConfig
 from consensus.engine import Engine
-from consensus.events import Fired, Persist, Persisted, Received, Timer, Verified
-from consensus.messages import ViewChange, Vote
-from ledger.block import Certificate, Phase
+from consensus.events import (
+    CheckpointCertified,
+    Diverged,
+    Fired,
+    PeerStatus,
+    Persist,
+    Persisted,
+    Received,
+    Send,
+    Stable,
+    Timer,
+    Verified,
+)
+from consensus.messages import CheckpointVote, Status, ViewChange, Vote
+from ledger.block import Certificate, CheckpointCertificate, Phase
 from ledger.execution import Tip
 from ledger.genesis import Parameters
-from tests.consensus.samples import BASE, CHAIN, DIGEST, EPOCH, FOUR, PAIRS, certify, new_view, proposal, view_change
+from ledger.validators import ValidatorSet
+from tests.consensus.samples import (
+    BASE,
+    CHAIN,
+    DIGEST,
+    EPOCH,
+    FOUR,
+    PAIRS,
+    certify,
+    checkpoint,
+    new_view,
+    proposal,
+    sign,
+    view_change,
+)
 
 
 def test_a_node_far_above_its_last_certified_checkpoint_starts_with_a_bounded_log() -> None:
@@ -49,3 +75,43 @@ def test_what_is_written_again_counts_from_the_moment_it_is_signed() -> None:
     begun = new_view(6)
     engine.step(Received(Verified(begun)), 3, 3)
     assert engine.lasting_records() == (begun,)
+
+
+FORMER = ValidatorSet.create(EPOCH - 1, 1, [pair.public for pair in PAIRS[:4]])
+
+
+def started_after_an_open_epoch() -> Engine:
+    """Many log windows into an epoch, with certified checkpoints, while nobody certified the end of the one before."""
+    parameters = Parameters(log_window=26)  # the epoch before was longer than two of them
+    height = BASE + 5 * parameters.log_window
+    tip = Tip(height, DIGEST, 1_000, DIGEST, height, FOUR, parameters)
+    engine = Engine(EngineConfig(CHAIN, PAIRS[0].public, parameters), PAIRS[0].sign, tip, checkpoint(height), FORMER)
+    effects = engine.start(0, [CheckpointCertificate(EPOCH - 1, BASE, DIGEST, DIGEST, DIGEST, ())])
+    (written,) = [effect for effect in effects if isinstance(effect, Persist)]
+    engine.step(Persisted(written.token), 1, 1)
+    return engine
+
+
+def closing_vote(member: int, state: bytes = DIGEST) -> CheckpointVote:
+    made: CheckpointVote = sign(CheckpointVote(EPOCH - 1, BASE, DIGEST, state, DIGEST, member))
+    return made
+
+
+def test_the_end_of_an_epoch_is_voted_for_however_long_ago_its_last_certificate_was() -> None:
+    """After a restart votes counted from the epoch's base on, and its end lay beyond all that was counted: no change of
+    members could end any more."""
+    engine = started_after_an_open_epoch()
+    effects = engine.step(PeerStatus(1, Status(EPOCH, 0, False, engine.executed, 0)), 2, 2)
+    assert Send(1, closing_vote(0)) in effects
+    effects = [engine.step(Received(Verified(closing_vote(member))), 3, 3) for member in (1, 2)][-1]
+    (stable,) = [effect.certificate for effect in effects if isinstance(effect, Stable)]
+    assert (stable.epoch, stable.height) == (EPOCH - 1, BASE)
+    assert engine.unclosed is None
+
+
+def test_what_we_made_of_an_epochs_end_is_compared_with_its_certificate_however_late_it_comes() -> None:
+    """Trap 31."""
+    engine = started_after_an_open_epoch()
+    other = CheckpointCertificate(EPOCH - 1, BASE, DIGEST, CHAIN, DIGEST, ())
+    effects = engine.step(CheckpointCertified(Verified(certify(other, (1, 2, 3)))), 2, 2)
+    assert [effect for effect in effects if isinstance(effect, Diverged)] == [Diverged(BASE, DIGEST, CHAIN)]
