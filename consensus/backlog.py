@@ -98,12 +98,13 @@ class Backlog:
         return next(iter(self.waiting.values()), None)
 
     def txs(self, enough: int) -> int:
-        """How many transactions wait, counted until there are enough."""
-        count = 0
-        for entry in self.waiting.values():
+        """How many transactions wait, `enough` where there are more, or as much as fills a block."""
+        count = size_bytes = 0
+        for number, entry in enumerate(self.waiting.values(), 1):
             count += entry.batch.tx_count
-            if count >= enough:
-                break
+            size_bytes += entry.batch.size_bytes
+            if count >= enough or size_bytes >= BLOCK_BATCH_BYTES_MAX or number == BLOCK_BATCHES_MAX:
+                return enough
         return count
 
     def gather(self, txs_max: int) -> tuple[bytes, ...]:

@@ -222,7 +222,7 @@ class Engine:
         self._own_status()
         for claim in executed:
             checkpoints = self._of_epoch(claim.epoch)
-            if checkpoints is not None and claim.height not in checkpoints.own:
+            if checkpoints is not None:
                 self._vote_checkpoint(checkpoints, claim)
         self.ordering.resume()
         if state.changing:
@@ -357,12 +357,15 @@ class Engine:
             # Executed again, to another end: sign no second.
             self._halt(vote.height, vote.state_root, before.state_root)
             return
+        if before is not None and before.signature:
+            state.broadcast(before)  # of a former life, from the log
+            return
         if me is None or state.halted:
             own[vote.height] = vote  # unsigned: a follower only compares
             return
         vote = state.signed(vote)
         own[vote.height] = vote
-        state.persist(vote.height, (vote,), vote, (Broadcast(vote),))
+        state.persist(vote.height, (vote,), vote, (Broadcast(vote),), vouches=True)
 
     def _halt(self, height: int, own_state_root: bytes, other_state_root: bytes) -> None:
         """Once: whoever is told looks for the reason, and what others certify later does not change it."""

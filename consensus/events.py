@@ -137,12 +137,15 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Make `record` durable, do what follows, answer `Persisted(token)`. `height` tells when it may be dropped."""
+    """Make `record` durable, do what follows, answer `Persisted(token)`. `height` tells when it may be dropped. With
+    `vouches`, what was executed up to there must be durable first: others build on it.
+    """
 
     token: int
     height: int
     record: bytes
     then: tuple[Send | Broadcast, ...]
+    vouches: bool = False
 
 
 @dataclass(frozen=True, slots=True)

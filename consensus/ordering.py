@@ -72,6 +72,8 @@ class Ordering:
         proposal, digest = message.proposal, message.vote.digest
         if slot.proposed and slot.proposal is not None:
             return "proposal known"
+        if self._views.is_below(slot.height):
+            return "below the checkpoint that the view began with"
         required = self._views.required(slot.height)
         if required is not None and required.digest != digest:
             return "not what the new view requires"
@@ -184,7 +186,8 @@ class Ordering:
             if certificate is not None:
                 slot.decision = (proposal, certificate)
                 self._patience.decided(state.now_ms - slot.since_ms)
-                self._took_ms = (3 * self._took_ms + state.now_ms - slot.since_ms) // 4
+                took_ms = min(state.now_ms - slot.since_ms, state.parameters.view_timeout_ms)
+                self._took_ms = (3 * self._took_ms + took_ms) // 4
 
     def on_certified(self, proposal: Proposal, certificate: Certificate) -> None:
         """A decision reached without us."""
@@ -218,6 +221,7 @@ class Ordering:
     def resume(self) -> None:
         """Validate again what was in flight, to vote on."""
         for slot in list(self._state.slots.values()):
+            slot.since_ms = self._state.now_ms
             if slot.proposal is not None and slot.decision is None and not self._state.changing:
                 self._state.effects.append(Validate(slot.proposal, check_time=False))
 

@@ -130,13 +130,19 @@ class State:
         return signed(message, self.sign, self.config.chain_id)  # type: ignore[no-any-return]
 
     def persist(
-        self, height: int, records: Iterable[Record], counted: Signed | None, then: tuple[Send | Broadcast, ...]
+        self,
+        height: int,
+        records: Iterable[Record],
+        counted: Signed | None,
+        then: tuple[Send | Broadcast, ...],
+        *,
+        vouches: bool = False,
     ) -> None:
         """Have `records` made durable; then `then` is sent, and `counted` comes back with `Persisted`."""
         self._token += 1
         self.unpersisted[self._token] = counted
         record = b"".join(len(item).to_bytes(4, "big") + item for item in map(encode_message, records))
-        self.effects.append(Persist(self._token, height, record, then))
+        self.effects.append(Persist(self._token, height, record, then, vouches))
 
     def send(self, member: int, message: Message) -> None:
         self.effects.append(Send(member, message))

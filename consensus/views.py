@@ -67,6 +67,11 @@ class Views:
             return None
         return choice.proposals[height - choice.base - 1]
 
+    def is_below(self, height: int) -> bool:
+        """Whether the view began above that height: a quorum vouches for what was decided there. Who has lost it, or
+        never had it, gets it from others, and votes on nothing else."""
+        return self.choice is not None and height <= self.choice.base
+
     # Messages of other views
 
     def is_of_other(self, message: PrePrepare | Vote) -> bool:

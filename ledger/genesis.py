@@ -57,7 +57,7 @@ class Parameters:
     log_window: int = 64  # heights a replica keeps beyond its stable checkpoint
     view_timeout_ms: int = 1_000  # patience with a leader; doubles with each failed view
     view_timeout_ms_max: int = 30_000  # the cap of that doubling
-    block_interval_ms: int = 15  # the longest a waiting batch is held back for company
+    block_interval_ms: int = 15  # for every few transactions that wait, how long for more (docs/protocol.md, section 3)
     block_txs_max: int = 2_000
     batch_txs_max: int = 500
     clock_drift_ms_max: int = 10_000  # how far a proposal's time may be from a replica's clock

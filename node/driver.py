@@ -81,6 +81,7 @@ class Driver:
         self._check_wanted = asyncio.Event()
         self._paused: dict[bytes, asyncio.Event] = {}  # by peer that has more waiting than it may
         self._stable_height = 0
+        self._store_due = False  # whether the store is to be synced before the log's next records
         self.flushing_since_ms: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._failed = False
@@ -167,6 +168,9 @@ class Driver:
             self._flush_wanted.set()
         return sequence
 
+    def store_first(self) -> None:
+        self._store_due = True
+
     def set_timer(self, name: str, at_ms: int | None) -> None:
         handle = self._timers.pop(name, None)
         if handle is not None:
@@ -231,7 +235,7 @@ class Driver:
             self._flush_wanted.clear()
             stable = self._stable_height
             started_s, self.flushing_since_ms = time.perf_counter(), self.wall_ms()
-            sequence = await loop.run_in_executor(self._disk, self._wal.flush)
+            sequence = await loop.run_in_executor(self._disk, self._wal.flush, self._sync_store)
             self.flushing_since_ms = None
             self.account.flushes += 1
             self.account.flush_s += time.perf_counter() - started_s
@@ -240,6 +244,16 @@ class Driver:
             if stable > shortened:
                 shortened = stable
                 await loop.run_in_executor(self._disk, shorten, self._kv, self._wal, stable)
+
+    def _sync_store(self) -> None:
+        """In the disk thread, when it is settled which records are written: those that need it came after the mark."""
+        if self._store_due:
+            self._store_due = False
+            try:
+                self._kv.write((), sync=True)
+            except BaseException:
+                self._store_due = True
+                raise
 
     async def _check_forever(self) -> None:
         while True:

@@ -113,6 +113,10 @@ class Outside(Protocol):
         """Put a record in the write-ahead log; `Replica.on_durable(sequence)` is called once it is on disk."""
         ...
 
+    def store_first(self) -> None:
+        """All that the store was given so far must be on disk before any record that is appended from now on."""
+        ...
+
     def set_timer(self, name: str, at_ms: int | None) -> None:
         """Call `Replica.on_timer(name)` then; None cancels."""
         ...
@@ -377,11 +381,13 @@ class Replica:
         """What makes stable there what is stable here: the latest checkpoint that the peer has come by (who follows a
         busy chain is always behind the very latest), or first the one that closes an epoch."""
         validators = self.engine.validators
-        certificate = self.engine.checkpoints.certificate
+        certificate = None
         if validators.epoch > 0 and status.stable < validators.first_height - 1:
-            certificate = self.store.closing_checkpoint(validators.epoch - 1) or certificate
-        elif certificate is not None and certificate.height > status.height:
-            certificate = self.store.latest_checkpoint(status.height)
+            certificate = self.store.closing_checkpoint(validators.epoch - 1)
+        if certificate is None:
+            certificate = self.engine.checkpoints.certificate
+            if certificate is not None and certificate.height > status.height:
+                certificate = self.store.latest_checkpoint(status.height)
         if certificate is not None and status.stable < certificate.height <= status.height:
             self.outside.send(key, Kind.CERTIFIED, encode(certificate.to_value()))
 
@@ -588,6 +594,7 @@ class Replica:
             return  # no room now; the next tick tries again
 
     def _tick(self, now_ms: int) -> None:
+        self.sync.eager = self.engine.me is None
         self._take_blocks()
         self._ask_for_blocks(now_ms)
         self._retry()  # what the pool gave up seeking, or took without being asked, is looked at again
@@ -665,6 +672,8 @@ class Replica:
             case Broadcast(message):
                 self._broadcast(message)
             case Persist():
+                if effect.vouches:
+                    self.outside.store_first()
                 sequence = self.outside.append(RecordKind.VOTES, effect.height, effect.record)
                 self._awaiting.append((sequence, effect))
             case SetTimer(timer, at_ms):
@@ -692,7 +701,6 @@ class Replica:
                 self.outside.diverged(height, own, certified)
             case KeyForgotten(height):
                 self.store.mute(self.key)
-                self.sync.eager = True
                 self.outside.key_forgotten(height)
 
     def _send(self, key: bytes, message: object) -> None:
@@ -841,6 +849,7 @@ class Replica:
 
     def _on_stable(self, certificate: CheckpointCertificate) -> None:
         self.store.put_checkpoint(certificate)
+        self.outside.store_first()  # votes that it lets us give would else outlive it, more than a log holds
         lasting = certificate.height + self.store.tip.parameters.log_window
         records = self.engine.lasting_records()
         if records:

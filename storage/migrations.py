@@ -48,6 +48,10 @@ def _batches(key: bytes, data: bytes) -> tuple[bytes, ...]:
     raise Corruption(f"record {key.hex()} is not a proposal")
 
 
+def _nothing(kv: KeyValue) -> None:
+    """Only the name: what stops in the middle of the next step is read by no older software."""
+
+
 def _from_2(kv: KeyValue) -> None:
     """Index entries of one key in one block become one: `I hash height` -> positions, instead of a row for each."""
     row_size_bytes = len(schema.at_height(schema.index_prefix("", b""), 0)) + 4  # of a former row, position included
@@ -67,7 +71,8 @@ def _from_2(kv: KeyValue) -> None:
 STEPS: Final[Mapping[bytes, tuple[bytes, Callable[[KeyValue], None]]]] = MappingProxyType(
     {
         b"medchain/store/1": (b"medchain/store/2", _from_1),
-        b"medchain/store/2": (b"medchain/store/3", _from_2),
+        b"medchain/store/2": (b"medchain/store/2-3", _nothing),
+        b"medchain/store/2-3": (b"medchain/store/3", _from_2),
     }
 )
 """Format -> the next one, and what leads there."""

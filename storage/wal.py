@@ -28,7 +28,7 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -192,8 +192,9 @@ class WriteAheadLog:
             self._appended += 1
             return self._appended
 
-    def flush(self) -> int:
-        """Write and sync all that was appended before the call; returns the last durable sequence number.
+    def flush(self, first: Callable[[], None] | None = None) -> int:
+        """Write and sync all that was appended before the call; returns the last durable sequence number. `first` is
+        called when it is settled what that is, and before any of it is written.
 
         Calls from several threads form one group: who waited for another's sync finds his records written. DiskFull
         leaves everything in place: calling again once there is room succeeds, and writes nothing twice. After any
@@ -209,6 +210,8 @@ class WriteAheadLog:
                 waiting, self._pending = self._pending, []
             done = 0
             try:
+                if first is not None:
+                    first()
                 while done < len(waiting):
                     self._rotate_if_due(waiting[done])
                     done += self._write_group(waiting, done)

@@ -44,6 +44,7 @@ from ledger.validators import faulty_max, quorum
 from node.replica import RecordKind
 from p2p.batches import BatchPool, PoolConfig
 from p2p.frames import Kind
+from storage.chain import ChainStore
 from tests.consensus import test_messages
 from tests.simulation.cluster import WALL_MS, Cluster, Options, SimulatedNode, key_of
 
@@ -836,6 +837,7 @@ def test_c35_nothing_an_honest_member_signs_convicts_it() -> None:
         cluster.run(137)
         node = cluster.nodes[step % 4]
         node.crash()
+        cluster.transfer()  # what a leader who is down does not order
         cluster.run(2_500 if step % 5 == 0 else 53)
         node.boot()
     commit(cluster)
@@ -1010,3 +1012,50 @@ def test_the_key_that_replaces_a_forgotten_one_votes() -> None:
     assert cluster.run(60_000, lambda: min(cluster.heights()) >= end)
     assert cluster.nodes[4].replica.engine.me is not None
     commit(cluster, 2)
+
+
+def test_c38_what_a_member_vouches_for_survives_its_power() -> None:
+    """Trap 16. When a vote for a checkpoint leaves, a power cut would leave the blocks up to it in the store. That
+    nobody votes below the checkpoint of a new view is in tests/simulation/test_below_base.py."""
+    cluster = Cluster(38, Options(n=4, parameters=Parameters(checkpoint_interval=2)))
+    cluster.run(100)
+    vouched: set[tuple[int, int]] = set()
+
+    def passes(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> bool:
+        message = decode_message(payload) if kind is Kind.VOTE else None
+        if isinstance(message, CheckpointVote) and (sender.index, message.height) not in vouched:
+            vouched.add((sender.index, message.height))
+            assert ChainStore(sender.kv.crash(0)).tip.height >= message.height
+        return True
+
+    tap(cluster, passes)
+    for _ in range(8):
+        commit(cluster)
+    cluster.run(500)
+    assert {index for index, _ in vouched} == {0, 1, 2, 3}
+    assert len(vouched) >= 12
+
+
+def test_a_follower_of_a_busy_chain_hears_of_checkpoints_while_the_epoch_before_is_open_everywhere() -> None:
+    """Who follows is always behind the very latest one, and needs one that it has come by, to prove and to prune."""
+    parameters = Parameters(checkpoint_interval=2, window=4, log_window=16)
+    cluster = Cluster(38, Options(n=4, followers=2, parameters=parameters))
+    ends: list[int] = []
+
+    def passes(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> bool:
+        end = cluster.nodes[1].replica.engine.epoch_end
+        if not ends and end is not None:
+            ends.append(end)
+        return checkpoint_height(kind, payload) not in ends
+
+    tap(cluster, passes)
+    membership(cluster, (cluster.nodes[4].key.public,), (cluster.nodes[0].key.public,))
+    assert cluster.run(60_000, lambda: all(node.replica.engine.validators.epoch == 1 for node in cluster.nodes))
+    follower = cluster.nodes[5]
+    cluster._trouble.update({(a, 5): (60, 0) for a in range(5)} | {(5, a): (60, 0) for a in range(5)})
+    for _ in range(200):
+        cluster.transfer(at=1)
+        cluster.run(20)
+    latest = follower.replica.store.latest_checkpoint()
+    assert latest is not None
+    assert latest.height > ends[0] + 4 * parameters.checkpoint_interval

@@ -5,7 +5,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consensus.backlog import PROPOSE_TXS
+import pytest
+
+from consensus.backlog import PROPOSE_TXS, Backlog
+from consensus.events import BatchAvailable
+from ledger.block import BLOCK_BATCH_BYTES_MAX, BLOCK_BATCHES_MAX
+from ledger.crypto import hash_bytes
 from ledger.genesis import Parameters
 from tests.simulation.cluster import Cluster, Options
 
@@ -57,3 +62,32 @@ def test_over_a_long_distance_heights_overlap() -> None:
     loaded(cluster, 1, 20, 2_000)
     blocks = loaded(cluster, 1, 20, 2_000)
     assert blocks > 3 * 2_000 // 300
+
+
+@pytest.mark.parametrize(("count", "size_bytes"), [(BLOCK_BATCHES_MAX, 300), (8, BLOCK_BATCH_BYTES_MAX // 8)])
+def test_a_block_that_is_full_by_batches_or_bytes_waits_for_nothing(count: int, size_bytes: int) -> None:
+    backlog = Backlog()
+    for number in range(count):
+        assert backlog.txs(PROPOSE_TXS) == 4 * number
+        backlog.add(BatchAvailable(hash_bytes(b"%d" % number), 4, size_bytes), 0, 0)
+    assert backlog.txs(PROPOSE_TXS) == PROPOSE_TXS
+
+
+def test_a_restart_in_the_middle_of_a_block_is_no_measure_of_how_long_blocks_take() -> None:
+    """What is taken back from the log is counted from the start on, not from when the machine's clock began."""
+    cluster = Cluster(1, NEAR)
+    cluster.run(1_000_000)
+    for _ in range(20):
+        cluster.transfer(at=0)
+        cluster.run(50)
+    for after_ms in range(4, 20, 2):
+        cluster.transfer(at=0)
+        cluster.run(after_ms)
+        for node in cluster.nodes:
+            node.crash(power=False)
+        for node in cluster.nodes:
+            node.boot()
+        cluster.run(1_500)
+        assert all(
+            node.replica.engine.ordering._took_ms <= NEAR.parameters.view_timeout_ms // 2 for node in cluster.nodes
+        )

@@ -207,3 +207,37 @@ async def test_what_is_needed_now_overtakes_what_its_sender_sent_before(driver: 
     async with asyncio.timeout(10):
         await everything.wait()
     assert checked == [4, 0, 1, 2, 3]
+
+
+@pytest.mark.asyncio
+async def test_the_store_is_synced_before_the_records_that_vouch_for_it(tmp_path: Path) -> None:
+    """Trap 16. Else the power may fail between, and a member's word for blocks outlive the blocks."""
+    done: list[str] = []
+
+    class Noting(WriteAheadLog):
+        def _write_group(self, waiting: list[Record], first: int) -> int:
+            done.append("log")
+            return super()._write_group(waiting, first)
+
+    driver = start(Noting(tmp_path / "wal"), Watching())
+    write = driver._kv.write
+
+    def noting(*arguments: Any, sync: bool = False, **options: Any) -> None:
+        if sync:
+            done.append("store")
+        write(*arguments, sync=sync, **options)
+
+    driver._kv.write = noting  # type: ignore[method-assign]
+    flushes = driver.account.flushes
+    driver.append(RecordKind.VOTES, 1, b"")
+    while driver.account.flushes == flushes:
+        await asyncio.sleep(0.001)
+    assert "store" not in done
+    done.clear()
+    driver.store_first()
+    flushes = driver.account.flushes
+    driver.append(RecordKind.VOTES, 1, b"")
+    while driver.account.flushes == flushes:
+        await asyncio.sleep(0.001)
+    assert done[:2] == ["store", "log"]
+    await driver.stop()

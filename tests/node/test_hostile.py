@@ -95,6 +95,9 @@ class Recorder:
         self.appended.append((kind, payload))
         return len(self.appended)
 
+    def store_first(self) -> None:
+        pass
+
     def set_timer(self, name: str, at_ms: int | None) -> None:
         pass
 

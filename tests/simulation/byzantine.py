@@ -620,6 +620,22 @@ class Gravedigger(ByzantineNode):
         return (message,)
 
 
+class Backdater(ByzantineNode):
+    """Leading a view that began above a checkpoint, it has other blocks voted on below: by who lacks those, or lost
+    them.
+    """
+
+    def act(self) -> None:
+        engine, choice = self.engine, self.engine._views.choice
+        if not engine.is_leader or choice is None:
+            return
+        for height in range(max(1, choice.base - engine.validators.n), choice.base + 1):
+            other = Proposal(height, self.wall_ms(), tuple(batch.digest for batch in self.replica.pool.held()[:1]))
+            if other.batches:
+                commit = self.vote(engine.view, height, Phase.COMMIT, other.digest)
+                self.tell_all([self.proposal(engine.view, other), commit])
+
+
 STRATEGIES: dict[str, type[ByzantineNode]] = {
     "twins": Twins,
     "equivocator": Equivocator,
@@ -650,6 +666,7 @@ STRATEGIES: dict[str, type[ByzantineNode]] = {
     "repeater": Repeater,
     "necromancer": Necromancer,
     "gravedigger": Gravedigger,
+    "backdater": Backdater,
     "batch_withholder": BatchWithholder,
     "batch_flood": BatchFlood,
     "batch_forger": BatchForger,

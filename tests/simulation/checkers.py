@@ -80,7 +80,10 @@ class Checkers:
         if before != content:
             self.fail(f"node {node.index} contradicts itself: {place}")
         self.on_clock(node)
-        if not isinstance(signed, CheckpointVote):
+        if isinstance(signed, CheckpointVote):
+            if signed.height > node.durable_height:
+                self.fail(f"node {node.index} vouches for block {signed.height}, which is not on its disk")
+        else:
             latest = node.latest_views.get(signed.epoch, 0)
             if signed.view < latest:
                 self.fail(f"node {node.index} signs {type(message).__name__} of view {signed.view} after view {latest}")
@@ -126,7 +129,9 @@ class Checkers:
         for claim in new_view.claims:
             for height, view, digest in claim.locks:
                 locks[height] = max(locks.get(height, (-1, b"")), (view, digest))
-        if not base < vote.height <= max(locks, default=0):
+        if vote.height <= base:
+            self.fail(f"node {node.index} votes at height {vote.height}, below its new view")
+        if vote.height > max(locks, default=0):
             return
         wanted = locks[vote.height][1] if vote.height in locks else Proposal.null(vote.height).digest
         if vote.digest != wanted:

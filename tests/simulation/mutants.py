@@ -142,7 +142,7 @@ MUTANTS = (
     _one("views", "who lags is not helped into the view", Repair, "on_status", "self._views.help_in(member)", "pass"),
     # Restart and write-ahead log
     _one("restart", "votes are sent before they are durable", State, "persist",
-         "self.effects.append(Persist(self._token, height, record, then))",
+         "self.effects.append(Persist(self._token, height, record, then, vouches))",
          "self.effects.extend(then); self.effects.append(Persist(self._token, height, record, ()))"),
     _one("restart", "our votes are not taken back", Restart, "_restore_vote", "PrePrepare | Vote | Prepared):",
          "Prepared):"),
@@ -170,6 +170,10 @@ MUTANTS = (
     # Batches
     _one("fetching", "a batch that was ordered before is never taken again", BatchPool, "admit",
          "if digest in self._held or", "if digest in self._ordered or digest in self._held or"),
+    _one("votes", "heights below the new view are voted on", Ordering, "_refusal", "self._views.is_below(slot.height)",
+         "False"),
+    _one("votes", "checkpoints are signed before the store is on disk", Replica, "_carry_out", "if effect.vouches:",
+         "if False:"),
     _one("fetching", "what was vouched for is not kept", Replica, "_vouch", "if height <= self.store.tip.height or",
          "if True or"),
     _one("fetching", "always the same member is asked", BatchPool, "plan_fetches",

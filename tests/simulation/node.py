@@ -55,13 +55,14 @@ class SimulatedNode:
         self.durable_messages: dict[bytes, None] = {}
         self.latest_views: dict[int, int] = {}  # epoch -> view of the latest message sent
         self.applied_height = self.events = 0
+        self.durable_height = 0  # of the store, for certain
         self.replica: Replica
         self._new_life()
 
     def _new_life(self) -> None:
         self._timers: dict[str, int] = {}
         self._written: deque[tuple[int, bytes]] = deque()  # vote records on their way to the disk
-        self._flush_wanted = self._flushing = False
+        self._flush_wanted = self._flushing = self._store_due = False
         self._stable = self._shortened = 0
         self._log_base = len(self.log)
 
@@ -171,6 +172,9 @@ class SimulatedNode:
             self._want_flush()
         return sequence
 
+    def store_first(self) -> None:
+        self._store_due = True
+
     def _want_flush(self) -> None:
         if not self._flush_wanted:
             self._flush_wanted = True
@@ -183,6 +187,10 @@ class SimulatedNode:
             return
         self._flushing, self._flush_wanted = True, False
         stable = self._stable
+        if self._store_due:
+            self._store_due = False
+            self.kv.write((), sync=True)
+            self.durable_height = self.replica.store.tip.height
         sequence = self.disk.wal.flush()
         mark = self.disk.fs.mark
         took_ms = max(self.cluster.sync_takes_ms(), self.stalled_until_ms - self.cluster.now_ms)

@@ -30,7 +30,7 @@ from ledger.rules import Context, Registry, Rule, RuleModule
 from ledger.state import state_key
 from ledger.stateproof import STATE_PROOF_SIZE_BYTES_MAX, ReceiptProof, StateProof, TransactionProof
 from ledger.transaction import Batch, Transaction
-from storage import schema
+from storage import chain, schema
 from storage.chain import ChainStore
 from storage.errors import AlreadyInitialised, Corruption, NotInitialised, StateDiverged
 from storage.kv import KeyValue
@@ -606,3 +606,19 @@ def test_a_certified_block_on_the_wire_is_refused_when_it_is_none(node: Node):
     with pytest.raises(CodecError) as refused:
         decode_certified(b"\x93" + bytes(8 * 1024 * 1024))
     assert refused.value.code == Code.TOO_LARGE
+
+
+def test_an_index_entry_of_a_place_beyond_its_block_is_damage(node: Node) -> None:
+    node.run([node.cluster.note("a", 1)])
+    node.kv.write([(schema.at_height(schema.index_prefix("note", b"a"), 1), schema.pack_positions([99]))])
+    with pytest.raises(Corruption, match="position 99"):
+        node.store.lookup("note", b"a", limit=9)
+    with pytest.raises(ValueError, match="negative"):
+        node.store.lookup("note", b"a", limit=-1)
+
+
+def test_a_lookup_in_a_block_full_of_refusals_reads_none_of_them(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    tx = node.cluster.note("a", 1)
+    node.run([*(node.cluster.note("bad", 13) for _ in range(300)), tx])
+    monkeypatch.setattr(chain, "decode_record", None)
+    assert node.store.lookup("note", b"a", limit=9) == [(1, 300, tx.id)]

@@ -521,3 +521,34 @@ def test_the_written_format_is_the_documented_one(tmp_path: Path) -> None:
     assert record[17:21] == header[32:]
     assert int.from_bytes(record[21:25], "big") == zlib.crc32(record[:21] + b"payload")
     assert record[25:] == b"payload"
+
+
+def test_what_must_happen_first_happens_between_the_choice_of_records_and_their_writing(tmp_path: Path) -> None:
+    """A record appended meanwhile may need more than was done, so it waits for the next flush."""
+    log = WriteAheadLog(tmp_path / "wal")
+    log.append(1, 1, b"one")
+    found: list[bytes] = []
+
+    def first() -> None:
+        found.append(segments(tmp_path / "wal")[-1].read_bytes()[HEADER_BYTES:])
+        log.append(1, 2, b"two")
+
+    assert log.flush(first) == 1
+    assert found == [b""], "nothing was written yet"
+    log.close()
+    assert [record.payload for record in read(tmp_path / "wal")[0]] == [b"one"]
+
+
+def test_where_what_must_happen_first_fails_nothing_is_written_and_nothing_lost(tmp_path: Path) -> None:
+    log = WriteAheadLog(tmp_path / "wal")
+    log.append(1, 1, b"one")
+
+    def full() -> None:
+        raise DiskFull(tmp_path)
+
+    with pytest.raises(DiskFull):
+        log.flush(full)
+    assert segments(tmp_path / "wal")[-1].read_bytes()[HEADER_BYTES:] == b""
+    assert log.flush() == 1
+    log.close()
+    assert [record.payload for record in read(tmp_path / "wal")[0]] == [b"one"]
