@@ -621,19 +621,19 @@ class Gravedigger(ByzantineNode):
 
 
 class Backdater(ByzantineNode):
-    """Leading a view that began above a checkpoint, it has other blocks voted on below: by who lacks those, or lost
-    them.
+    """Leading a view that begins above a checkpoint, it has other blocks voted on below, by who lacks those or lost
+    them: at once, since such a member soon catches up.
     """
 
-    def act(self) -> None:
-        engine, choice = self.engine, self.engine._views.choice
-        if not engine.is_leader or choice is None:
+    def say(self, key: bytes, message: Message) -> Iterator[Message]:
+        yield message
+        if not isinstance(message, NewView) or message.member != self.member or message.stable is None:
             return
-        for height in range(max(1, choice.base - engine.validators.n), choice.base + 1):
-            other = Proposal(height, self.wall_ms(), tuple(batch.digest for batch in self.replica.pool.held()[:1]))
-            if other.batches:
-                commit = self.vote(engine.view, height, Phase.COMMIT, other.digest)
-                self.tell_all([self.proposal(engine.view, other), commit])
+        base, tip = message.stable.height, self.replica.store.tip.height
+        held, last = self.replica.pool.held(), self.replica.store.block(tip)
+        batches = (held[0].digest,) if held else last.proposal.batches if last is not None else ()
+        for height in range(max(1, base - 5), base + 1):
+            yield self.proposal(message.view, Proposal(height, self.wall_ms(), batches, seal=not batches))
 
 
 STRATEGIES: dict[str, type[ByzantineNode]] = {

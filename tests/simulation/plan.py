@@ -75,7 +75,7 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
         faults = _draw_missed_epochs(random, options, end_ms)
         _favour(options, "bogus_checkpoint", strategies)
     elif random.randrange(8) == 0:
-        faults = _draw_leaving_behind(random, options, end_ms)
+        faults = _draw_leaving_behind(random, options, end_ms, strategies)
     elif random.randrange(8) == 0:
         end_ms = 8_000
         faults = _draw_forgetting(random, options, end_ms, strategies)
@@ -133,10 +133,13 @@ def _draw_missed_epochs(random: Random, options: Options, end_ms: int) -> list[F
     return faults
 
 
-def _draw_leaving_behind(random: Random, options: Options, end_ms: int) -> list[Fault]:
+def _draw_leaving_behind(random: Random, options: Options, end_ms: int, strategies: list[str]) -> list[Fault]:
     """Again and again a member wakes far behind while the others leave their view, and its power is cut as it catches
-    up: how it came into the view is on its way to a slow disk, and checkpoints let the log drop old segments."""
+    up: how it came into the view is on its way to a slow disk, and checkpoints let the log drop old segments. One who
+    leads then may offer other blocks for those that it lacks."""
     _set_small_windows(random, options)
+    if strategies and random.randrange(2):
+        options.byzantine = {random.randrange(options.n): "backdater"}
     options.delay_ms, options.fsync_ms = random.choice([(0, 2), (1, 5)]), random.choice([(0, 2), (1, 5)])
     options.segment_bytes_max = 256
     faults: list[Fault] = [{"at_ms": 100, "kind": "load", "every_ms": 60, "count": end_ms // 60}]
