@@ -54,12 +54,15 @@ class Checkpoints:
         if self._certified is None or certificate.height > self._certified.height:
             self._certified = certificate
 
-    def settle(self, executed: int) -> CheckpointCertificate | None:
-        """The certificate that becomes stable now that blocks up to `executed` are done; None if nothing changes."""
+    def settle(self, executed: int, offered: CheckpointCertificate | None = None) -> CheckpointCertificate | None:
+        """The certificate that becomes stable now that blocks up to `executed` are done: the highest known, or one that
+        is `offered` and lower, as to who catches up; None if nothing changes."""
         # A node far behind applies many checkpoints before it hears of a certificate, which is then for a late one.
         for height in [known for known in self.own if known <= executed - 2 * self.log_window]:
             del self.own[height]
         certificate = self._certified
+        if offered is not None and certificate is not None and certificate.height > executed:
+            certificate = offered
         if certificate is None or not self.stable < certificate.height <= executed:
             return None
         return certificate

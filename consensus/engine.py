@@ -357,14 +357,10 @@ class Engine:
             # Executed again, to another end: sign no second.
             self._halt(vote.height, vote.state_root, before.state_root)
             return
-        if before is not None and before.signature:
-            state.broadcast(before)  # of a former life, from the log
-            return
         if me is None or state.halted:
-            own[vote.height] = vote  # unsigned: a follower only compares
+            own.setdefault(vote.height, vote)  # unsigned: a follower only compares
             return
-        vote = state.signed(vote)
-        own[vote.height] = vote
+        vote = own[vote.height] = state.signed(vote)  # as in a former life, perhaps: it is the same
         state.persist(vote.height, (vote,), vote, (Broadcast(vote),), vouches=True)
 
     def _halt(self, height: int, own_state_root: bytes, other_state_root: bytes) -> None:
@@ -392,12 +388,13 @@ class Engine:
         if checkpoints is None:
             return self._state.ignore("other epoch")
         checkpoints.learn(certificate)
-        return self._settle(checkpoints)
+        return self._settle(checkpoints, certificate)
 
-    def _settle(self, checkpoints: Checkpoints) -> None:
+    def _settle(self, checkpoints: Checkpoints, offered: CheckpointCertificate | None = None) -> None:
         state = self._state
         last = state.validators.first_height - 1  # of the epoch before
-        certificate = checkpoints.settle(min(state.executed, last) if checkpoints is state.former else state.executed)
+        executed = min(state.executed, last) if checkpoints is state.former else state.executed
+        certificate = checkpoints.settle(executed, offered)
         if certificate is None:
             return
         own = checkpoints.own.get(certificate.height)

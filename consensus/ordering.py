@@ -94,12 +94,16 @@ class Ordering:
         return any(digest in self._backlog.used and digest not in restored for digest in proposal.batches)
 
     def _is_idle(self, proposal: Proposal) -> bool:
-        """Whether a proposal without batches has no reason: empty blocks, made as fast as they can be, would use up the
-        heights for which waiting transactions are valid. If ours is the clock that is late, it comes again."""
+        """Whether a proposal without batches, or a seal, has no reason: empty blocks, made as fast as they can be,
+        would use up the heights for which waiting transactions are valid. If our clock is late, it comes again."""
         state = self._state
-        if proposal.batches or state.epoch_end is not None:
+        if proposal.batches:
+            return proposal.seal  # which closes a quiet chain
+        if state.epoch_end is not None:
             return False
-        return not proposal.seal or state.now_ms - state.progress_at_ms < state.config.seal_after_ms // 2
+        closed = proposal.height == state.executed + 1 and state.last_checkpoint == state.executed
+        early = state.now_ms - state.progress_at_ms < state.config.seal_after_ms // 2
+        return not proposal.seal or closed or early
 
     def _validate(self, slot: Slot, proposal: Proposal, *, check_time: bool) -> None:
         """Have the batches got hold of; what we executed already needs none of it."""

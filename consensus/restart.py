@@ -65,7 +65,9 @@ class Restart:
         for vote in votes:
             if vote.height > checkpoints.stable:
                 checkpoints.own[vote.height] = vote
-                checkpoints.record(vote)
+                # Of blocks that the store has lost it is said and counted once they are executed again, and on disk.
+                if vote.height <= self._state.executed:
+                    checkpoints.record(vote)
 
     def _restore_vote(self, record: Record) -> None:
         """Locks of any view; votes of the view we are in only, no others can be contradicted any more."""

@@ -9,7 +9,7 @@ Must not know: blocks' content, networks, clocks.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -143,9 +143,10 @@ class BlockSync(Generic[B]):
         """The greatest height any peer claims."""
         return max((peer.height for peer in self._peers.values()), default=0)
 
-    def height_claimed_by(self, count: int) -> int:
-        """The greatest height that at least `count` peers claim: with more than f of them, an honest one is there."""
-        claims = sorted((peer.height for peer in self._peers.values()), reverse=True)
+    def height_claimed_by(self, count: int, members: Collection[Hashable]) -> int:
+        """The greatest height that at least `count` of these peers claim: with more than f members, an honest one is
+        there."""
+        claims = sorted((peer.height for key, peer in self._peers.items() if key in members), reverse=True)
         return claims[count - 1] if len(claims) >= count else 0
 
     def plan(self, height: int, now_ms: int) -> list[BlockRequest]:

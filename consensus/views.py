@@ -257,7 +257,7 @@ class Views:
         if message.epoch != state.validators.epoch or message.view != state.view:
             return None
         match message:
-            case Suspect():
+            case Suspect() if self.suspecting:  # not where a block came meanwhile
                 self.own_suspect = message
                 self.on_suspect(message)
             case ViewChange() if state.changing:

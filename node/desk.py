@@ -249,7 +249,8 @@ class Desk:
 
     def lag(self) -> int:
         """How many blocks behind this node is, as more than f others say."""
-        claimed = self.replica.sync.height_claimed_by(self.replica.engine.validators.f + 1)
+        validators = self.replica.engine.validators
+        claimed = self.replica.sync.height_claimed_by(validators.f + 1, validators.keys)
         return max(0, claimed - self.store.tip.height)
 
     async def wait(self, tx_id: bytes, timeout_ms: int) -> tuple[int, int, Receipt] | None:

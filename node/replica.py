@@ -179,6 +179,8 @@ class Replica:
         self.verifier = verifier or Verifier(self.genesis.chain_id)
         self.pool = BatchPool(replace(pool or PoolConfig(), batch_txs_max=parameters.batch_txs_max))
         config = EngineConfig(self.genesis.chain_id, key, parameters, muted=store.is_muted(key))
+        # Muted for this life, the engine reads no record of the view it was in, so that none could be written again.
+        self._keeps_log = store.refetching > 0
         epoch = store.tip.validators.epoch
         closed = epoch == 0 or store.closing_checkpoint(epoch - 1) is not None
         former = None if closed else store.validator_set(epoch - 1)
@@ -289,7 +291,9 @@ class Replica:
         fresh = False
         for tx in txs:
             try:
-                fresh |= self.pool.submit(tx, now_ms)
+                # One that was executed while its signature was checked would make a batch that is ordered already.
+                if tx.replay_key not in self.executor.replay or self.store.place(tx.id) is None:
+                    fresh |= self.pool.submit(tx, now_ms)
             except Reject as reject:
                 refusals.append(reject)
             else:
@@ -384,7 +388,7 @@ class Replica:
         certificate = None
         if validators.epoch > 0 and status.stable < validators.first_height - 1:
             certificate = self.store.closing_checkpoint(validators.epoch - 1)
-        if certificate is None:
+        if certificate is None or certificate.height > status.height:
             certificate = self.engine.checkpoints.certificate
             if certificate is not None and certificate.height > status.height:
                 certificate = self.store.latest_checkpoint(status.height)
@@ -546,7 +550,8 @@ class Replica:
 
     def _take_blocks(self) -> None:
         """Use what the buffer holds in order. Client signatures inside were checked by the quorum that certified it."""
-        while len(self._undelivered) < UNEXECUTED_MAX and not self._log_is_behind():
+        undelivered_max = min(UNEXECUTED_MAX, self.store.tip.parameters.log_window)  # the engine delivers no more
+        while len(self._undelivered) < undelivered_max and not self._log_is_behind() and not self.engine.halted:
             if self.engine.delivered == self.engine.epoch_end:
                 return  # the next block's set is known once this epoch's last block is executed
             found = self.sync.take(self.engine.delivered + 1)
@@ -623,7 +628,8 @@ class Replica:
         at once would bring each several times just when the network is busy. What waits for its check is here.
         """
         members = [key for key in self.engine.validators.keys if key in self.peers]
-        for peer, digests in self.pool.plan_fetches(members, now_ms).items():
+        others = [key for key in self.peers if key not in members]  # of a set that has gone, or with an archive
+        for peer, digests in self.pool.plan_fetches(members + others, now_ms).items():
             lacking = tuple(digest for digest in digests[:BLOCK_BATCHES_MAX] if not self.pool.is_checking(digest))
             if lacking and isinstance(peer, bytes):
                 self.outside.send(peer, Kind.BATCH_REQUEST, encode(lacking))
@@ -826,6 +832,9 @@ class Replica:
             self._unwant(other)
         self._lacking.clear()  # what was executed is in the store now
         self._release_vouched(proposal.height)
+        # At once: a leader knows that there is nothing in them, and must not be suspected for passing them over.
+        for digest in self.pool.drop_expired(proposal.height + 1, self._in_flight()):
+            self.engine.forget_batch(digest)
         for digest in proposal.batches:
             self._synced.pop(digest, None)
         self.counters.blocks += 1
@@ -856,9 +865,8 @@ class Replica:
             self.outside.append(RecordKind.VOTES, lasting, join_records(records))
         for digest in [known for known, height in self._logged.items() if height <= certificate.height]:
             del self._logged[digest]
-        for digest in self.pool.drop_expired(certificate.height + 1, self._in_flight()):
-            self.engine.forget_batch(digest)
-        self.outside.stable(certificate.height)
+        if not self._keeps_log:
+            self.outside.stable(certificate.height)
 
     def _in_flight(self) -> set[bytes]:
         """Batches that are proposed, locked or decided, and not executed. Those who vouched for one go on holding it

@@ -41,7 +41,7 @@ def shorten(kv: KeyValue, wal: WriteAheadLog, height: int) -> None:
     _note(kv, wal.extent())
     if wal.would_drop(height + 1):
         wal.append(MARK, height + 1, b"")
-        wal.flush()
+        wal.flush(lambda: kv.write((), sync=True))
         _note(kv, wal.extent(height + 1))
     wal.truncate_before(height + 1)
 
@@ -49,8 +49,13 @@ def shorten(kv: KeyValue, wal: WriteAheadLog, height: int) -> None:
 def end(kv: KeyValue, wal: WriteAheadLog) -> None:
     """A last record for a node that stops in peace. Damage to the last one cannot be told from a write that was cut
     short; with this behind it, damage to a vote is told."""
+
+    def sync() -> None:
+        with suppress(StorageError):  # of a store that takes nothing more
+            kv.write((), sync=True)
+
     wal.append(MARK, _CLOSED_TAG, b"")
-    wal.flush()
+    wal.flush(sync)
     with suppress(StorageError):  # the store then knows of an earlier end, as after a crash
         _note(kv, wal.extent())
 

@@ -48,3 +48,17 @@ def test_exactly_what_could_still_be_executed_is_remembered(steps: list[tuple[li
         for key in KEYS:
             assert (key in window) == (valid_until.get(key, -1) > height)
         assert len(window) == sum(until > height for until in valid_until.values())
+
+
+def test_of_a_nonce_that_came_with_several_last_heights_the_greatest_counts() -> None:
+    """One that was refused as a replay is remembered too. Who starts again later reads only that one's block, and must
+    know what all others know, or nodes execute the same transaction differently."""
+    running, started_again = ReplayWindow(), ReplayWindow()
+    running.add([(KEYS[0], 5)])
+    running.add([(KEYS[0], 9), (KEYS[0], 7)])
+    started_again.add([(KEYS[0], 9)])
+    for height in range(3, 12):
+        for window in (running, started_again):
+            window.expire(height)
+            assert (KEYS[0] in window) == (height < 9)
+    assert len(running) == 0
