@@ -61,8 +61,8 @@ class Desk:
         self._waiting = 0
         self._being_checked = 0  # transactions between their decode and the pool
         self._down_since_ms: dict[bytes, int] = {}
-        self._joining: tuple[bytes, ...] = ()  # keys of the set to come, if one is decided
-        self._followed: tuple[ValidatorSet, int | None] | None = None
+        self._beside: frozenset[bytes] = frozenset()  # keys of the set to come, and of those whose epoch is still open
+        self._followed: tuple[ValidatorSet, int | None, int | None] | None = None
         self.on_checkpoint: Callable[[int], None] | None = None  # told at once, while nothing has changed since
         self.driver: Driver
         self.replica: Replica
@@ -115,7 +115,7 @@ class Desk:
             for height, waiter in self._height_waiters:
                 if height <= block.height and not waiter.done():
                     waiter.set_result(True)
-        if (result.tip.validators, result.tip.epoch_end) != self._followed:
+        if (result.tip.validators, result.tip.epoch_end, self.store.unclosed_epoch()) != self._followed:
             self.follow_members()
 
     def _on_view(self, view: int, changing: bool) -> None:
@@ -175,17 +175,21 @@ class Desk:
             self._down_since_ms[key] = self._missing_since_ms(key) or _wall_ms()
 
     def follow_members(self) -> None:
-        """Let the transport admit exactly the validators in force, and those about to be: they catch up by then."""
-        tip, following = self.store.tip, members.next_validators(self.store)
-        self._followed = tip.validators, tip.epoch_end
-        self._joining = () if following is None else following.keys
-        self.transport.set_members((*tip.validators.keys, *self._joining))
+        """Let the transport admit exactly the validators in force, those about to be, who catch up by then, and those
+        who have left as long as their last epoch is open: it may take their votes to close it."""
+        tip, following, unclosed = self.store.tip, members.next_validators(self.store), self.store.unclosed_epoch()
+        self._followed = tip.validators, tip.epoch_end, unclosed
+        epoch = tip.validators.epoch
+        former = [self.store.validator_set(each) for each in range(epoch if unclosed is None else unclosed, epoch)]
+        beside = [following, *former]
+        self._beside = frozenset(key for validators in beside if validators is not None for key in validators.keys)
+        self.transport.set_members((*tip.validators.keys, *self._beside.difference(tip.validators.keys)))
 
     def role_of(self, key: bytes) -> str | None:
         """What a key may be here by the chain's word; None for strangers."""
         if self.store.tip.validators.index(key) is not None:
             return "validator"
-        return "follower" if key in self._joining else None
+        return "follower" if key in self._beside else None
 
     # Submitting and waiting
 

@@ -25,6 +25,7 @@ from ledger.modules.members import (
 )
 from ledger.modules.members import Vote as GovernanceVote
 from ledger.modules.parties import VALIDATORS, join_statement
+from node.desk import Desk
 from p2p.frames import Kind
 from storage.chain import ChainStore
 from tests.simulation.cluster import WALL_MS, Cluster, Options, SimulatedNode
@@ -503,3 +504,43 @@ def test_one_that_saw_it_alone_brings_it_to_the_chain_and_a_full_pool_only_delay
     store = leader_of(cluster).replica.store
     assert cluster.run(20_000, lambda: conviction(store, 0, culprit.key.public) is not None)
     assert [node.replica.counters.evidence for node in cluster.nodes if node is not witness] == [0] * 4
+
+
+class Admission:
+    """What a node's desk lets its transport admit, over a replica's store."""
+
+    def __init__(self, node: SimulatedNode) -> None:
+        self.store, self.transport = node.replica.store, self
+        self._followed = self._beside = None
+        Desk.follow_members(self)  # type: ignore[arg-type]
+
+    def set_members(self, keys: object) -> None:
+        """As the transport's."""
+
+    def admits(self, key: bytes) -> bool:
+        return Desk.role_of(self, key) is not None  # type: ignore[arg-type]
+
+
+def test_who_leaves_is_heard_until_its_last_epoch_is_closed() -> None:
+    """Trap 36. Its vote may be needed for that; it was dropped as soon as the epoch's last block was executed, and with
+    another member silent no change of members could ever end again."""
+    cluster = cluster_of(5, seed=1, delay_ms=(1, 3), fsync_ms=(2, 4))
+    commit(cluster)
+    lead = leader_of(cluster)
+    silent, leaving = [node for node in cluster.nodes if node is not lead][:2]
+    stay = [node for node in cluster.nodes if node not in (silent, leaving)]
+    silent.crash()
+
+    def passes(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> bool:
+        receiver = cluster.node_of(key)
+        if receiver is None or not receiver.alive:
+            return True
+        return Admission(receiver).admits(sender.key.public) and Admission(sender).admits(key)
+
+    tap(cluster, passes)
+    ends = enact(cluster, change(cluster, remove=[leaving]))
+    assert cluster.run(90_000, lambda: min(node.replica.store.tip.height for node in stay) >= ends)
+    assert cluster.run(20_000, lambda: all(node.replica.store.unclosed_epoch() is None for node in stay))
+    assert not any(Admission(node).admits(leaving.key.public) for node in stay)
+    ends = enact(cluster, ProposeParameters((("window", 2),)))
+    assert cluster.run(60_000, lambda: min(node.replica.store.tip.height for node in stay) >= ends)
