@@ -5,6 +5,8 @@ from __future__ import annotations
 from consensus.config import EngineConfig
 from consensus.engine import Engine
 from consensus.events import (
+    Applied,
+    Broadcast,
     CheckpointCertified,
     Diverged,
     Fired,
@@ -31,6 +33,7 @@ from tests.consensus.samples import (
     PAIRS,
     certify,
     checkpoint,
+    checkpoint_vote,
     new_view,
     proposal,
     sign,
@@ -115,3 +118,22 @@ def test_what_we_made_of_an_epochs_end_is_compared_with_its_certificate_however_
     other = CheckpointCertificate(EPOCH - 1, BASE, DIGEST, CHAIN, DIGEST, ())
     effects = engine.step(CheckpointCertified(Verified(certify(other, (1, 2, 3)))), 2, 2)
     assert [effect for effect in effects if isinstance(effect, Diverged)] == [Diverged(BASE, DIGEST, CHAIN)]
+
+
+def test_a_vote_for_blocks_that_the_store_has_lost_is_said_once_they_are_executed_again() -> None:
+    """Claim 38. The log kept it, and the power took the blocks: until they are there again, it vouches for nothing."""
+    parameters = Parameters()
+    tip = Tip(BASE, DIGEST, 1_000, DIGEST, BASE, FOUR, parameters)
+    engine = Engine(EngineConfig(CHAIN, PAIRS[0].public, parameters), PAIRS[0].sign, tip, None)
+    vote = checkpoint_vote(0, BASE + 1)
+    engine.restore([vote], [])
+    engine.start(0)
+    asked = PeerStatus(1, Status(EPOCH, 0, False, BASE + 1, 0))
+    assert not [effect for effect in engine.step(asked, 1, 1) if effect == Send(1, vote)]
+    engine._state.delivered = BASE + 1  # a block came, and was executed
+    effects = engine.step(Applied(BASE + 1, DIGEST, DIGEST, DIGEST, None, None), 2, 2)
+    (written,) = [effect for effect in effects if isinstance(effect, Persist)]
+    assert written.vouches
+    assert Broadcast(vote) in written.then
+    engine.step(Persisted(written.token), 3, 3)
+    assert Send(1, vote) in engine.step(asked, 4, 4)

@@ -1,0 +1,176 @@
+"""What once kept a node from catching up for ever, or had it ask, suspect or grow without end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+
+from consensus.events import Received, Verified
+from consensus.messages import Message, PrePrepare, Status
+from ledger.block import Proposal
+from ledger.codec import encode
+from ledger.crypto import hash_bytes
+from ledger.genesis import Parameters
+from ledger.transaction import Batch, Transaction
+from p2p.frames import Kind
+from storage.pruning import keep_blocks_min, prune
+from tests.simulation import byzantine
+from tests.simulation.byzantine_node import ByzantineNode
+from tests.simulation.cluster import CURRENCY, Cluster, Options, SimulatedNode, key_of
+from tests.test_membership import leader_of, voters
+from tests.test_protocol import commit, tap
+
+FIRST = min(range(4), key=lambda index: key_of(index).public)
+SHORT = Parameters(
+    window=1, checkpoint_interval=2, log_window=12, validity_heights_max=24, view_timeout_ms_max=8_000
+)  # fmt: skip
+CARRIERS = (Kind.BATCH, Kind.BATCH_RESPONSE, Kind.BLOCK_RESPONSE)
+
+
+def started(**options: object) -> Cluster:
+    cluster = Cluster(1, Options(n=4, **options))  # type: ignore[arg-type]
+    cluster.run(100)
+    return cluster
+
+
+def test_a_decided_batch_that_the_members_have_pruned_comes_from_whoever_has_it() -> None:
+    cluster = started(followers=1, parameters=SHORT)
+    lead = leader_of(cluster)
+    away = next(node for node in voters(cluster) if node is not lead)
+    others = [node for node in cluster.nodes if node is not away]
+    withheld = [away.key.public]
+    tap(cluster, lambda sender, key, kind, payload: not (key in withheld and kind in CARRIERS))
+    cluster.transfer(at=lead.index, valid_for=20)
+    assert cluster.run(5_000, lambda: away.replica.engine.delivered > away.replica.engine.executed)
+    cluster.partition({node.index for node in others}, {away.index})
+    withheld.clear()
+    keep = keep_blocks_min(SHORT)
+    while max(cluster.heights()) < keep + 20:
+        cluster.transfer(at=lead.index, valid_for=20)
+        cluster.run(400)
+    cluster.run(3_000)
+    for node in others[:3]:
+        for _ in prune(node.kv, node.replica.store, keep):
+            pass
+    cluster.heal()
+    top = max(cluster.heights())
+    assert cluster.run(60_000, lambda: away.replica.store.tip.height >= top)
+
+
+def test_a_node_that_halted_asks_for_no_blocks() -> None:
+    cluster = started()
+    commit(cluster)
+    lead = leader_of(cluster)
+    halted = next(node for node in voters(cluster) if node is not lead)
+    halted.replica.engine._state.halted = True
+    asked: Counter[Kind] = Counter()
+
+    def passes(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> bool:
+        asked[kind] += sender is halted
+        return True
+
+    tap(cluster, passes)
+    for _ in range(3):
+        cluster.transfer(at=lead.index)
+        cluster.run(500)
+    asked.clear()
+    cluster.run(30_000)
+    assert asked[Kind.BLOCK_REQUEST] < 100
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_was_executed_while_its_signature_was_checked_is_not_packed_again(count: int) -> None:
+    """Its batch would be one that is ordered already: nobody takes it, and its holder suspects every leader."""
+    cluster = started()
+    commit(cluster)
+    lead = leader_of(cluster)
+    others = [node for node in voters(cluster) if node is not lead]
+    cluster.transfer(at=others[0].index)
+    tx = cluster.sent[-1]
+    assert cluster.run(5_000, lambda: cluster.final_everywhere([tx.id]))
+    cluster.run(5_000)
+    for node in others[:count]:
+        assert node.replica.take([tx]) == [None]
+    cluster.run(60_000)
+    assert not any(node.replica.engine.is_discontent for node in cluster.nodes)
+    assert {node.replica.engine.view for node in cluster.nodes} == {0}
+
+
+class Sealer(ByzantineNode):
+    """Leads, and seals the quiet chain again and again."""
+
+    height = 0
+
+    def act(self) -> None:
+        engine = self.engine
+        state = engine._state
+        height = engine.executed + 1
+        if engine.is_leader and height > self.height and state.now_ms - state.progress_at_ms > 520:
+            self.height = height
+            message = self.proposal(engine.view, Proposal(height, self.wall_ms(), (), seal=True))
+            self.tell_all([message])
+            self.replica._step(Received(Verified(message)))
+
+
+def test_an_idle_chain_that_is_certified_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(byzantine.STRATEGIES, "hostile", Sealer)
+    cluster = started(byzantine={FIRST: "hostile"})
+    commit(cluster)
+    cluster.run(5_000)
+    before = max(cluster.heights())
+    cluster.run(60_000)
+    assert max(cluster.heights()) <= before + 2
+
+
+class SealingAll(ByzantineNode):
+    def say(self, key: bytes, message: Message) -> Iterable[Message]:
+        if isinstance(message, PrePrepare) and message.proposal.batches:
+            proposal = message.proposal
+            sealed = Proposal(proposal.height, proposal.time_ms, proposal.batches, seal=True)
+            return (self.proposal(message.view, sealed),)
+        return (message,)
+
+
+def test_a_block_with_batches_is_no_seal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would be a checkpoint, with a state root and a certificate that stays."""
+    monkeypatch.setitem(byzantine.STRATEGIES, "hostile", SealingAll)
+    cluster = started(byzantine={FIRST: "hostile"})
+    ids = [cluster.transfer(at=node.index) for node in cluster.honest]
+    assert cluster.run(60_000, lambda: cluster.final_everywhere(ids))
+    store = cluster.honest[0].replica.store
+    blocks = [block for height in range(1, store.tip.height + 1) if (block := store.block(height)) is not None]
+    assert not any(block.proposal.seal and block.proposal.batches for block in blocks)
+
+
+def test_a_batch_in_which_everything_has_expired_is_gone_with_the_next_block() -> None:
+    """Its holder would suspect a leader who passes over what nobody can execute."""
+    cluster = started()
+    commit(cluster)
+    node = next(node for node in voters(cluster) if node is not leader_of(cluster))
+    fields, soon = (CURRENCY, "h1", 1, "x"), node.replica.store.tip.height + 1
+    tx = Transaction.create(
+        node.key, cluster.genesis.chain_id, "payments.transfer", fields, nonce=bytes(16), valid_until=soon
+    )
+    batch = Batch((tx.wire,))
+    cluster._signed[tx.wire] = True
+    node.replica.on_frame(leader_of(cluster).key.public, Kind.BATCH, batch.wire)
+    cluster.run(20)
+    assert node.replica.pool.get(batch.digest) is not None
+    height = node.replica.store.tip.height
+    cluster.transfer(at=leader_of(cluster).index)
+    assert cluster.run(2_000, lambda: node.replica.store.tip.height > height)
+    assert node.replica.pool.get(batch.digest) is None
+
+
+def test_only_members_say_how_far_the_chain_is() -> None:
+    cluster = started(followers=2)
+    commit(cluster)
+    node = cluster.nodes[0]
+    for follower in cluster.nodes[4:]:
+        status = Status(0, 0, False, 1_000_000, 0)
+        node.replica.on_frame(follower.key.public, Kind.STATUS, encode(status.to_value()))
+    validators = node.replica.engine.validators
+    assert node.replica.sync.height_claimed_by(validators.f + 1, validators.keys) <= node.replica.store.tip.height + 1
+    assert node.replica.sync.height_claimed_by(1, [hash_bytes(b"nobody")]) == 0
