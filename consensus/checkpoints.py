@@ -69,20 +69,20 @@ class Checkpoints:
 
     def advance(self, certificate: CheckpointCertificate) -> None:
         """Make it stable and forget everything at or below it."""
-        self.stable, self.certificate = certificate.height, certificate
-        for height in [known for known in self._votes if known <= self.stable]:
-            del self._votes[height]
-        for height in [known for known in self.own if known <= self.stable]:
-            del self.own[height]
+        self.certificate = certificate
+        self._forget_up_to(certificate.height)
 
     def close(self, last: int) -> None:
         """The epoch ended at `last`: of it only that checkpoint is still wanted, however far the latest certificate
         that is known here lies below."""
         if self.stable < last - 1:
-            self.stable = last - 1
-            for table in (self._votes, self.own):
-                for height in [known for known in table if known <= self.stable]:
-                    del table[height]
+            self._forget_up_to(last - 1)
+
+    def _forget_up_to(self, height: int) -> None:
+        self.stable = height
+        for table in (self._votes, self.own):
+            for passed in [known for known in table if known <= height]:
+                del table[passed]
 
     def votes_of(self, member: int, above: int) -> list[CheckpointVote]:
         """A member's counted votes at heights over `above`; of our own, those that are durable."""

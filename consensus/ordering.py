@@ -189,9 +189,9 @@ class Ordering:
             certificate = slot.quorum_certificate(Phase.COMMIT, digest, quorum)
             if certificate is not None:
                 slot.decision = (proposal, certificate)
-                self._patience.decided(state.now_ms - slot.since_ms)
-                took_ms = min(state.now_ms - slot.since_ms, state.parameters.view_timeout_ms)
-                self._took_ms = (3 * self._took_ms + took_ms) // 4
+                took_ms = state.now_ms - slot.since_ms
+                self._patience.decided(took_ms)
+                self._took_ms = (3 * self._took_ms + min(took_ms, state.parameters.view_timeout_ms)) // 4
 
     def on_certified(self, proposal: Proposal, certificate: Certificate) -> None:
         """A decision reached without us."""

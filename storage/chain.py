@@ -423,7 +423,7 @@ class ChainStore:
             height = schema.indexed_height(entry)
             positions = read_positions(entry, data)
             due = [position for position in positions if after is None or (height, position) > after]
-            ids = self._tx_ids(height)
+            ids = self._tx_ids(height) if due else b""
             found += [(height, position, _item(ids, position)) for position in due]
             if len(found) >= limit:
                 break

@@ -64,7 +64,6 @@ _META_SIZES = {PRUNED_KEY: 8, DIVERGED_KEY: 41, INDEXED_KEY: 8, REFETCH_KEY: 8, 
 
 _HEIGHT = Struct(">Q")
 _PLACE = Struct(">QI")
-PLACE_SIZE_BYTES = _PLACE.size
 
 pack_height = _HEIGHT.pack
 pack_place = _PLACE.pack

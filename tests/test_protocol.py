@@ -932,11 +932,8 @@ def checkpoint_height(kind: Kind, payload: bytes) -> int | None:
     return message.height if isinstance(message, CheckpointVote) else None
 
 
-def test_c37_the_end_of_every_epoch_is_certified_at_every_node() -> None:
-    """Trap 3. What would certify an epoch's last checkpoint is lost, then all members lose power; the next epoch cannot
-    end before that is made good."""
-    cluster = cluster_of(followers=1, seed=38)
-    keys = [node.key.public for node in cluster.nodes]
+def withhold_closing(cluster: Cluster) -> list[int]:
+    """Lose, from now on, what would certify the end of the first epoch that ends; its height, once it is known."""
     ends: list[int] = []
 
     def passes(_sender: SimulatedNode, _key: bytes, kind: Kind, payload: bytes) -> bool:
@@ -946,6 +943,15 @@ def test_c37_the_end_of_every_epoch_is_certified_at_every_node() -> None:
         return checkpoint_height(kind, payload) not in ends
 
     tap(cluster, passes)
+    return ends
+
+
+def test_c37_the_end_of_every_epoch_is_certified_at_every_node() -> None:
+    """Trap 3. What would certify an epoch's last checkpoint is lost, then all members lose power; the next epoch cannot
+    end before that is made good."""
+    cluster = cluster_of(followers=1, seed=38)
+    keys = [node.key.public for node in cluster.nodes]
+    ends = withhold_closing(cluster)
     membership(cluster, (keys[4],), (keys[0],))
     assert cluster.run(60_000, lambda: all(node.replica.engine.validators.epoch == 1 for node in cluster.nodes[:4]))
     closing = ends[0]
@@ -1040,15 +1046,7 @@ def test_a_follower_of_a_busy_chain_hears_of_checkpoints_while_the_epoch_before_
     """Who follows is always behind the very latest one, and needs one that it has come by, to prove and to prune."""
     parameters = Parameters(checkpoint_interval=2, window=4, log_window=16)
     cluster = Cluster(38, Options(n=4, followers=2, parameters=parameters))
-    ends: list[int] = []
-
-    def passes(sender: SimulatedNode, key: bytes, kind: Kind, payload: bytes) -> bool:
-        end = cluster.nodes[1].replica.engine.epoch_end
-        if not ends and end is not None:
-            ends.append(end)
-        return checkpoint_height(kind, payload) not in ends
-
-    tap(cluster, passes)
+    ends = withhold_closing(cluster)
     membership(cluster, (cluster.nodes[4].key.public,), (cluster.nodes[0].key.public,))
     assert cluster.run(60_000, lambda: all(node.replica.engine.validators.epoch == 1 for node in cluster.nodes))
     follower = cluster.nodes[5]
