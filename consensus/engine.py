@@ -283,11 +283,7 @@ class Engine:
         if choice.stable is not None:
             self._state.checkpoints.learn(choice.stable)
             self._settle(self._state.checkpoints)
-        for proposal in choice.proposals:
-            # Who leads and lags has not all of it in its log. It may then lose this view, but never votes further ahead
-            # of what it executed than the log is long (section 6).
-            if message.member == self._state.me and self._state.in_log(proposal.height):
-                self.ordering.propose_again(proposal)
+        self.ordering.propose_required()
         for early in self._views.take_kept():
             self._on_message(early)
 

@@ -223,11 +223,12 @@ class Ordering:
                 state.proposed_top = max(state.proposed_top, slot.height)
 
     def resume(self) -> None:
-        """Validate again what was in flight, to vote on."""
+        """Validate again what was in flight, to vote on; as leader, propose what the view demands and lacks."""
         for slot in list(self._state.slots.values()):
             slot.since_ms = self._state.now_ms
             if slot.proposal is not None and slot.decision is None and not self._state.changing:
                 self._state.effects.append(Validate(slot.proposal, check_time=False))
+        self.propose_required()
 
     def is_in_flight(self) -> bool:
         """Whether a proposal waits for its decision. What was delivered is decided, so few heights are left."""
@@ -238,13 +239,18 @@ class Ordering:
 
     # Proposing
 
-    def propose_again(self, proposal: Proposal) -> None:
-        """As the new leader, what the new view demands at a height."""
+    def propose_required(self) -> None:
+        """As leader, all that the new view demands. Who leads and lags has not all of it in its log. It may then lose
+        this view, but never votes further ahead of what it executed than the log is long (section 6)."""
         state = self._state
-        slot = state.slot(proposal.height)
-        assert slot.decision is None or slot.decision[0].digest == proposal.digest, "more than f members are faulty"
-        self._take_up(slot, proposal)
-        self._validate(slot, proposal, check_time=False)
+        for proposal in self._views.choice.proposals if self._views.choice and state.is_leader else ():
+            if not state.in_log(proposal.height):
+                continue
+            slot = state.slot(proposal.height)
+            assert slot.decision is None or slot.decision[0].digest == proposal.digest, "more than f members are faulty"
+            if slot.own_prepare is None:  # else said in a former life, and restored
+                self._take_up(slot, proposal)
+                self._validate(slot, proposal, check_time=False)
 
     def _take_up(self, slot: Slot, proposal: Proposal) -> None:
         slot.proposal, slot.since_ms = proposal, self._state.now_ms

@@ -234,20 +234,24 @@ class Views:
     def _install(self, message: NewView) -> NewView:
         """Begin voting in the message's view, with the choice recomputed from what it claims and proves."""
         state = self._state
-        choice = choose(message, state.validators.first_height - 1)
-        assert choice is not None, "it was verified"
         if message.view > state.view:
             self._patience.failed()
         self._begin(message.view)
         state.changing = False
-        self.choice, self._entry = choice, (message,)
+        self._entry = (message,)
         self.timeout = self.own_view_change = None
         self._suspects.clear()
-        for proposal in choice.proposals:
-            self._backlog.take(proposal.batches)
+        self._demand(message)
         mine = message.member == state.me
         state.persist(state.lasting_height(), (message,), message, (Broadcast(message),) if mine else ())
         return message
+
+    def _demand(self, message: NewView) -> None:
+        """What the message demands is this view's to order, from now on."""
+        self.choice = choose(message, self._state.validators.first_height - 1)
+        assert self.choice is not None, "it was verified"
+        for proposal in self.choice.proposals:
+            self._backlog.take(proposal.batches)
 
     # Durability and restart
 
@@ -281,6 +285,7 @@ class Views:
                 self.timeout = record
             case ViewChange(view=view) if view > state.view:
                 state.view, state.changing = view, True
+                self._backlog.enter_view()
                 self.own_view_change = record
                 self.choice = self.new_view = None
                 self._entry = (record,) if self.timeout is None else (self.timeout, record)
@@ -289,7 +294,8 @@ class Views:
                 state.view, state.changing = view, False
                 self.new_view, self._entry = record, (record,)
                 self.timeout = self.own_view_change = None
-                self.choice = choose(record, state.validators.first_height - 1)
+                self._backlog.enter_view()
+                self._demand(record)
 
     # Repair
 

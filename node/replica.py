@@ -77,7 +77,7 @@ SPREAD_AGAIN_MS = 1_500  # a batch not ordered by then is spread again: the lead
 BLOCK_RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 # What answering costs beyond the bytes sent, in bytes of a peer's allowance.
 REQUEST_CHARGE_BYTES = 4 * 1024
-STATUS_CHARGE_BYTES = 256 * 1024  # it may be answered with a new-view; honest nodes send two a second
+STATUS_CHARGE_BYTES = 256 * 1024  # besides its answer, since making that costs more; honest nodes send two a second
 BATCHES_FOR_RETURNING = 16  # oldest first; the rest comes by and by, and most of it is ordered by then
 BLOCK_CHARGE_BYTES = 32 * 1024  # for each block of an answer: small ones cost more than their bytes
 VOTE_CHARGE_FACTOR = 8  # a large consensus message costs so many times its bytes to check; it may be an old one
@@ -90,7 +90,9 @@ FETCH_AHEAD_MAX = 16
 UNEXECUTED_MAX = 64  # decided blocks whose batches are still on their way
 UNPERSISTED_WINDOWS_MAX = 4  # in log windows: messages of ours that the disk has not taken yet
 
-CUT, TICK = "cut", "tick"
+TAKE_TXS = 500  # transactions of blocks from others executed in one turn: some tens of milliseconds, then others come
+
+CUT, TICK, TAKE = "cut", "tick", "take"
 
 
 class RecordKind(IntEnum):
@@ -262,6 +264,9 @@ class Replica:
         elif name == TICK:
             self._tick(now_ms)
             self.outside.set_timer(TICK, now_ms + TICK_MS)
+        elif name == TAKE:
+            self._take_blocks()
+            self._ask_for_blocks(now_ms)
         else:
             self._step(Fired(Timer(name)))
 
@@ -551,13 +556,17 @@ class Replica:
     def _take_blocks(self) -> None:
         """Use what the buffer holds in order. Client signatures inside were checked by the quorum that certified it."""
         undelivered_max = min(UNEXECUTED_MAX, self.store.tip.parameters.log_window)  # the engine delivers no more
+        txs = 0
         while len(self._undelivered) < undelivered_max and not self._log_is_behind() and not self.engine.halted:
             if self.engine.delivered == self.engine.epoch_end:
                 return  # the next block's set is known once this epoch's last block is executed
+            if txs >= TAKE_TXS:
+                return self.outside.set_timer(TAKE, self.outside.now_ms())
             found = self.sync.take(self.engine.delivered + 1)
             if found is None:
                 return
             sender, block = found
+            txs += sum(len(batch.wires) for batch in block.batches)
             validators = self.engine.validators_of(block.certificate.epoch)
             verified = None if validators is None else self._check_block(block)
             if verified is None:
@@ -674,7 +683,9 @@ class Replica:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case Send(member, message):
-                self._send(self.engine.validators.keys[member], message)
+                # Said to one alone, it answers a status.
+                key = self.engine.validators.keys[member]
+                self._allowance.spend(key, self._send(key, message), self.outside.now_ms())
             case Broadcast(message):
                 self._broadcast(message)
             case Persist():
@@ -709,9 +720,11 @@ class Replica:
                 self.store.mute(self.key)
                 self.outside.key_forgotten(height)
 
-    def _send(self, key: bytes, message: object) -> None:
+    def _send(self, key: bytes, message: object) -> int:
+        """Returns how many bytes that was."""
         kind, payload = _frame(message)
         self.outside.send(key, kind, payload)
+        return len(payload)
 
     def _broadcast(self, message: object) -> None:
         kind, payload = _frame(message)

@@ -46,6 +46,7 @@ from storage.errors import (
     StorageError,
     from_os_error,
 )
+from storage.files import sync_folder
 from storage.kv import check_limit, prefix_end
 
 # Half a minute of blocks at full load fits before a table is written: fewer, larger compactions. It is also about what
@@ -90,6 +91,7 @@ class LevelDB:
         self._orphans: list[Any] = []  # at most one for each scan or snapshot that was open
         self._closing = True
         self._write_failure: StorageError | None = None
+        self._newest_log = ""  # the last whose name was made durable
         self._lifecycle = threading.Lock()
         self._db: Any = None
         self._register(create)
@@ -173,7 +175,11 @@ class LevelDB:
 
     def _sync_older_logs(self) -> None:
         # Names are numbers of at least six digits; the newest was synced by LevelDB. A vanished one is in a table.
-        for log in sorted(self._path.glob("*.log"), key=lambda log: int(log.stem))[:-1]:
+        logs = sorted(self._path.glob("*.log"), key=lambda log: int(log.stem))
+        if logs and logs[-1].name != self._newest_log:
+            sync_folder(self._path)  # LevelDB makes a log's name durable only with the table that replaces it
+            self._newest_log = logs[-1].name
+        for log in logs[:-1]:
             try:
                 descriptor = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:

@@ -6,6 +6,7 @@ from consensus.config import EngineConfig
 from consensus.engine import Engine
 from consensus.events import (
     Applied,
+    BatchAvailable,
     Broadcast,
     CheckpointCertified,
     Diverged,
@@ -17,10 +18,12 @@ from consensus.events import (
     Send,
     Stable,
     Timer,
+    Validate,
+    Validated,
     Verified,
 )
-from consensus.messages import CheckpointVote, Status, ViewChange, Vote
-from ledger.block import Certificate, CheckpointCertificate, Phase
+from consensus.messages import CheckpointVote, PrePrepare, Status, ViewChange, Vote
+from ledger.block import Certificate, CheckpointCertificate, Phase, Proposal
 from ledger.execution import Tip
 from ledger.genesis import Parameters
 from ledger.validators import ValidatorSet
@@ -35,6 +38,7 @@ from tests.consensus.samples import (
     checkpoint,
     checkpoint_vote,
     new_view,
+    prepared,
     proposal,
     sign,
     view_change,
@@ -137,3 +141,33 @@ def test_a_vote_for_blocks_that_the_store_has_lost_is_said_once_they_are_execute
     assert Broadcast(vote) in written.then
     engine.step(Persisted(written.token), 3, 3)
     assert Send(1, vote) in engine.step(asked, 4, 4)
+
+
+def test_a_leader_killed_before_it_proposed_what_its_view_demands_proposes_it_when_it_is_back() -> None:
+    """Its view would else come to nothing, and a longer patience be spent on it."""
+    parameters = Parameters()
+    leader = FOUR.leader(6)
+    tip = Tip(BASE, DIGEST, 1_000, DIGEST, BASE, FOUR, parameters)
+    lock = prepared(BASE + 2, 4)
+    changes = (view_change(0, 6, None, (lock,)), view_change(1, 6), view_change(3, 6))
+    engine = Engine(EngineConfig(CHAIN, PAIRS[leader].public, parameters), PAIRS[leader].sign, tip, None)
+    engine.restore([new_view(6, changes)], [])
+    demanded = [Proposal.null(BASE + 1), lock.proposal]
+    asked = [effect.proposal for effect in engine.start(0) if isinstance(effect, Validate)]
+    assert asked == demanded
+    # What is demanded must not be ordered once more by the next height.
+    effects = engine.step(BatchAvailable(lock.proposal.batches[0], 1, 100), 1, 1)
+    assert not [effect for effect in effects if isinstance(effect, Validate)]
+    effects = engine.step(Validated(BASE + 2, lock.proposal.digest, True), 2, 2)
+    (written,) = [effect for effect in effects if isinstance(effect, Persist)]
+    (said,) = [effect.message for effect in written.then if isinstance(effect, Broadcast)]
+    assert isinstance(said, PrePrepare)
+    assert (said.vote.view, said.proposal) == (6, lock.proposal)
+    # In the next life it is in the log: nothing is signed again.
+    engine = Engine(EngineConfig(CHAIN, PAIRS[leader].public, parameters), PAIRS[leader].sign, tip, None)
+    engine.restore([new_view(6, changes), said], [])
+    asked = [effect.proposal for effect in engine.start(0) if isinstance(effect, Validate)]
+    assert sorted(asked, key=lambda one: one.height) == demanded
+    effects = engine.step(Validated(BASE + 2, lock.proposal.digest, True), 2, 2)
+    assert Broadcast(said) in effects
+    assert not [effect for effect in effects if isinstance(effect, Persist)]

@@ -21,7 +21,7 @@ from ledger.modules import members, payments
 from ledger.rules import Registry
 from ledger.transaction import Batch
 from node.driver import UNCHECKED_BYTES_MAX, Driver
-from node.replica import CUT, TICK, RecordKind, Replica
+from node.replica import CUT, TAKE, TICK, RecordKind, Replica
 from p2p.frames import Kind
 from storage.chain import ChainStore
 from storage.memory import MemoryKeyValue
@@ -103,7 +103,7 @@ async def test_messages_leave_no_timers_tasks_or_descriptors_behind(driver: Driv
             driver.on_frame(key, Kind.VOTE, encode_message(message))
     assert len(asyncio.all_tasks()) == tasks
     assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert set(driver._timers) <= {CUT, TICK, *(timer.value for timer in Timer)}
+    assert set(driver._timers) <= {CUT, TAKE, TICK, *(timer.value for timer in Timer)}
     assert len(asyncio.get_running_loop()._scheduled) <= HANDLES_MAX  # type: ignore[attr-defined]
 
 

@@ -15,6 +15,7 @@ from consensus.events import Evidence
 from consensus.messages import (
     CheckpointVote,
     Message,
+    Prepared,
     PrePrepare,
     Status,
     Suspect,
@@ -23,9 +24,11 @@ from consensus.messages import (
     encode_message,
     signed,
 )
+from consensus.newview import compose
 from consensus.verify import Verifier
 from ledger.block import (
     BLOCK_BATCH_BYTES_MAX,
+    BLOCK_BATCHES_MAX,
     Certificate,
     CertifiedBlock,
     Phase,
@@ -79,6 +82,7 @@ class Recorder:
         self.appended: list[tuple[RecordKind, bytes]] = []
         self.blamed: list[str] = []
         self.accused: list[Evidence] = []
+        self.timers: dict[str, int | None] = {}
         self.lazy = False  # batches wait for their check for ever
         self.hurried: list[bytes] = []
 
@@ -99,7 +103,7 @@ class Recorder:
         pass
 
     def set_timer(self, name: str, at_ms: int | None) -> None:
-        pass
+        self.timers[name] = at_ms
 
     def check_batch(self, batch: Batch, origin: bytes, urgent: bool, done: Any) -> None:
         if not self.lazy:
@@ -454,6 +458,30 @@ def test_a_flood_of_statuses_is_answered_within_the_allowance_and_honest_ones_al
         assert lab.replica.peer_status[MEMBERS[HOSTILE].public].height == height
 
 
+def test_what_a_status_is_answered_with_is_charged_by_its_size() -> None:
+    """A lag that is pretended has the new view sent, which may be a hundred times as large as the status."""
+    lab = Lab()
+    locks = []
+    for height in range(1, 41):
+        proposal = Proposal(height, WALL_MS, tuple(hash_bytes(bytes([height, n])) for n in range(BLOCK_BATCHES_MAX)))
+        plain = Certificate(VALIDATORS.epoch, 0, height, Phase.PREPARE, proposal.digest, ())
+        statement = plain.statement(GENESIS.chain_id)
+        quorum = tuple((member, MEMBERS[member].sign(statement)) for member in (0, 1, 2))
+        locks.append(Prepared(proposal, replace(plain, signatures=quorum)))
+    changes = [signed_by(member, ViewChange(VALIDATORS.epoch, 1, None, tuple(locks), member)) for member in (0, 1, 2)]
+    new_view = signed(compose(changes, 0, 1), MEMBERS[1].sign, GENESIS.chain_id)
+    lab.replica.on_frame(MEMBERS[1].public, Kind.VOTE, encode_message(new_view))
+    assert lab.replica.engine.view == 1
+    lab.replica.on_durable(len(lab.out.appended))
+    lab.out.sent.clear()
+    for _ in range(1_000):
+        lab.claim_height(0)
+    answered = [len(payload) for kind, payload in lab.out.sent if kind is Kind.VOTE]
+    size_bytes = max(answered)
+    assert size_bytes > STATUS_CHARGE_BYTES // 4
+    assert 0 < len(answered) <= 1 + BUDGET_BYTES_MAX // (STATUS_CHARGE_BYTES + size_bytes)
+
+
 def test_blocks_nobody_asked_for_are_not_even_decoded() -> None:
     lab = Lab()
     lab.frame(Kind.BLOCK_RESPONSE, b"\xc1 no msgpack at all")
@@ -586,3 +614,22 @@ def test_views_and_heights_at_the_end_of_the_integers_move_nothing(top: int) -> 
     assert after["future"] <= 2
     lab.decide(2, tiny(2))
     assert lab.out.accused == []
+
+
+def test_who_catches_up_hears_others_between_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dozens of full blocks in one turn would leave statuses, votes and clients unanswered for seconds."""
+    monkeypatch.setattr(replica_module, "TAKE_TXS", 2)
+    ahead, lab = Lab(), Lab()
+    wires = []
+    for height in range(1, 6):
+        ahead.decide(height, tiny(height))
+        wires.append(ahead.replica.store.block_wires(height))
+    lab.claim_height(5)
+    lab.out.now += 10_000
+    lab.replica.on_timer("tick")
+    lab.frame(Kind.BLOCK_RESPONSE, encode(tuple(wires)))
+    heights = [lab.replica.store.tip.height]
+    while lab.out.timers.pop("take", None) is not None:
+        lab.replica.on_timer("take")
+        heights.append(lab.replica.store.tip.height)
+    assert heights == [2, 4, 5]

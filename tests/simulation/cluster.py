@@ -474,6 +474,23 @@ class Cluster:
                 if replica.submit(tx) and receipt is not None and receipt.ok:
                     self.checkers.fail(f"node {at} takes again what it has executed")
 
+    def reuse_nonces(self, count: int, back: int, at: int, valid_for: int) -> int:
+        """Transactions again, so many before the latest, under the same nonces and valid for another time, so that they
+        are others. Returns how many the node took."""
+        replica, taken = self.nodes[at].replica, 0
+        last = max(0, len(self.sent) - back)
+        for tx in self.sent[max(0, last - count) : last]:
+            sender = self.node_of(tx.sender)
+            assert sender is not None
+            valid_until = replica.store.tip.height + valid_for
+            other = Transaction.create(
+                sender.key, tx.chain_id, tx.operation, tx.fields, nonce=tx.nonce, valid_until=valid_until
+            )
+            self._signed[other.wire] = True
+            with suppress(Reject):
+                taken += replica.submit(other)
+        return taken
+
     def are_signed(self, batch: Batch) -> bool:
         """Each transaction's signature is checked once a run, not once a node."""
         signed = self._signed

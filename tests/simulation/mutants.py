@@ -33,6 +33,7 @@ from consensus.views import Views
 from ledger import block, validators
 from ledger.execution import Executor
 from ledger.modules import members, payments
+from ledger.replay import ReplayWindow
 from node.history import History
 from node.replica import Replica
 from p2p.batches import BatchPool
@@ -228,6 +229,8 @@ MUTANTS = (
     # Execution
     _one("execution", "a transaction is executed as often as it is ordered", Executor, "execute",
          "if replay_key in self.replay or replay_key in fresh:", "if False:"),
+    _one("execution", "of a nonce used twice the first time counts", ReplayWindow, "add",
+         "self._keys.get(key, -1) < valid_until", "key not in self._keys"),
     _one("execution", "block time runs backwards", Executor, "execute", "max(tip.time_ms, proposal.time_ms)",
          "proposal.time_ms"),
     _one("execution", "a payment makes money", payments, "_credit", "value=balance + amount",

@@ -161,8 +161,8 @@ def _draw_leaving_behind(random: Random, options: Options, end_ms: int, strategi
 
 
 def _draw_forgetting(random: Random, options: Options, end_ms: int, strategies: list[str]) -> list[Fault]:
-    """All keep as few blocks as may be, and a leader has the oldest ordered again. Nobody is away for long, since there
-    would be nobody to catch up from.
+    """All keep as few blocks as may be, and a leader has the oldest ordered again; clients use nonces again that are
+    about to be forgotten. Nobody is away for long, since there would be nobody to catch up from.
     """
     log_window = random.choice([12, 16])
     options.parameters = replace(
@@ -182,6 +182,9 @@ def _draw_forgetting(random: Random, options: Options, end_ms: int, strategies: 
     for at_ms in range(2_500, end_ms, 700):
         bounce = {**_draw_bounce(random, options), "for_ms": random.choice([0, 5, 100])}
         faults.append({"at_ms": at_ms + random.randrange(500), "kind": "bounce", **bounce})
+    for at_ms in range(1_000, end_ms, 300):
+        fault = {**_draw_nonces(random, options), "valid_for": options.parameters.validity_heights_max}
+        faults.append({"at_ms": at_ms, "kind": "nonces", **fault})
     for at_ms in range(1_500, end_ms, 2_000):  # so that everyone leads
         everyone, ahead_ms = list(range(options.n)), 2 * options.parameters.view_timeout_ms
         faults.append({"at_ms": at_ms, "kind": "hurry", "nodes": everyone, "ahead_ms": ahead_ms, "spread_ms": 5})
@@ -311,6 +314,16 @@ def _draw_again(random: Random, options: Options) -> Fault:
     return {"node": _any_node(random, options), "count": random.choice([1, 5, 20])}
 
 
+def _draw_nonces(random: Random, options: Options) -> Fault:
+    """Nonces used again, for a shorter or a longer time than before."""
+    return {
+        "node": _any_node(random, options),
+        "count": random.choice([1, 5, 20]),
+        "back": random.choice([0, 0, 10, 20, 40]),
+        "valid_for": random.choice([3, 20, options.parameters.validity_heights_max]),
+    }
+
+
 def _draw_crash(random: Random, options: Options) -> Fault:
     return {"node": _any_node(random, options), "power": random.randrange(3) > 0}
 
@@ -395,6 +408,7 @@ def _draw_members(random: Random, options: Options) -> Fault:
 
 _DRAW = {
     "again": _draw_again,
+    "nonces": _draw_nonces,
     "crash": _draw_crash,
     "restart": _draw_restart,
     "bounce": _draw_bounce,

@@ -156,6 +156,13 @@ class Run:
         self.cluster.submit_again(fault["count"], node.index)
         return True
 
+    def _do_nonces(self, fault: Fault) -> bool:
+        node = self._client_of(fault)
+        return (
+            node is not None
+            and self.cluster.reuse_nonces(fault["count"], fault["back"], node.index, fault["valid_for"]) > 0
+        )
+
     def _do_crash(self, fault: Fault) -> bool:
         node = self._node(fault)
         if node is None or not node.alive:

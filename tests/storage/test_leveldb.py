@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import plyvel
 import pytest
 
+from storage import leveldb
 from storage.errors import AlreadyInitialised, Closed, Corruption, DiskFull, Locked, NotInitialised, StorageError
 from storage.leveldb import LevelDB
 
@@ -235,6 +236,21 @@ def test_a_synced_write_covers_logs_that_leveldb_left_unsynced(tmp_path: Path, m
     assert synced == []
     db.write((), (), sync=True)
     assert [Path(name).name for name in synced] == ["000001.log"]
+    db.close()
+
+
+def test_a_synced_write_makes_the_name_of_a_new_log_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = LevelDB(tmp_path / "db", create=True, write_buffer_bytes=64 * 1024)
+    synced: list[Path] = []
+    monkeypatch.setattr(leveldb, "sync_folder", synced.append)
+    for _ in range(2):
+        db.write([(b"a", b"1")], sync=True)
+    assert synced == [tmp_path / "db"]  # once for a log
+    before = max((tmp_path / "db").glob("*.log"))
+    while max((tmp_path / "db").glob("*.log")) == before:
+        db.write([(os.urandom(8), os.urandom(10_000))])
+    db.write([(b"a", b"2")], sync=True)
+    assert synced == [tmp_path / "db"] * 2
     db.close()
 
 
