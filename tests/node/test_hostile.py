@@ -31,11 +31,12 @@ from ledger.block import (
     BLOCK_BATCHES_MAX,
     Certificate,
     CertifiedBlock,
+    CheckpointCertificate,
     Phase,
     Proposal,
     encode_certified,
 )
-from ledger.codec import encode
+from ledger.codec import decode, encode
 from ledger.crypto import hash_bytes
 from ledger.errors import Code
 from ledger.execution import BlockResult, Executor
@@ -83,6 +84,7 @@ class Recorder:
         self.blamed: list[str] = []
         self.accused: list[Evidence] = []
         self.timers: dict[str, int | None] = {}
+        self.droppable: list[int] = []  # heights up to which the log may go
         self.lazy = False  # batches wait for their check for ever
         self.hurried: list[bytes] = []
 
@@ -116,7 +118,7 @@ class Recorder:
         pass
 
     def stable(self, height: int) -> None:
-        pass
+        self.droppable.append(height)
 
     def misbehaved(self, key: bytes, reason: str) -> None:
         self.blamed.append(reason)
@@ -134,10 +136,12 @@ class Recorder:
 class Lab:
     """The honest replica, and what the hostile member can make it hear."""
 
-    def __init__(self, records: list[tuple[RecordKind, int, bytes]] | None = None) -> None:
+    def __init__(self, records: list[tuple[RecordKind, int, bytes]] | None = None, refetch: int = 0) -> None:
         executor = Executor(GENESIS, Registry([members.MODULE, payments.MODULE]))
         changes, tip = executor.begin()
         store = ChainStore.create(MemoryKeyValue(), GENESIS.to_json(), changes, tip)
+        if refetch:
+            store.refetch(refetch)
         self.out = Recorder()
         own = MEMBERS[3]
         self.replica = Replica(executor, store, own.public, own.sign, self.out, Verifier(GENESIS.chain_id))
@@ -167,8 +171,25 @@ class Lab:
         assert self.replica.store.tip.height == height
         return proposal
 
+    def certify(self, height: int) -> None:
+        """A quorum vouches for the checkpoint that was executed there."""
+        own = self.replica.engine.checkpoints.own[height]
+        for member in (0, 1, 2):
+            self.give(signed(replace(own, member=member), MEMBERS[member].sign, GENESIS.chain_id))
+
     def claim_height(self, height: int) -> None:
         self.frame(Kind.STATUS, encode(Status(VALIDATORS.epoch, 0, False, height, 0).to_value()))
+
+    def catch_up(self, top: int) -> None:
+        """Have it answered with the blocks up to `top`, decided elsewhere."""
+        elsewhere = Lab()
+        for height in range(1, top + 1):
+            elsewhere.decide(height, tiny(height))
+        self.claim_height(top)
+        self.out.now += 10_000
+        self.replica.on_timer("tick")
+        wires = (elsewhere.replica.store.block_wires(height) for height in range(1, top + 1))
+        self.frame(Kind.BLOCK_RESPONSE, encode(tuple(wires)))
 
     def logged_bytes(self) -> int:
         return sum(len(payload) for kind, payload in self.out.appended if kind is RecordKind.BATCH)
@@ -619,17 +640,41 @@ def test_views_and_heights_at_the_end_of_the_integers_move_nothing(top: int) -> 
 def test_who_catches_up_hears_others_between_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dozens of full blocks in one turn would leave statuses, votes and clients unanswered for seconds."""
     monkeypatch.setattr(replica_module, "TAKE_TXS", 2)
-    ahead, lab = Lab(), Lab()
-    wires = []
-    for height in range(1, 6):
-        ahead.decide(height, tiny(height))
-        wires.append(ahead.replica.store.block_wires(height))
-    lab.claim_height(5)
-    lab.out.now += 10_000
-    lab.replica.on_timer("tick")
-    lab.frame(Kind.BLOCK_RESPONSE, encode(tuple(wires)))
+    lab = Lab()
+    lab.catch_up(5)
     heights = [lab.replica.store.tip.height]
     while lab.out.timers.pop("take", None) is not None:
         lab.replica.on_timer("take")
         heights.append(lab.replica.store.tip.height)
     assert heights == [2, 4, 5]
+
+
+@pytest.mark.parametrize("refetch", [0, 5])
+def test_a_node_whose_store_was_mended_keeps_the_log_for_the_life_that_signs_again(refetch: int) -> None:
+    """Until it is past what it may have signed it follows, and takes nothing back from its log: what said in which view
+    it was could not be written again, and it would sign a second view change for that view."""
+    lab = Lab(refetch=refetch)
+    top = GENESIS.parameters.checkpoint_interval
+    lab.catch_up(top)
+    lab.certify(top)
+    assert lab.replica.store.latest_checkpoint() is not None
+    assert lab.out.droppable == ([] if refetch else [top])
+
+
+def test_who_catches_up_is_offered_the_last_checkpoint_that_it_has_come_by() -> None:
+    """Of a later one it can make nothing yet; with none its log would fill up on the way."""
+    lab = Lab()
+    interval = GENESIS.parameters.checkpoint_interval
+    for height in range(1, 3 * interval + 1):
+        lab.decide(height, tiny(height))
+        if height % interval == 0:
+            lab.certify(height)
+    lab.out.sent.clear()
+    lab.claim_height(interval + 2)
+    (offered,) = [payload for kind, payload in lab.out.sent if kind is Kind.CERTIFIED]
+    assert CheckpointCertificate.from_value(decode(offered, size_bytes_max=10_000)).height == interval
+    other = Lab()
+    other.catch_up(interval + 2)
+    other.replica.engine.checkpoints.learn(lab.replica.engine.checkpoints.certificate)  # known, and far ahead
+    other.frame(Kind.CERTIFIED, offered)
+    assert other.replica.engine.checkpoints.stable == interval
