@@ -27,7 +27,7 @@ from ledger.block import (
     encode_certified,
     receipts_root,
 )
-from ledger.codec import Value, encode
+from ledger.codec import Value, encode, first_bytes
 from ledger.crypto import HASH_SIZE_BYTES
 from ledger.errors import CodecError, ConfigError
 from ledger.execution import BlockResult, Tip
@@ -433,7 +433,7 @@ class ChainStore:
         """Of a block that is kept, joined."""
         key = schema.at_height(schema.RECEIPTS, height)
         data = self._kv.get(key)
-        ids = b"" if data is None else _first_item(data)
+        ids = b"" if data is None else first_bytes(data)  # decoding all takes milliseconds, of a block full of refusals
         if not ids:
             raise Corruption(f"record {key.hex()} is not a list of receipts")
         return ids
@@ -601,14 +601,6 @@ def _item(ids: bytes, position: int) -> bytes:
     if len(found) != HASH_SIZE_BYTES:
         raise Corruption(f"an index entry names position {position} of a block without it")
     return found
-
-
-def _first_item(data: bytes) -> bytes:
-    """The ids in front of encoded receipts, without decoding what follows: of a block full of refusals that takes
-    milliseconds. Empty if there are none."""
-    width = {0xC4: 1, 0xC5: 2, 0xC6: 4}.get(data[1] if data[:1] == b"\x92" and len(data) > 1 else 0, 0)
-    start = 2 + width
-    return data[start : start + int.from_bytes(data[2:start], "big")]
 
 
 def encode_receipts(receipts: Sequence[Receipt]) -> bytes:
