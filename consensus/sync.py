@@ -145,9 +145,9 @@ class BlockSync(Generic[B]):
 
     def height_claimed_by(self, count: int, members: Collection[Hashable]) -> int:
         """The greatest height that at least `count` of these peers claim: with more than f members, an honest one is
-        there."""
+        there. Where fewer are known, all of them."""
         claims = sorted((peer.height for key, peer in self._peers.items() if key in members), reverse=True)
-        return claims[count - 1] if len(claims) >= count else 0
+        return claims[:count][-1] if claims else 0
 
     def plan(self, height: int, now_ms: int) -> list[BlockRequest]:
         """Requests to send now; `height` is the last one decided here."""

@@ -129,6 +129,7 @@ class Desk:
             self.full.set()
             return
         if isinstance(error, StorageError):  # it stays, to say so
+            self.full.clear()
             is_other = isinstance(error, StateDiverged)
             code = Code.STATE_DIVERGED if is_other else Code.DATA_CORRUPT
             self.stopped = f"its {error} ({code.label})" if is_other else f"its disk failed: {error} ({code.label})"

@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from p2p.config import Log
 from p2p.errors import Fault
 from p2p.frames import Kind
 from p2p.transport import Transport
+from storage.errors import StorageError
 from storage.kv import KeyValue
 from storage.shortening import end, mute, shorten
 from storage.wal import WriteAheadLog
@@ -104,7 +106,8 @@ class Driver:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if not self._failed:
-            await asyncio.get_running_loop().run_in_executor(self._disk, end, self._kv, self._wal)
+            with suppress(StorageError):  # the log is as after a crash then
+                await asyncio.get_running_loop().run_in_executor(self._disk, end, self._kv, self._wal)
         self._failed = True  # what still comes in goes nowhere
         self._disk.shutdown(wait=True)
 

@@ -53,10 +53,11 @@ class Home:
 
     def reopen(self) -> None:
         """Begin again with what is on disk, as after a crash: the way back after DiskFull. It may be called again if it
-        raises."""
+        raises. StateDiverged where that has turned out meanwhile."""
         self.wal.close()
         self.kv.reopen()
         self.store = ChainStore(self.kv)
+        _check_certified(self.store, self.folder.db)
         self.executor = Executor(self.genesis, self.registry)
         self.wal = WriteAheadLog(self.folder.wal, create=False)
 
@@ -104,11 +105,7 @@ def open_home(config: NodeConfig) -> Home:
         store = ChainStore(kv)
         if store.chain_id != genesis.chain_id:
             raise ConfigError(f"{config.genesis_path}: another chain than the one in {folder.path}")
-        if store.diverged is not None:
-            raise StateDiverged(
-                f"{folder.db}: the state at height {store.diverged[0]} is not the one that the validators certified; "
-                "run `medchain repair`, with software that executes as theirs does"
-            )
+        _check_certified(store, folder.db)
         keep, needed = config.storage.keep_blocks, keep_blocks_min(store.tip.parameters)
         if 0 < keep < needed:
             raise ConfigError(f"storage.keep_blocks: this chain needs {needed} at least, or 0 to keep all")
@@ -116,6 +113,14 @@ def open_home(config: NodeConfig) -> Home:
         wal = WriteAheadLog(folder.wal, create=False)
         opened.pop_all()
     return Home(genesis, registry, Executor(genesis, registry), folder, kv, store, wal)
+
+
+def _check_certified(store: ChainStore, path: Path) -> None:
+    if store.diverged is not None:
+        raise StateDiverged(
+            f"{path}: the state at height {store.diverged[0]} is not the one that the validators certified; "
+            "run `medchain repair`, with software that executes as theirs does"
+        )
 
 
 # Data that come from elsewhere

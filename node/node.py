@@ -205,12 +205,14 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.api.stop()
-        self.desk.close()
-        await self.transport.stop()
-        await self.driver.stop()
-        self.snapshots.close()
-        home.close()
+        try:
+            await self.api.stop()
+            self.desk.close()
+            await self.transport.stop()
+            await self.driver.stop()
+            self.snapshots.close()
+        finally:
+            home.close()
         self._log.info("stopped")
 
     async def submit(self, tx: Transaction, timeout_ms: int = SUBMIT_TIMEOUT_MS) -> Receipt:

@@ -61,7 +61,7 @@ from ledger.block import (
     is_height,
 )
 from ledger.codec import decode, encode
-from ledger.errors import CodecError, Reject
+from ledger.errors import Code, CodecError, Reject
 from ledger.execution import BlockResult, Executor
 from ledger.transaction import BATCH_SIZE_BYTES_MAX, BATCH_TXS_MAX, Batch, Transaction
 from node.history import BadHistory, History
@@ -89,6 +89,7 @@ VOUCHED_BYTES_MAX = 64 * 1024 * 1024
 FETCH_AHEAD_MAX = 16
 UNEXECUTED_MAX = 64  # decided blocks whose batches are still on their way
 UNPERSISTED_WINDOWS_MAX = 4  # in log windows: messages of ours that the disk has not taken yet
+UNPERSISTED_BYTES_MAX = 32 * 1024 * 1024  # the same, with batches: a disk that stalls for long must not fail the node
 
 TAKE_TXS = 500  # transactions of blocks from others executed in one turn: some tens of milliseconds, then others come
 
@@ -199,6 +200,8 @@ class Replica:
         self._inbox: deque[Input] = deque()
         self._stepping = False
         self._awaiting: deque[tuple[int, Persist]] = deque()  # bounded by the engine's log
+        self._unsynced: deque[tuple[int, int]] = deque()  # (sequence, bytes) that the disk has not taken yet
+        self._unsynced_bytes = 0
         self._validating: dict[int, Proposal] = {}
         self._logged: dict[bytes, int] = {}  # batch digest -> height under which it is in the log
         self._undelivered: deque[Deliver] = deque()
@@ -231,7 +234,8 @@ class Replica:
                 batch = Batch.decode(payload)
                 self._logged[batch.digest] = max(height, self._logged.get(batch.digest, 0))
                 self._vouch(batch, height)
-                if self.store.batch(batch.digest) is None:
+                # What has expired can be ordered no more, or was long ago and is pruned.
+                if self.store.batch(batch.digest) is None and not self._has_expired(batch):
                     self.pool.add(batch, self.key, now_ms)  # whose it was is not known: not our clients' room
         first = self.engine.forgotten + 1
         stored = (self.store.block(height) for height in range(first, tip.height + 1))
@@ -272,6 +276,8 @@ class Replica:
 
     def on_durable(self, sequence: int) -> None:
         """Everything appended up to `sequence` is on disk: send what waited for it, and count our own votes."""
+        while self._unsynced and self._unsynced[0][0] <= sequence:
+            self._unsynced_bytes -= self._unsynced.popleft()[1]
         while self._awaiting and self._awaiting[0][0] <= sequence:
             _, persist = self._awaiting.popleft()
             for effect in persist.then:
@@ -290,14 +296,17 @@ class Replica:
         return fresh
 
     def take(self, txs: Iterable[Transaction]) -> list[Reject | None]:
-        """The same for many that passed `executor.check` already; for each, why there is no room for it."""
-        now_ms = self.outside.now_ms()
+        """The same for many that passed `executor.check` already; for each, why it is not taken."""
+        now_ms, height = self.outside.now_ms(), self.store.tip.height
         refusals: list[Reject | None] = []
         fresh = False
         for tx in txs:
             try:
-                # One that was executed while its signature was checked would make a batch that is ordered already.
+                # While its signature was checked it may have been executed, and make a batch that is ordered already,
+                # or have expired, and make one that nobody orders.
                 if tx.replay_key not in self.executor.replay or self.store.place(tx.id) is None:
+                    if tx.valid_until <= height:
+                        raise Reject(Code.EXPIRED, tx.valid_until, height + 1)
                     fresh |= self.pool.submit(tx, now_ms)
             except Reject as reject:
                 refusals.append(reject)
@@ -351,7 +360,14 @@ class Replica:
         """Whether the disk owes us so much that we take nothing in that would make us sign more. What is dropped then
         is sent again, as after a loss. Without this, the table grows with the chain for as long as the disk stalls.
         """
-        return self.engine.unpersisted >= UNPERSISTED_WINDOWS_MAX * self.store.tip.parameters.log_window
+        messages_max = UNPERSISTED_WINDOWS_MAX * self.store.tip.parameters.log_window
+        return self.engine.unpersisted >= messages_max or self._unsynced_bytes > UNPERSISTED_BYTES_MAX
+
+    def _append(self, kind: RecordKind, height: int, payload: bytes) -> int:
+        sequence = self.outside.append(kind, height, payload)
+        self._unsynced.append((sequence, len(payload)))
+        self._unsynced_bytes += len(payload)
+        return sequence
 
     def _on_vote(self, key: bytes, payload: bytes) -> None:
         charge = 0 if len(payload) <= VOTE_FREE_BYTES else VOTE_CHARGE_FACTOR * len(payload)
@@ -445,8 +461,7 @@ class Replica:
             if any(tx.chain_id != self.genesis.chain_id for tx in batch.transactions):
                 raise CodecError("a transaction of another chain")
             # Ordered long ago, or expired: sent again, it would only fill a block with refusals.
-            height = self.store.tip.height
-            useless = self.store.batch(digest) is not None or all(tx.valid_until <= height for tx in batch.transactions)
+            useless = self.store.batch(digest) is not None or self._has_expired(batch)
         except CodecError:
             self.pool.reject(digest)
             raise
@@ -463,13 +478,18 @@ class Replica:
             self.outside.misbehaved(key, "bad signature in a batch")
             return
         self.counters.batches_checked += 1
-        if self.pool.is_ordered(batch.digest) and not wanted:
+        if not wanted and (self.pool.is_ordered(batch.digest) or self._has_expired(batch)):  # meanwhile
             self.pool.reject(batch.digest)
             return
         self.pool.add(batch, key, self.outside.now_ms())
         self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
         if wanted:
             self._retry(batch.digest)
+
+    def _has_expired(self, batch: Batch) -> bool:
+        """Whether nothing in it can be executed any more."""
+        height = self.store.tip.height
+        return all(tx.valid_until <= height for tx in batch.transactions)
 
     def _retry(self, arrived: bytes | None = None) -> None:
         """A batch arrived that proposals or decided blocks have waited for; None: any may have."""
@@ -638,7 +658,7 @@ class Replica:
         """
         members = [key for key in self.engine.validators.keys if key in self.peers]
         others = [key for key in self.peers if key not in members]  # of a set that has gone, or with an archive
-        for peer, digests in self.pool.plan_fetches(members + others, now_ms).items():
+        for peer, digests in self.pool.plan_fetches(members, others, now_ms).items():
             lacking = tuple(digest for digest in digests[:BLOCK_BATCHES_MAX] if not self.pool.is_checking(digest))
             if lacking and isinstance(peer, bytes):
                 self.outside.send(peer, Kind.BATCH_REQUEST, encode(lacking))
@@ -691,7 +711,7 @@ class Replica:
             case Persist():
                 if effect.vouches:
                     self.outside.store_first()
-                sequence = self.outside.append(RecordKind.VOTES, effect.height, effect.record)
+                sequence = self._append(RecordKind.VOTES, effect.height, effect.record)
                 self._awaiting.append((sequence, effect))
             case SetTimer(timer, at_ms):
                 self.outside.set_timer(timer.value, at_ms)
@@ -735,9 +755,11 @@ class Replica:
 
     def _validate(self, proposal: Proposal) -> None:
         """Answer the engine once every batch is held, and in the log ahead of the vote that vouches for it. Heights far
-        ahead wait: a leader who proposes all that the log holds must fill neither memory nor disk."""
+        ahead wait: a leader who proposes all that the log holds must fill neither memory nor disk. So does all while
+        the log is behind."""
         ahead = proposal.height - self.store.tip.height
-        if ahead > FETCH_AHEAD_MAX or (ahead > 1 and self._vouched_bytes > VOUCHED_BYTES_MAX):
+        too_much = ahead > FETCH_AHEAD_MAX or (ahead > 1 and self._vouched_bytes > VOUCHED_BYTES_MAX)
+        if too_much or self._log_is_behind():
             self._postponed = True
             return
         lacking = self._lacking.get(proposal.height)
@@ -771,7 +793,7 @@ class Replica:
                 continue
             self._vouch(batch, proposal.height)
             if self._logged.get(batch.digest, 0) < proposal.height:
-                self.outside.append(RecordKind.BATCH, proposal.height, batch.wire)
+                self._append(RecordKind.BATCH, proposal.height, batch.wire)
                 self._logged[batch.digest] = proposal.height
         self._validating.pop(proposal.height, None)
         self._lacking.pop(proposal.height, None)
@@ -875,7 +897,7 @@ class Replica:
         lasting = certificate.height + self.store.tip.parameters.log_window
         records = self.engine.lasting_records()
         if records:
-            self.outside.append(RecordKind.VOTES, lasting, join_records(records))
+            self._append(RecordKind.VOTES, lasting, join_records(records))
         for digest in [known for known, height in self._logged.items() if height <= certificate.height]:
             del self._logged[digest]
         if not self._keeps_log:

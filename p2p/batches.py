@@ -291,8 +291,11 @@ class BatchPool:
         for digest in digests:
             self._wanted.pop(digest, None)
 
-    def plan_fetches(self, peers: Sequence[Hashable], now_ms: int) -> dict[Hashable, list[bytes]]:
-        """Whom to ask for what now: each batch from one peer at a time, another after a timeout.
+    def plan_fetches(
+        self, members: Sequence[Hashable], others: Sequence[Hashable], now_ms: int
+    ) -> dict[Hashable, list[bytes]]:
+        """Whom to ask for what now: each batch from one peer at a time, another after a timeout. Members first, who
+        vouch for it while it is proposed; however many others are connected, that must not take longer.
 
         At most FETCH_DIGESTS_MAX a peer, those asked for longest ago first: batches that exist nowhere, which a faulty
         leader may propose by the thousand, cannot keep the others from being asked for.
@@ -301,10 +304,11 @@ class BatchPool:
         for digest, wanted in sorted(self._wanted.items(), key=lambda item: item[1].asked_at_ms):
             if now_ms - wanted.asked_at_ms < FETCH_TIMEOUT_MS:
                 continue
-            fresh = [peer for peer in peers if peer not in wanted.asked]
+            fresh = [peer for peer in members if peer not in wanted.asked]
+            fresh = fresh or [peer for peer in others if peer not in wanted.asked]
             if not fresh:
                 wanted.asked.clear()
-                fresh = list(peers)
+                fresh = list(members or others)
             if fresh:
                 spread = fresh[int.from_bytes(digest[-2:], "big") % len(fresh)]
                 peer = wanted.holder if wanted.holder in fresh else spread

@@ -186,6 +186,7 @@ def restore(
                     replay(wal, kv, draft / "db", max(store.tip.height, store.refetching))
             else:
                 forget_log(kv)
+                kv.write((), [schema.REFETCH_KEY])  # until when another key, or a log that stays behind, must not sign
                 mute_if_signed(store, draft / "wal", key)
 
     DataDir.create(path, fill).close()

@@ -29,7 +29,7 @@ from ledger.block import (
 )
 from ledger.codec import Value, encode, first_bytes
 from ledger.crypto import HASH_SIZE_BYTES
-from ledger.errors import CodecError, ConfigError
+from ledger.errors import Code, CodecError, ConfigError
 from ledger.execution import BlockResult, Tip
 from ledger.genesis import Genesis
 from ledger.modules import members
@@ -252,11 +252,17 @@ class ChainStore:
             puts[schema.at_height(schema.RECEIPTS, height)] = encode_receipts(result.receipts)
 
     def _put_transactions(self, puts: dict[bytes, bytes], height: int, result: BlockResult) -> None:
+        gone = self.known_from - 1
         for position, receipt in enumerate(result.receipts):
             key = schema.TRANSACTION + receipt.tx_id
             # A copy is refused (replayed, or expired by then): the first execution must stay findable.
             if receipt.code and (key in puts or self._kv.get(key) is not None):
                 continue
+            # Where it may have been in a block that is pruned nothing is said: it would be called refused.
+            if receipt.code == Code.EXPIRED and gone > 0:
+                first = result.transactions[position].valid_until - self._tip.parameters.validity_heights_max
+                if first <= gone:
+                    continue
             puts[key] = schema.pack_place(height, position)
         for entry, positions in index_entries(height, result.indexes).items():
             puts[entry] = schema.pack_positions(positions)

@@ -175,7 +175,7 @@ class LevelDB:
 
     def _sync_older_logs(self) -> None:
         # Names are numbers of at least six digits; the newest was synced by LevelDB. A vanished one is in a table.
-        logs = sorted(self._path.glob("*.log"), key=lambda log: int(log.stem))
+        logs = sorted((log for log in self._path.glob("*.log") if log.stem.isdecimal()), key=lambda log: int(log.stem))
         if logs and logs[-1].name != self._newest_log:
             sync_folder(self._path)  # LevelDB makes a log's name durable only with the table that replaces it
             self._newest_log = logs[-1].name

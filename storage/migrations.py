@@ -28,6 +28,8 @@ def _from_1(kv: KeyValue) -> None:
     known: set[bytes] = set()
     again: dict[bytes, bytes] = {}
     for key, data in kv.scan_prefix(schema.PROPOSAL):
+        if len(key) != len(schema.at_height(schema.PROPOSAL, 0)):
+            raise Corruption(f"record {key.hex()} is of no height")
         for digest in _batches(key, data):
             if digest in known:
                 again[schema.AGAIN + digest] = schema.pack_height(schema.height_of(key))

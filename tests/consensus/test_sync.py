@@ -403,3 +403,11 @@ class Catching(RuleBasedStateMachine):
 
 TestCatching = Catching.TestCase
 TestCatching.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_a_height_counts_when_so_many_members_claim_it_or_all_that_are_known() -> None:
+    sync = follower(a=10, b=20, c=30, stranger=1_000)
+    assert [sync.height_claimed_by(count, ["a", "b", "c", "d"]) for count in (1, 2, 3)] == [30, 20, 10]
+    # A follower with one validator among its peers would else never know that it lags.
+    assert sync.height_claimed_by(2, ["c", "d"]) == 30
+    assert sync.height_claimed_by(2, ["d"]) == 0

@@ -23,7 +23,7 @@ from node.cluster.plan import development_modules
 from node.config import P2P, Api, Log, NodeConfig
 from node.home import initialise, open_home
 from node.node import Node
-from storage.errors import DiskFull
+from storage.errors import DiskFull, StateDiverged
 from storage.leveldb import LevelDB
 from storage.verification import verify_chain
 from storage.wal import WriteAheadLog
@@ -208,6 +208,50 @@ def test_a_node_can_be_stopped_while_its_disk_is_full(tmp_path: Path, monkeypatc
                 return [tx, *await pay_until_refused(node)]
 
     check_home(config, asyncio.run(scenario()))
+
+
+def test_a_stop_that_finds_the_disk_full_closes_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_home(tmp_path / "home")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise DiskFull(tmp_path)
+
+    async def scenario() -> Transaction:
+        node = Node(config)
+        await node.start()
+        tx = payment(node)
+        assert (await node.submit(tx)).ok
+        with monkeypatch.context() as patch:
+            patch.setattr(WriteAheadLog, "flush", full)
+            await node.stop()
+        return tx
+
+    check_home(config, [asyncio.run(scenario())])
+
+
+def test_who_stopped_for_another_state_does_not_begin_again_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LOOK_EVERY_S", 0.02)
+    config = make_home(tmp_path / "home")
+
+    async def scenario() -> None:
+        async with Node(config) as node:
+            assert (await node.submit(payment(node))).ok
+            height = node.desk.store.tip.height
+            node.replica.engine._halt(height, bytes(33), b"\x01" * 33)
+            node.driver.diverged(height, bytes(33), b"\x01" * 33)
+            node.driver.fail(DiskFull(tmp_path))
+            async with asyncio.timeout(WAIT_S):
+                while not (node.desk.stopped and Code.STATE_DIVERGED.label in node.desk.stopped):
+                    await asyncio.sleep(0.02)
+            with pytest.raises(Reject) as refused:
+                await node.submit(payment(node))
+            assert refused.value.code is Code.NOT_ACCEPTING
+
+    asyncio.run(scenario())
+    with pytest.raises(StateDiverged):
+        open_home(config)
 
 
 def test_room_is_free_space_and_a_file_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

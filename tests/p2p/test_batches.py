@@ -300,9 +300,9 @@ def test_what_is_sought_and_was_never_asked_for_comes_first() -> None:
     """Thousands of digests that exist nowhere kept a block's batch from being asked for."""
     pool = BatchPool(SMALL)
     pool.want(b"nowhere %d" % number for number in range(200))
-    pool.plan_fetches(PEERS, 0)
+    pool.plan_fetches(PEERS, (), 0)
     pool.want([b"needed"])
-    asked = pool.plan_fetches(PEERS[:1], 10_000)[PEERS[0]]
+    asked = pool.plan_fetches(PEERS[:1], (), 10_000)[PEERS[0]]
     assert b"needed" in asked
 
 
@@ -364,23 +364,23 @@ def test_a_missing_batch_is_asked_of_one_peer_after_another() -> None:
     pool.want([digest, digest])
     asked: list[Any] = []
     for now_ms in range(0, 4 * FETCH_TIMEOUT_MS, FETCH_TIMEOUT_MS // 5):
-        for peer, wanted in pool.plan_fetches(PEERS, now_ms).items():
+        for peer, wanted in pool.plan_fetches(PEERS, (), now_ms).items():
             assert wanted == [digest]
             asked.append(peer)
     assert sorted(asked) == PEERS, "each once, one at a time"
-    assert len(pool.plan_fetches(PEERS, 4 * FETCH_TIMEOUT_MS)) == 1, "then again from the first"
+    assert len(pool.plan_fetches(PEERS, (), 4 * FETCH_TIMEOUT_MS)) == 1, "then again from the first"
 
 
 def test_nothing_is_asked_without_peers_nor_for_what_is_held_or_unwanted() -> None:
     pool, one = BatchPool(SMALL), batch(1)
     pool.add(one, PEERS[0], 0)
     pool.want([one.digest])
-    assert pool.plan_fetches(PEERS, 0) == {}
+    assert pool.plan_fetches(PEERS, (), 0) == {}
     [digest] = digests(1)
     pool.want([digest])
-    assert pool.plan_fetches([], 0) == {}
+    assert pool.plan_fetches((), (), 0) == {}
     pool.unwant([digest])
-    assert pool.plan_fetches(PEERS, 0) == {}
+    assert pool.plan_fetches(PEERS, (), 0) == {}
 
 
 def test_batches_that_exist_nowhere_cannot_keep_others_from_being_fetched() -> None:
@@ -390,7 +390,7 @@ def test_batches_that_exist_nowhere_cannot_keep_others_from_being_fetched() -> N
     pool.want([real])
     asked = 0
     for now_ms in range(0, 2_000, 100):
-        for wanted in pool.plan_fetches(PEERS, now_ms).values():
+        for wanted in pool.plan_fetches(PEERS, (), now_ms).values():
             assert len(wanted) <= FETCH_DIGESTS_MAX
             asked += real in wanted
     assert asked >= 1
@@ -449,8 +449,8 @@ def test_who_proposed_a_batch_is_asked_for_it_first_and_another_after_a_timeout(
     for holder in PEERS:
         pool = BatchPool(SMALL)
         pool.want([batch(1).digest], holder)
-        assert pool.plan_fetches(PEERS, 0) == {holder: [batch(1).digest]}
-        [(other, _)] = pool.plan_fetches(PEERS, 500).items()
+        assert pool.plan_fetches(PEERS, (), 0) == {holder: [batch(1).digest]}
+        [(other, _)] = pool.plan_fetches(PEERS, (), 500).items()
         assert other != holder
 
 
@@ -534,7 +534,7 @@ class Pooling(RuleBasedStateMachine):
         self.pool.want([one.digest])
         if one.digest not in self.held:
             self.wanted.add(one.digest)
-        asked = [digest for wanted in self.pool.plan_fetches(PEERS, self.now_ms).values() for digest in wanted]
+        asked = [digest for wanted in self.pool.plan_fetches(PEERS, (), self.now_ms).values() for digest in wanted]
         assert len(asked) == len(set(asked))
         assert set(asked) <= self.wanted
         if wait_ms:

@@ -178,7 +178,7 @@ MUTANTS = (
     _one("fetching", "what was vouched for is not kept", Replica, "_vouch", "if height <= self.store.tip.height or",
          "if True or"),
     _one("fetching", "always the same member is asked", BatchPool, "plan_fetches",
-         "[peer for peer in peers if peer not in wanted.asked]", "list(peers)"),
+         "[peer for peer in members if peer not in wanted.asked]", "list(members)"),
     _one("fetching", "a missing batch is asked for once", BatchPool, "plan_fetches",
          "now_ms - wanted.asked_at_ms < FETCH_TIMEOUT_MS", "wanted.asked"),
     _one("fetching", "expired batches of decided blocks are dropped", Replica, "_execute",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
-from consensus.events import Received, Verified
+from consensus.events import BatchAvailable, Received, Verified
 from consensus.messages import Message, PrePrepare, Status
 from ledger.block import Proposal
 from ledger.codec import encode
 from ledger.crypto import hash_bytes
+from ledger.errors import Code
 from ledger.genesis import Parameters
 from ledger.transaction import Batch, Transaction
+from node import replica
+from node.replica import UNPERSISTED_BYTES_MAX
 from p2p.frames import Kind
 from storage.pruning import keep_blocks_min, prune
+from storage.wal import PENDING_BYTES_MAX
 from tests.simulation import byzantine
 from tests.simulation.byzantine_node import ByzantineNode
 from tests.simulation.cluster import CURRENCY, Cluster, Options, SimulatedNode, key_of
@@ -174,3 +178,141 @@ def test_only_members_say_how_far_the_chain_is() -> None:
     validators = node.replica.engine.validators
     assert node.replica.sync.height_claimed_by(validators.f + 1, validators.keys) <= node.replica.store.tip.height + 1
     assert node.replica.sync.height_claimed_by(1, [hash_bytes(b"nobody")]) == 0
+
+
+PRUNING = Parameters(
+    window=8, checkpoint_interval=2, log_window=20, validity_heights_max=40, view_timeout_ms_max=8_000
+)  # fmt: skip
+
+
+def test_what_a_pruned_chain_has_executed_is_not_taken_from_the_log_and_ordered_again() -> None:
+    """The log keeps batches for longer than the store does. Who prunes and restarts took them for such as wait."""
+    cluster = started(parameters=PRUNING)
+    lead, ids = leader_of(cluster), []
+    keep = keep_blocks_min(PRUNING)
+    while min(cluster.heights()) < keep + 60:
+        ids.append(cluster.transfer(at=lead.index, valid_for=20))
+        cluster.run(300, lambda: cluster.final_everywhere([ids[-1]]))
+    cluster.run(20_000)
+    before = cluster.heights()
+    pruned = [node for node in cluster.nodes if node is not lead]
+    for node in pruned:
+        for _ in prune(node.kv, node.replica.store, keep):
+            pass
+        node.crash(power=False)
+    for node in pruned:
+        node.boot()
+    assert [node.replica.pool.sizes()["batches"] for node in cluster.nodes] == [0] * 4
+    cluster.run(60_000)
+    assert cluster.heights() == before
+    assert {node.replica.engine.view for node in cluster.nodes} == {0}
+    # A leader who has them ordered again gets refusals, and nobody who has pruned calls them refused therefore.
+    batch = lead.replica.store.block(1).batches[0]  # type: ignore[union-attr]
+    assert batch.tx_ids == (ids[0],)
+    for node in cluster.nodes:
+        node.replica.pool.add(batch, node.key.public, node.now_ms())
+        node.replica._step(BatchAvailable(batch.digest, 1, len(batch.wire)))
+    assert cluster.run(10_000, lambda: min(cluster.heights()) > max(before))
+    (refused,) = lead.replica.store.receipts(max(before) + 1)
+    assert (refused.tx_id, refused.code) == (ids[0], Code.EXPIRED)
+    receipts = [node.replica.store.receipt(ids[0]) for node in cluster.nodes]
+    assert [receipt.ok for receipt in receipts if receipt is not None] == [True]
+
+
+def expiring(cluster: Cluster, node: SimulatedNode, valid_until: int) -> Transaction:
+    fields = (CURRENCY, "h1", 1, "x")
+    nonce = bytes([node.index]) * 16
+    tx = Transaction.create(
+        node.key, cluster.genesis.chain_id, "payments.transfer", fields, nonce=nonce, valid_until=valid_until
+    )
+    cluster._signed[tx.wire] = True
+    return tx
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_expired_while_its_signature_was_checked_is_not_taken(count: int) -> None:
+    """An idle chain makes no block that would clear it away, and its holders would suspect leader after leader."""
+    cluster = started()
+    commit(cluster)
+    cluster.run(5_000)
+    lead = leader_of(cluster)
+    others = [node for node in voters(cluster) if node is not lead]
+    height = max(cluster.heights())
+    for node in others[:count]:
+        (refusal,) = node.replica.take([expiring(cluster, node, height)])
+        assert refusal is not None
+        assert refusal.code is Code.EXPIRED
+    cluster.run(60_000)
+    assert not any(node.replica.engine.is_discontent for node in cluster.nodes)
+    assert cluster.heights() == [height] * 4
+
+
+def test_a_peers_batch_that_expired_while_it_was_checked_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = started()
+    commit(cluster)
+    cluster.run(5_000)
+    lead = leader_of(cluster)
+    others = [node for node in voters(cluster) if node is not lead]
+    height = max(cluster.heights())
+    batch = Batch((expiring(cluster, others[0], height + 1).wire,))
+    waiting: list[Callable[[bool], None]] = []
+    with monkeypatch.context() as patch:
+        for node in others:
+            patch.setattr(node, "check_batch", lambda _batch, _origin, _urgent, done: waiting.append(done))
+            node.replica.on_frame(lead.key.public, Kind.BATCH, batch.wire)
+    assert len(waiting) == 3
+    cluster.transfer(at=lead.index)
+    assert cluster.run(5_000, lambda: min(cluster.heights()) > height)
+    cluster.run(5_000)
+    after = cluster.heights()
+    for done in waiting:
+        done(True)
+    cluster.run(60_000)
+    assert cluster.heights() == after
+    assert not any(node.replica.engine.is_discontent for node in cluster.nodes)
+
+
+def test_followers_do_not_make_a_members_search_for_a_batch_longer() -> None:
+    """Only members hold what is merely proposed. Asked in turn with everyone, they came too late for the view."""
+    cluster = started(followers=20)
+    lead = leader_of(cluster)
+    down, hungry = [node for node in voters(cluster) if node is not lead][:2]
+    down.crash(power=False)
+    lacking = hungry.key.public
+    tap(cluster, lambda sender, key, kind, _: not (sender is lead and key == lacking and kind in CARRIERS))
+    tx_id = cluster.transfer(at=lead.index)
+    up = [node for node in voters(cluster) if node is not down]
+    assert cluster.run(5_000, lambda: all(node.replica.store.receipt(tx_id) is not None for node in up))
+    assert {node.replica.engine.view for node in up} == {0}
+
+
+def test_a_disk_that_stalls_under_large_blocks_holds_its_node_back_and_does_not_fail_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Batches go into the log before the votes for them, and it is bounded; what is not logged is not voted for."""
+    bound_bytes = 1 << 20
+    monkeypatch.setattr(replica, "UNPERSISTED_BYTES_MAX", bound_bytes)
+    assert 2 * UNPERSISTED_BYTES_MAX < PENDING_BYTES_MAX
+    cluster = started(followers=1)
+    lead = leader_of(cluster)
+    slow, other = [node for node in voters(cluster) if node is not lead][:2]
+    slow.stalled_until_ms = cluster.now_ms + 10_000
+    feeder, end_ms, count = cluster.nodes[4].key.public, cluster.now_ms + 11_000, 0
+    while cluster.now_ms < end_ms:
+        for _ in range(8):
+            wires = []
+            for _ in range(8):
+                count += 1
+                tx = Transaction.create(
+                    other.key, cluster.genesis.chain_id, "payments.transfer", (CURRENCY, "h1", 1, "x" * 6_000),
+                    nonce=count.to_bytes(16, "big"), valid_until=lead.replica.store.tip.height + 100,
+                )  # fmt: skip
+                cluster._signed[tx.wire] = True
+                wires.append(tx.wire)
+            for node in voters(cluster):
+                node.replica.on_frame(feeder, Kind.BATCH, Batch(tuple(wires)).wire)
+        assert slow.replica._unsynced_bytes < 2 * bound_bytes
+        cluster.run(400)
+    top = max(cluster.heights())
+    assert top > 20
+    assert cluster.run(30_000, lambda: slow.replica.store.tip.height >= top)

@@ -194,3 +194,29 @@ def test_without_its_log_a_restored_store_knows_of_none(source: Path, tmp_path: 
         assert noted(kv) is None
         with closing(WriteAheadLog(folder.wal, create=False)) as wal:
             assert replay(wal, kv, folder.db, 100) == []
+
+
+def altered(source: Path, path: Path, *rows: tuple[bytes, bytes]) -> bytes:
+    """An archive of a store with rows that no node wrote."""
+    shutil.copytree(source, path)
+    out = io.BytesIO()
+    with DataDir(path) as folder, closing(LevelDB(folder.db)) as kv:
+        store = ChainStore(kv)
+        kv.write(rows)
+        backup(folder, kv, store, out, with_vault=True)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("key", [schema.PROPOSAL, schema.PROPOSAL + b"\xff", schema.PROPOSAL + bytes(9)])
+def test_rows_of_an_earlier_format_are_looked_at_before_they_are_used(key: bytes, source: Path, tmp_path: Path) -> None:
+    archive = altered(source, tmp_path / "copy", (key, b"\xc0"), (schema.FORMAT_KEY, b"medchain/store/1"))
+    with pytest.raises(Corruption):
+        restore(io.BytesIO(archive), tmp_path / "data", executor(), STRANGER, with_log=False)
+
+
+def test_an_archive_does_not_keep_another_node_from_signing(source: Path, tmp_path: Path) -> None:
+    """Up to where its owner's lost blocks were to be fetched again says nothing of another key."""
+    archive = altered(source, tmp_path / "copy", (schema.REFETCH_KEY, schema.pack_height(2**62)))
+    restore(io.BytesIO(archive), tmp_path / "data", executor(), STRANGER, with_log=False)
+    with DataDir(tmp_path / "data") as folder, closing(LevelDB(folder.db)) as kv:
+        assert not ChainStore(kv).is_muted(STRANGER)

@@ -229,6 +229,7 @@ def test_compaction_gives_room_back(tmp_path: Path) -> None:
 def test_a_synced_write_covers_logs_that_leveldb_left_unsynced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     db = LevelDB(tmp_path / "db", create=True)
     (tmp_path / "db" / "000001.log").write_bytes(b"")  # as if its table were not written yet
+    (tmp_path / "db" / "notes.log").write_bytes(b"")  # somebody else's
     synced: list[str] = []
     real = os.fdatasync
     monkeypatch.setattr(os, "fdatasync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
