@@ -35,9 +35,14 @@ class Checkpoints:
             return cls(validators, log_window, stable.height, stable)
         return cls(validators, log_window, validators.first_height - 1)
 
+    def wants(self, message: CheckpointVote | CheckpointCertificate) -> bool:
+        """Whether it could still change anything here."""
+        in_reach = isinstance(message, CheckpointCertificate) or message.height <= self.stable + 2 * self.log_window
+        return self.stable < message.height and in_reach
+
     def record(self, vote: CheckpointVote) -> CheckpointVote:
         """Count a vote; the first of a member at a height stands. Returns that first one."""
-        if not self.stable < vote.height <= self.stable + 2 * self.log_window:
+        if not self.wants(vote):
             return vote
         votes = self._votes.setdefault(vote.height, {})
         known = votes.setdefault(vote.member, vote)

@@ -255,8 +255,11 @@ class Engine:
                 self._begin_view(self._views.on_new_view(message))
         return None
 
-    def wants(self, message: Message) -> bool:
+    def wants(self, message: Message | CheckpointCertificate) -> bool:
         """Whether a message could still matter: asked before its signatures are checked, to save the checks."""
+        if isinstance(message, CheckpointVote | CheckpointCertificate):
+            checkpoints = self._of_epoch(message.epoch)
+            return checkpoints is not None and checkpoints.wants(message)
         return self.ordering.wants(message)
 
     def forget_batch(self, digest: bytes) -> None:

@@ -101,9 +101,9 @@ class Ordering:
             return proposal.seal  # which closes a quiet chain
         if state.epoch_end is not None:
             return False
-        closed = proposal.height == state.executed + 1 and state.last_checkpoint == state.executed
+        due = proposal.height == state.executed + 1 and state.last_checkpoint < state.executed
         early = state.now_ms - state.progress_at_ms < state.config.seal_after_ms // 2
-        return not proposal.seal or closed or early
+        return not proposal.seal or not due or early
 
     def _validate(self, slot: Slot, proposal: Proposal, *, check_time: bool) -> None:
         """Have the batches got hold of; what we executed already needs none of it."""

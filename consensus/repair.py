@@ -21,7 +21,8 @@ class Repair:
 
     def __init__(self, state: State, views: Views) -> None:
         self._state, self._views = state, views
-        self._stood: dict[int, tuple[int, int | None]] = {}  # by member: its height, and when its votes were resent
+        # By member: the greatest height it said, and when its votes were resent.
+        self._stood: dict[int, tuple[int, int | None]] = {}
 
     def reset(self) -> None:
         """Before another epoch's set."""
@@ -47,11 +48,11 @@ class Repair:
         elif status.view == state.view and state.changing and self._views.own_view_change is not None:
             state.send(member, self._views.own_view_change)
         elif status.view == state.view and not status.changing:
-            height, resent_ms = self._stood.get(member, (None, None))
-            if height != status.height:
+            height, resent_ms = self._stood.get(member, (-1, None))
+            if status.height > height:  # not merely another: who says now this, now that, would hear it all each time
                 self._stood[member] = (status.height, None)
             elif resent_ms is None or state.now_ms - resent_ms >= RESEND_MS:
-                self._stood[member] = (status.height, state.now_ms)
+                self._stood[member] = (height, state.now_ms)
                 self._resend_votes(member, status.height)
 
     def _resend_checkpoints(self, member: int, above: int, checkpoints: Checkpoints | None) -> None:

@@ -253,7 +253,8 @@ class Replica:
         if self.engine.validators.index(key) is not None:
             # Who returns must see what waits: a leader to order it, a member to suspect a leader who does not.
             for batch in self.pool.held()[:BATCHES_FOR_RETURNING]:
-                self.outside.send(key, Kind.BATCH, batch.wire)
+                if self._allowance.spend(key, len(batch.wire), self.outside.now_ms()):
+                    self.outside.send(key, Kind.BATCH, batch.wire)
 
     def on_peer_down(self, key: bytes) -> None:
         self.peers.pop(key, None)
@@ -437,7 +438,7 @@ class Replica:
     def _on_checkpoint(self, key: bytes, payload: bytes) -> None:
         certificate = CheckpointCertificate.from_value(decode(payload, size_bytes_max=CERTIFICATE_SIZE_BYTES_MAX))
         validators = self.engine.validators_of(certificate.epoch)
-        if validators is None:
+        if validators is None or not self.engine.wants(certificate):
             return
         verified = self.verifier.certificate(certificate, validators)
         if verified is None:

@@ -269,34 +269,46 @@ def test_c9_blocks_are_delivered_in_order_whatever_order_they_were_decided_in() 
     assert [header.parent_hash for header in headers if header is not None][1:] == hashes[:-1]
 
 
-def test_c10_proposals_of_others_out_of_the_log_or_of_another_time_are_refused() -> None:
-    """Trap 44."""
-    cluster = cluster_of()
-    leader = leader_of(cluster)
-    victim = next(node for node in cluster.nodes if node is not leader)
-    other = next(node for node in cluster.nodes if node not in (leader, victim))
+class Quiet:
+    """A chain that was idle for long enough to be sealed, and a member that is offered proposals."""
 
-    def offer(node: SimulatedNode, proposal: Proposal) -> int:
-        member = victim.replica.engine.validators.index(node.key.public)
+    def __init__(self) -> None:
+        self.cluster = cluster_of()
+        self.leader = leader_of(self.cluster)
+        self.other, self.victim = [node for node in self.cluster.nodes if node is not self.leader][:2]
+        commit(self.cluster)
+        self.cluster.run(520)  # in as long again the leader seals it
+        self.next = max(self.cluster.heights()) + 1
+        self.now_ms = WALL_MS + self.cluster.now_ms
+
+    def offer(self, node: SimulatedNode, proposal: Proposal) -> int:
+        """For how many heights the member votes then."""
+        member = self.victim.replica.engine.validators.index(node.key.public)
         assert member is not None
-        vote = signed_by(cluster, node, Vote(0, 0, proposal.height, Phase.PREPARE, proposal.digest, member))
+        vote = signed_by(self.cluster, node, Vote(0, 0, proposal.height, Phase.PREPARE, proposal.digest, member))
         assert isinstance(vote, Vote)
-        victim.replica.on_frame(node.key.public, Kind.VOTE, encode_message(PrePrepare(proposal, vote)))
-        cluster.run(50)
-        return sum(slot.own_prepare is not None for slot in victim.replica.engine.slots.values())
+        self.victim.replica.on_frame(node.key.public, Kind.VOTE, encode_message(PrePrepare(proposal, vote)))
+        self.cluster.run(50)
+        slots = self.victim.replica.engine.slots.values()
+        return sum(slot.own_prepare is not None and slot.height >= self.next for slot in slots)
 
-    def sealed(height: int, time_ms: int) -> Proposal:
-        return Proposal(height, time_ms, (), seal=True)
+    def seal(self, height: int, later_ms: int = 0) -> Proposal:
+        return Proposal(height, self.now_ms + later_ms, (), seal=True)
 
-    cluster.run(2_000)  # a quiet chain may be sealed
-    now_ms = WALL_MS + cluster.now_ms
-    assert offer(other, sealed(1, now_ms)) == 0
-    assert offer(leader, sealed(QUICK.log_window + 1, now_ms)) == 0
-    assert offer(leader, sealed(2, now_ms + 3_600_000)) == 0
-    assert offer(leader, Proposal(3, now_ms, ())) == 0  # empty, and for no reason
-    assert offer(leader, sealed(4, now_ms)) == 1
-    assert offer(leader, sealed(4, now_ms + 1)) == 1
-    assert cluster.evidence
+
+def test_c10_proposals_of_others_out_of_the_log_of_another_time_or_no_use_are_refused() -> None:
+    """Trap 44."""
+    quiet = Quiet()
+    assert quiet.offer(quiet.leader, quiet.seal(quiet.next, 3_600_000)) == 0
+    quiet = Quiet()
+    leader = quiet.leader
+    assert quiet.offer(quiet.other, quiet.seal(quiet.next)) == 0
+    assert quiet.offer(leader, quiet.seal(quiet.next + QUICK.log_window)) == 0
+    assert quiet.offer(leader, Proposal(quiet.next + 1, quiet.now_ms, ())) == 0  # empty, and for no reason
+    assert quiet.offer(leader, quiet.seal(quiet.next + 2)) == 0  # of blocks that are not there
+    assert quiet.offer(leader, quiet.seal(quiet.next)) == 1
+    assert quiet.offer(leader, quiet.seal(quiet.next, 1)) == 1
+    assert quiet.cluster.evidence
 
 
 def test_c11_certificates_are_sets_and_one_bad_signature_spoils_one() -> None:

@@ -206,6 +206,13 @@ def signed_by(member: int, message: ViewChange) -> ViewChange:
     return made
 
 
+def signed_checkpoint(member: int, height: int) -> CheckpointVote:
+    digest = hash_bytes(b"state")
+    plain = CheckpointVote(VALIDATORS.epoch, height, digest, digest, digest, member)
+    made: CheckpointVote = signed(plain, MEMBERS[member].sign, GENESIS.chain_id)
+    return made
+
+
 def transaction(number: int, reference: str = "") -> Transaction:
     fields = (CURRENCY, "h1", 1, reference)
     nonce = number.to_bytes(16, "big")
@@ -398,6 +405,51 @@ def test_large_messages_of_old_views_are_checked_within_an_allowance() -> None:
     for _ in range(1_000):
         lab.frame(Kind.VOTE, padded)
     assert len(lab.out.blamed) <= 1 + BUDGET_BYTES_MAX // (VOTE_CHARGE_FACTOR * len(padded)) < 1_000
+
+
+def test_checkpoints_that_change_nothing_cost_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificates of a long history are known to everyone, and each takes a quorum of checks."""
+    lab = Lab()
+    top = 2 * GENESIS.parameters.checkpoint_interval
+    for height in range(1, top + 1):
+        lab.decide(height, tiny(height))
+        if height in (top // 2, top):
+            lab.certify(height)
+    older, own = lab.replica.store.checkpoint(top // 2), signed_checkpoint(0, top)
+    assert older is not None
+    assert lab.replica.engine.checkpoints.stable == top
+    verifier = lab.replica.verifier
+    for name in ("certificate", "message"):
+        monkeypatch.setattr(verifier, name, lambda *_: pytest.fail("it was checked"))
+    lab.frame(Kind.CERTIFIED, encode(older.to_value()))
+    for height in (top, top + 2 * GENESIS.parameters.log_window + 1, 2**62):
+        lab.give(replace(own, height=height))
+
+
+def test_a_member_that_says_now_this_height_now_that_hears_no_more_votes_than_another() -> None:
+    sent: dict[bool, int] = {}
+    for alternates in (False, True):
+        lab = Lab()
+        lab.decide(1, tiny(1))
+        lab.propose(Proposal(2, WALL_MS, (tiny(2).digest,)))
+        lab.frame(Kind.BATCH, tiny(2).wire)
+        lab.replica.on_durable(len(lab.out.appended))
+        lab.out.sent.clear()
+        for number in range(1_000):
+            lab.out.now += 8
+            lab.claim_height(1 if alternates and number % 4 < 2 else 0)
+        sent[alternates] = sum(kind is Kind.VOTE for kind, _ in lab.out.sent)
+    assert 0 < sent[True] <= sent[False]
+
+
+def test_who_comes_back_again_and_again_gets_what_waits_within_its_allowance() -> None:
+    lab = Lab()
+    for number in range(16):
+        lab.frame(Kind.BATCH, large(number).wire)
+    lab.out.sent.clear()
+    for _ in range(100):
+        lab.replica.on_peer_up(MEMBERS[HOSTILE].public)
+    assert 0 < lab.out.sent_bytes(Kind.BATCH) <= BUDGET_BYTES_MAX + len(large(1).wire)
 
 
 def test_batches_of_old_blocks_are_not_logged_again() -> None:

@@ -128,6 +128,32 @@ def test_an_idle_chain_that_is_certified_does_not_grow(monkeypatch: pytest.Monke
     assert max(cluster.heights()) <= before + 2
 
 
+class SealingAhead(ByzantineNode):
+    """Leads, and has the quiet chain sealed at every height of the log at once."""
+
+    height = 0
+
+    def act(self) -> None:
+        state = self.engine._state
+        if self.engine.is_leader and state.executed > self.height and state.now_ms - state.progress_at_ms > 520:
+            self.height = state.executed
+            for height in range(state.executed + 1, state.executed + state.parameters.log_window // 2):
+                message = self.proposal(self.engine.view, Proposal(height, self.wall_ms(), (), seal=True))
+                self.tell_all([message])
+                self.replica._step(Received(Verified(message)))
+
+
+def test_a_seal_is_of_what_is_executed_and_one_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes a height of the clients' validity, and leaves a state root and a certificate for ever."""
+    monkeypatch.setitem(byzantine.STRATEGIES, "hostile", SealingAhead)
+    cluster = started(byzantine={FIRST: "hostile"})
+    for _ in range(5):
+        before = max(cluster.heights())
+        commit(cluster)
+        cluster.run(5_000)
+        assert max(cluster.heights()) <= before + 5
+
+
 class SealingAll(ByzantineNode):
     def say(self, key: bytes, message: Message) -> Iterable[Message]:
         if isinstance(message, PrePrepare) and message.proposal.batches:
