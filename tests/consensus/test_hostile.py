@@ -32,7 +32,7 @@ def _only_his_own(cluster: Cluster, leader: SimulatedNode) -> Callable[[int], Pr
 
     def propose(height: int) -> Proposal:
         cluster.transfer(at=leader.index)
-        (batch,) = replica.pool.cut(leader.now_ms()) or (replica.pool._cut_one(leader.now_ms()),)
+        batch = replica.pool._cut_one(leader.now_ms()) if replica.pool.cut_due_ms() else replica.pool.held()[-1]
         replica._spread(batch)
         replica._inbox.append(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
         return Proposal(height, leader.wall_ms(), (batch.digest,))
