@@ -41,6 +41,21 @@ def commit() -> str:
         return "unknown"
 
 
+def is_same_program(commit_then: str) -> bool:
+    """Whether what is measured is what it was at a commit: documents, tests and results may differ."""
+    if commit_then == commit():
+        return True
+    apart = (":!docs", ":!*.md", ":!tests", ":!bench/results")
+    try:
+        found = subprocess.run(
+            ["git", "diff", "--quiet", commit_then, "--", ".", *apart],
+            cwd=_ROOT, capture_output=True, check=False, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return found.returncode == 0
+
+
 def versions() -> dict[str, str]:
     """Of Python, the kernel and the libraries."""
     found = {"python": platform.python_version(), "kernel": platform.release()}

@@ -40,7 +40,7 @@ AROUND_S = 20.0  # of a run, around its load: calibrations, start, set-up, readi
 _EXAMPLES = """examples:
   python -m bench.suite                               all rows, five rounds: some hours, undisturbed
   python -m bench.suite --only sustained,light,half   three of them
-  python -m bench.suite --resume A-suite.json         goes on with one that was interrupted, at the same commit
+  python -m bench.suite --resume A-suite.json         goes on with one that was interrupted, of the same program
   python -m bench.suite --quick                       does everything work? Figures mean nothing
   python -m bench.compare A.json B.json               two suites, by ratio
 
@@ -75,7 +75,7 @@ class Suite:
         """Go on from what `document` gave. ValueError if that was another suite, or of another program."""
         if document.get("format") != FORMAT:
             raise ValueError(f"not of the format {FORMAT}")
-        if document["commit"] != machine.commit():
+        if not machine.is_same_program(document["commit"]):
             raise ValueError(f"measured at commit {document['commit']}, and this is {machine.commit()}")
         self.knees, self.steps, self.rounds = document["knees"], document["steps"], document["rounds"]
         self.discarded, self.failed = document["discarded"], document["failed"]
