@@ -18,6 +18,7 @@ from functools import lru_cache
 from random import Random
 from zlib import crc32
 
+from consensus import messages
 from consensus.events import Evidence, Fired, Received
 from consensus.messages import Message
 from ledger.block import CertifiedBlock
@@ -128,6 +129,7 @@ class Cluster:
         self._order = 0
         self.cut: set[tuple[int, int]] = set()
         self._links: dict[tuple[int, int], int] = {}  # connections that are up -> their number
+        self._unheard: Counter[tuple[int, int, str]] = Counter()  # kinds of messages that are lost between two nodes
         self._trouble = {(a, b): (delay_ms, loss) for a, b, delay_ms, loss in self.options.links}
         self.checkers = Checkers(self)
         self.blocks, self.roots, self.receipts = self.checkers.blocks, self.checkers.roots, self.checkers.receipts
@@ -368,6 +370,8 @@ class Cluster:
         link = self._links.get(pair)
         if pair in self.cut or link is None or len(receiver.held) > HELD_MAX:
             return
+        if self._unheard and (sender.index, receiver.index, name_of(kind, payload)) in self._unheard:
+            return
         options, random = self.options, self.random
         slower_ms, loss = self._trouble.get(pair, (0, 0))
         loss += options.loss
@@ -407,6 +411,16 @@ class Cluster:
         if self.options.disconnect_ms:
             self.later(None, self.options.disconnect_ms, self._give_up_silent)
 
+    def lose(self, pairs: Iterable[tuple[int, int]], names: Iterable[str], for_ms: int) -> None:
+        """For a while some kinds of messages get lost between some nodes, and others do not."""
+        added = Counter((a, b, name) for a, b in pairs for name in names)
+        self._unheard += added
+
+        def end() -> None:
+            self._unheard -= added  # drops what comes to nothing
+
+        self.later(None, for_ms, end)
+
     def heal(self) -> None:
         self.cut = set()
         self._reconnect_all()
@@ -415,6 +429,7 @@ class Cluster:
         """No more faults of network, disks and clocks; what is cut stays cut."""
         options = self.options
         self._trouble.clear()
+        self._unheard.clear()
         options.loss = min(options.loss, 1)
         options.long_delay_permille = options.stall_permille = 0
         options.delay_ms = (min(options.delay_ms[0], 150), min(options.delay_ms[1], 200))
@@ -537,10 +552,16 @@ class Cluster:
         )
 
 
+def name_of(kind: Kind, payload: bytes) -> str:
+    """What a frame carries: votes by the kind of message, which comes first in its encoding."""
+    return MESSAGES.get(payload[1], "vote") if kind is Kind.VOTE and len(payload) > 1 else kind.name.lower()
+
+
 def _kind_of(message: Message) -> str:
     return _NAMES.get(type(message).__name__, type(message).__name__)
 
 
+MESSAGES = {int(kind): kind.name.lower() for kind in messages.Kind}
 _NAMES = {
     "PrePrepare": "pre_prepare",
     "Vote": "vote",

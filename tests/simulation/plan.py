@@ -20,6 +20,10 @@ from tests.simulation.options import EVERYONE, Options
 
 FORMAT = "medchain/simulation-plan/1"
 SIZES = [4] * 10 + [5] * 4 + [6] * 3 + [7] * 4 + [8, 9, 10, 13]
+LOSABLE = (
+    "pre_prepare", "vote", "checkpoint", "suspect", "timeout", "view_change", "new_view", "status", "batch",
+    "batch_request", "batch_response", "block_request", "block_response", "certified", "epoch_response",
+)  # fmt: skip
 LOST_MODES = ("dead", "deaf", "mute", "cut off")
 Fault = dict[str, Any]  # at_ms, kind and what the kind needs (runs.py carries them out)
 
@@ -370,6 +374,17 @@ def _draw_cut(random: Random, options: Options) -> Fault:
     return {"from": random.choice([a, a, None]), "to": random.choice([b, b, None]), "node": a}
 
 
+def _draw_lose(random: Random, options: Options) -> Fault:
+    """Some kinds of messages, between two nodes, from one, to one or everywhere."""
+    a, b = random.sample(range(options.n + options.followers), 2)
+    return {
+        "what": sorted(random.sample(LOSABLE, random.choice([1, 1, 2, 4]))),
+        "from": random.choice([a, None]),
+        "to": random.choice([b, None]),
+        "for_ms": random.choice([100, 500, 2_000, 8_000]),
+    }
+
+
 def _draw_pause(random: Random, options: Options) -> Fault:
     nodes = random.sample(range(options.n + options.followers), random.choice([1, 1, faulty_max(options.n) + 1]))
     return {"nodes": sorted(nodes), "for_ms": random.choice([300, 1_500, 1_500, 6_000, 6_000, 60_000])}
@@ -416,6 +431,7 @@ _DRAW = {
     "partition": _draw_partition,
     "heal": _draw_heal,
     "cut": _draw_cut,
+    "lose": _draw_lose,
     "pause": _draw_pause,
     "clock": _draw_clock,
     "hurry": _draw_hurry,

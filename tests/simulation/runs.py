@@ -210,6 +210,13 @@ class Run:
             sources = [fault["node"]]
         self.cluster.cut |= {(a, b) for a in sources for b in targets if a != b}
 
+    def _do_lose(self, fault: Fault) -> None:
+        everyone = range(len(self.cluster.nodes))
+        sources = everyone if fault["from"] is None else [fault["from"]]
+        targets = everyone if fault["to"] is None else [fault["to"]]
+        pairs = [(a, b) for a in sources for b in targets if a != b]
+        self.cluster.lose(pairs, fault["what"], fault["for_ms"])
+
     def _do_pause(self, fault: Fault) -> bool:
         nodes = [self.cluster.nodes[index] for index in fault["nodes"] if self.cluster.nodes[index].alive]
         for node in nodes:

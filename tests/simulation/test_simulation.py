@@ -202,3 +202,17 @@ def test_lines_and_picture_of_a_run() -> None:
     assert "a &lt;run&gt;" in page
     assert "<svg" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_some_kinds_of_messages_get_lost_for_a_while_and_others_do_not() -> None:
+    cluster = Cluster(1)
+    everywhere = [(a, b) for a in range(4) for b in range(4) if a != b]
+    cluster.lose(everywhere, ["batch", "pre_prepare"], 1_000)
+    cluster.lose(everywhere, ["batch"], 400)
+    cluster.run(300)
+    cluster.transfer()
+    cluster.run(300)
+    assert cluster.coverage["frame/status"] > 0
+    assert cluster.coverage["frame/batch"] == cluster.coverage["message/pre_prepare"] == 0
+    assert cluster.run(5_000, lambda: min(cluster.heights()) > 0)
+    assert cluster.coverage["message/pre_prepare"] > 0
