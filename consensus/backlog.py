@@ -18,7 +18,7 @@ from ledger.block import BLOCK_BATCH_BYTES_MAX, BLOCK_BATCHES_MAX
 
 AVAILABLE_MAX = 8_192  # batches waiting to be ordered; the pool's byte limit binds long before
 PROPOSE_TXS = 300  # enough for a block of its own, however soon
-COMPANY_TXS = 15  # so many waiting are worth another `block_interval_ms` of waiting for more
+COMPANY_TXS = 15  # so many are worth another `block_interval_ms` of waiting for more
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from consensus.state import State
 from consensus.views import Views
 from ledger.block import Certificate, Phase, Proposal
 
+PACE_MAX = 3  # a leader with much to order waits for so many times as long as a decision takes
+
 
 class Ordering:
     """One member's voting on the heights of its log."""
@@ -24,6 +26,7 @@ class Ordering:
         self._state, self._backlog, self._patience, self._views = state, backlog, patience, views
         self._took_ms = 0  # from a proposal to its decision, smoothed
         self._proposed_at_ms: int | None = None  # in this life; the last one that was not a new view's
+        self._proposed_txs = 0  # what waited then, up to PROPOSE_TXS
 
     def wants(self, message: Message) -> bool:
         """Whether a message could still matter: asked before its signatures are checked, to save the checks."""
@@ -264,8 +267,8 @@ class Ordering:
             proposal = self.next_proposal(height)
             if proposal is None:
                 return
+            self._proposed_at_ms, self._proposed_txs = state.now_ms, self._backlog.txs(PROPOSE_TXS)
             self._take_up(state.slot(height), proposal)
-            self._proposed_at_ms = state.now_ms
             state.effects.append(Validate(proposal, check_time=False))
 
     def _has_room(self) -> bool:
@@ -283,16 +286,19 @@ class Ordering:
 
     def _due_ms(self) -> int:
         """When the transactions that wait are worth a block. One costs every node some milliseconds whatever it holds,
-        so where many come the next begins when the last had time to be decided: blocks grow instead of getting more.
-        Where few wait there is little to save, and heights overlap over a long distance. Patience is never tried.
+        so where many come the last has time to be decided and executed, and others their turn: blocks grow instead of
+        getting more. Where few wait there is little to save, and heights overlap over a long distance. Patience is
+        never tried.
         """
         state, parameters = self._state, self._state.parameters
         enough = min(PROPOSE_TXS, parameters.block_txs_max)
         txs = self._backlog.txs(enough)
         if self._proposed_at_ms is None or txs >= enough:
             return state.now_ms
+        txs = max(txs, self._proposed_txs)
         worth_ms = parameters.block_interval_ms * (1 + txs // COMPANY_TXS)
-        return self._proposed_at_ms + min(self._took_ms, worth_ms, parameters.view_timeout_ms // 4)
+        pace_ms = self._took_ms + (PACE_MAX - 1) * self._took_ms * txs // PROPOSE_TXS
+        return self._proposed_at_ms + min(pace_ms, worth_ms, parameters.view_timeout_ms // 4)
 
     def next_proposal(self, height: int) -> Proposal | None:
         """Batches worth proposing now; None to wait for company."""
