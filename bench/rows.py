@@ -54,6 +54,13 @@ def share_of_limit(run: Document) -> float:
     return float(run["results"]["committed_per_s"] / run["results"]["limit"])
 
 
+def executed_share(run: Document) -> float:
+    """The same with those that the rules refused: the chain had as much work with them."""
+    tally = run["results"]["tally"]
+    refused = sum(tally["refused_by_rule"].values())
+    return share_of_limit(run) * (1 + refused / max(tally["committed"], 1))
+
+
 def latency_ms(run: Document, which: str) -> float:
     found = run["results"]["latencies"][which]
     return math.inf if found is None else float(found)
@@ -149,6 +156,10 @@ ROWS: Sequence[Row] = (
     _latency("half p50", "latency p50 at 50 % of L", 100, 30, "half", "p50_ms"),
     _latency("half p99", "latency p99 at 50 % of L", 250, 80, "half", "p99_ms"),
     _ratio("goodput", "overload", "twice the knee: goodput against own best", 0.90, 0.97, "overload", "standard"),
+    Row(
+        "executed", "overload", "the same, with what the rules refused as an earlier step had no room", "ratio", None, None,
+        ("overload", "standard"), lambda found: executed_share(found["overload"]) / executed_share(found["standard"]),
+    ),
     _latency("overload p99", "twice the knee: p99 of the accepted", 800, 200, "overload", "p99_ms"),
     _share("n7", "n", "7 validators", 0.50, 0.78, "n7"),
     _share("n10", "n", "10 validators", 0.45, 0.77, "n10"),

@@ -40,6 +40,13 @@ def row(name: str) -> Row:
     return next(row for row in ROWS if row.name == name)
 
 
+def test_what_the_rules_refuse_is_told_from_what_the_cluster_does_not_carry() -> None:
+    knee, overload = a_run(2_000), a_run(1_500)
+    for run, refused in ((knee, 0), (overload, 500)):
+        run["results"]["tally"] |= {"committed": 1_000, "refused_by_rule": {"2102": refused}}
+    assert row("executed").value({"standard": knee, "overload": overload}) == pytest.approx(1_500 * 1.5 / 2_000)
+
+
 def test_rows_have_names_of_their_own_and_scenarios_that_exist() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
     assert {name for row in ROWS for name in row.scenarios} == set(SCENARIOS)
