@@ -157,7 +157,7 @@ ROWS: Sequence[Row] = (
     _latency("half p99", "latency p99 at 50 % of L", 250, 80, "half", "p99_ms"),
     _ratio("goodput", "overload", "twice the knee: goodput against own best", 0.90, 0.97, "overload", "standard"),
     Row(
-        "executed", "overload", "the same, with what the rules refused as an earlier step had no room", "ratio", None, None,
+        "executed", "overload", "the same, with refusals for want of an earlier step", "ratio", None, None,
         ("overload", "standard"), lambda found: executed_share(found["overload"]) / executed_share(found["standard"]),
     ),
     _latency("overload p99", "twice the knee: p99 of the accepted", 800, 200, "overload", "p99_ms"),
