@@ -58,7 +58,7 @@ def executed_share(run: Document) -> float:
     """The same with those that the rules refused: the chain had as much work with them."""
     tally = run["results"]["tally"]
     refused = sum(tally["refused_by_rule"].values())
-    return share_of_limit(run) * (1 + refused / max(tally["committed"], 1))
+    return share_of_limit(run) * float(1 + refused / max(tally["committed"], 1))
 
 
 def latency_ms(run: Document, which: str) -> float:
