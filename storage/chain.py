@@ -589,10 +589,14 @@ def index_entries(height: int, indexes: Iterable[tuple[str, bytes, int]]) -> dic
     """The index entries of a block: key -> positions, ascending, from (name, key, position) by position."""
     found: dict[tuple[str, bytes], list[int]] = {}
     for name, key, position in indexes:
-        positions = found.setdefault((name, key), [])
-        if not positions or positions[-1] != position:
+        place = name, key
+        positions = found.get(place)
+        if positions is None:
+            found[place] = [position]
+        elif positions[-1] != position:
             positions.append(position)
-    return {schema.at_height(schema.index_prefix(*place), height): positions for place, positions in found.items()}
+    packed = schema.pack_height(height)
+    return {schema.index_prefix(name, key) + packed: positions for (name, key), positions in found.items()}
 
 
 def read_positions(entry: bytes, data: bytes) -> tuple[int, ...]:

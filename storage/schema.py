@@ -31,6 +31,7 @@ Values are canonical encodings unless sizes are given. Must not know: what a key
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from struct import Struct, pack, unpack
 
@@ -64,6 +65,7 @@ _META_SIZES = {PRUNED_KEY: 8, DIVERGED_KEY: 41, INDEXED_KEY: 8, REFETCH_KEY: 8, 
 
 _HEIGHT = Struct(">Q")
 _PLACE = Struct(">QI")
+_POSITION = Struct(">I")
 
 pack_height = _HEIGHT.pack
 pack_place = _PLACE.pack
@@ -103,15 +105,21 @@ def next_key(key: bytes) -> bytes:
     return key + b"\x00"
 
 
+@lru_cache(maxsize=256)
+def _sized(name: str) -> bytes:
+    encoded = name.encode()
+    return len(encoded).to_bytes(2, "big") + encoded
+
+
 def index_prefix(name: str, key: bytes) -> bytes:
     """What all entries of `key` in index `name` start with. Hashed, so that one key is never the start of another."""
-    encoded = name.encode()
-    digest = sha256(len(encoded).to_bytes(2, "big") + encoded + key).digest()
-    return INDEX + digest[:INDEX_HASH_SIZE_BYTES]
+    return INDEX + sha256(_sized(name) + key).digest()[:INDEX_HASH_SIZE_BYTES]
 
 
 def pack_positions(positions: Sequence[int]) -> bytes:
     """The value of an index entry."""
+    if len(positions) == 1:  # nearly always
+        return _POSITION.pack(positions[0])
     return pack(f">{len(positions)}I", *positions)
 
 

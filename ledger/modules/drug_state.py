@@ -76,6 +76,7 @@ class Lot(NamedTuple):
 
 
 Get: TypeAlias = Callable[..., Any]  # (table, *key parts) -> value or None
+Lots: TypeAlias = dict[str, tuple[Lot, bool]]  # by class: what a lot is, and whether it or its product is recalled
 
 
 def widen(extremes: Extremes, low: int, high: int) -> Extremes:
@@ -199,22 +200,30 @@ def put_upwards(ctx: Context, epc: str, old: Item, new: Item) -> None:
         put_item(ctx, epc, new)
 
 
-def refuse_unfit(ctx: Context, epc: str, item: Item, *, returned_to: str = "", dispensed: bool = False) -> None:
-    """Refuse what is recalled, expired or was too warm or cold, unless it goes back to the lot's maker."""
+def refuse_unfit(
+    ctx: Context, epc: str, item: Item, lots: Lots, *, returned_to: str = "", dispensed: bool = False
+) -> None:
+    """Refuse what is recalled, expired or was too warm or cold, unless it goes back to the lot's maker. `lots`: those
+    that this operation has read."""
     if item.lot:
         own = int(Code.PACK_RECALLED) if item.recalled else 0
-        _refuse_lot(ctx, epc, item.lot, item.spans[0], own, returned_to, dispensed)
+        _refuse_lot(ctx, epc, item.lot, item.spans[0], own, lots, returned_to, dispensed)
     for lot_epc, span, fault, _ in item.contents:
-        _refuse_lot(ctx, epc, lot_epc, item.span(span), fault, returned_to, dispensed)
+        _refuse_lot(ctx, epc, lot_epc, item.span(span), fault, lots, returned_to, dispensed)
 
 
 def _refuse_lot(
-    ctx: Context, epc: str, lot_epc: str, extremes: Extremes, fault: int, returned_to: str, dispensed: bool
+    ctx: Context, epc: str, lot_epc: str, extremes: Extremes, fault: int, lots: Lots, returned_to: str, dispensed: bool
 ) -> None:
-    lot = lot_of(ctx.get, lot_epc)
+    known = lots.get(lot_epc)
+    if known is None:
+        lot = lot_of(ctx.get, lot_epc)
+        known = lot, bool(lot.recall_reason) or ctx.get("recall", lot_epc[3:17]) is not None
+        lots[lot_epc] = known
+    lot, is_recalled = known
     if lot.maker == returned_to:
         return
-    if fault == Code.PACK_RECALLED or lot.recall_reason or ctx.get("recall", lot_epc[3:17]) is not None:
+    if fault == Code.PACK_RECALLED or is_recalled:
         raise Reject(Code.PACK_RECALLED, epc, lot_epc)
     if lot.expiry_date == 0:
         if dispensed:

@@ -68,6 +68,7 @@ from ledger.modules.drug_state import (
     Entry,
     Item,
     Lot,
+    Lots,
     PackState,
     Status,
     alone,
@@ -213,7 +214,7 @@ def _consume(ctx: Context, epc: str) -> None:
             ctx.index("lot", lot_index_key(epc))
         return
     item = in_hand(ctx.get, epc, me)
-    refuse_unfit(ctx, epc, item)
+    refuse_unfit(ctx, epc, item, {})
     put_item(ctx, epc, item.moved(int(Status.CONSUMED), me))
     ctx.index("serial", epc)
 
@@ -289,9 +290,10 @@ def _ship(op: Ship, ctx: Context) -> None:
         raise Reject(Code.MEMBER_SUSPENDED, op.to)
     if op.to == me:
         raise FieldReject("to", "another institution")
+    lots: Lots = {}
     for epc in op.epcs:
         item = in_hand(ctx.get, epc, me)
-        refuse_unfit(ctx, epc, item, returned_to=op.to)
+        refuse_unfit(ctx, epc, item, lots, returned_to=op.to)
         put_item(ctx, epc, item.moved(int(Status.IN_TRANSIT), me, op.to))
         ctx.index("serial", epc)
     ctx.index("custodian", me)
@@ -387,11 +389,12 @@ def _may_observe(ctx: Context, epc: str, top: Item) -> None:
 
 def _dispense(op: Dispense, ctx: Context) -> None:
     me = ctx.member.id
+    lots: Lots = {}
     for epc in op.epcs:
         item = in_hand(ctx.get, epc, me)
         if not item.lot:
             raise Reject(Code.BAD_IDENTIFIER, epc)  # a logistic unit is not a medicine
-        refuse_unfit(ctx, epc, item, dispensed=True)
+        refuse_unfit(ctx, epc, item, lots, dispensed=True)
         put_item(ctx, epc, item.moved(int(Status.DISPENSED), me))
         ctx.index("serial", epc)
         ctx.index("lot", lot_index_key(item.lot))
