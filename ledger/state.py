@@ -44,7 +44,14 @@ class EmptyState:
 
 def changes_of(values: Mapping[bytes, Value]) -> Changes:
     """Each value with its encoding, as it will be read back. TypeError for one that has none."""
-    return {key: (None, None) if value is None else encode_frozen(value) for key, value in values.items()}
+    found: Changes = {}
+    last: Value = None
+    change: Change = (None, None)
+    for key, value in values.items():
+        if value is not last:  # neighbours are often one value, as that of a thousand packs of a lot
+            last, change = value, (None, None) if value is None else encode_frozen(value)
+        found[key] = change
+    return found
 
 
 class Overlay:

@@ -196,6 +196,16 @@ def _value_hash(data: bytes | None) -> bytes | None:
     return None if data is None else sha256(data).digest()
 
 
+def _hashed_values(entries: Iterable[tuple[bytes, bytes | None]]) -> Iterator[tuple[bytes, bytes | None]]:
+    """(key hash, value hash) of (key hash, encoded value); neighbours are often one value."""
+    last: bytes | None = None
+    value_hash: bytes | None = None
+    for key_hash, data in entries:
+        if data is not last:
+            last, value_hash = data, _value_hash(data)
+        yield key_hash, value_hash
+
+
 class ValueCache:
     """Values with their encodings by key, (None, None) for known absence, in two generations: what is not asked for
     again is dropped.
@@ -334,7 +344,7 @@ class StateStore:
 
     def _stage_root(self, staged: StagedState) -> None:
         final = {**self._changed, **staged.values}
-        tree = self.tree.stage((key_hash, _value_hash(data)) for key_hash, data in final.values())
+        tree = self.tree.stage(_hashed_values(final.values()))
         for bucket, digest in tree.leaves.items():
             key = schema.bucket_prefix(schema.LEAF, bucket)
             if tree.buckets[bucket]:

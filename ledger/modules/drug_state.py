@@ -96,7 +96,11 @@ def lot_of(get: Get, lot_epc: str) -> Lot:
 
 
 def item_of(get: Get, epc: str) -> Item:
-    value = get("item", epc)
+    return read_item(get("item", epc), epc)
+
+
+def read_item(value: Any, epc: str) -> Item:
+    """What the table holds of an item; rejects what is unknown."""
     if value is None:
         raise Reject(Code.BAD_IDENTIFIER if is_class(epc) else Code.UNKNOWN_PACK, epc)
     return Item._make(value)
@@ -110,6 +114,19 @@ def outermost(get: Get, item: Item) -> Item:
 
 def put_item(ctx: Context, epc: str, item: Item) -> None:
     ctx.put("item", epc, value=tuple(item))
+
+
+def become_each(ctx: Context, epcs: Iterable[str], become: Callable[[str, Item], Item]) -> None:
+    """Let each become what `become` makes of it or refuses. That may depend on the item's value alone, so it is asked
+    once for neighbours that are one value in memory, as packs that went the same way are."""
+    before: Any = None
+    after: tuple[Any, ...] = ()
+    for epc in epcs:
+        value = ctx.get("item", epc)
+        if value is not before or value is None:
+            before, after = value, tuple(become(epc, read_item(value, epc)))
+        ctx.put("item", epc, value=after)
+        ctx.index("serial", epc)
 
 
 def open_span(parent: Item) -> Item:
@@ -135,9 +152,8 @@ def unpacked(item: Item, parent: Item) -> Item:
     )
 
 
-def alone(get: Get, epc: str, holder: str) -> Item:
-    """An item that `holder` has and that is not packed; in whatever status."""
-    item = item_of(get, epc)
+def alone(get: Get, epc: str, item: Item, holder: str) -> Item:
+    """The item, which `holder` must have and which must not be packed; in whatever status."""
     top = outermost(get, item) if item.parent else item
     if top.status == Status.DISPENSED:
         raise Reject(Code.ALREADY_DISPENSED, epc)
@@ -150,7 +166,12 @@ def alone(get: Get, epc: str, holder: str) -> Item:
 
 def in_hand(get: Get, epc: str, holder: str) -> Item:
     """An active item that `holder` has and that is not packed."""
-    item = alone(get, epc, holder)
+    return active(get, epc, item_of(get, epc), holder)
+
+
+def active(get: Get, epc: str, item: Item, holder: str) -> Item:
+    """The item, which must be active and not packed, and which `holder` must have."""
+    alone(get, epc, item, holder)
     if item.status != Status.ACTIVE:
         raise Reject(Code.IN_TRANSIT if item.status == Status.IN_TRANSIT else Code.NOT_ACTIVE, epc)
     return item

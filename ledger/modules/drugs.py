@@ -31,6 +31,7 @@ Must not know: EPCIS documents (node/gateway/capture.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ledger.codec import Value
 from ledger.errors import Code, FieldReject, Reject
@@ -71,7 +72,9 @@ from ledger.modules.drug_state import (
     Lots,
     PackState,
     Status,
+    active,
     alone,
+    become_each,
     counted,
     entries,
     in_hand,
@@ -82,6 +85,7 @@ from ledger.modules.drug_state import (
     pack_state,
     put_item,
     put_upwards,
+    read_item,
     refuse_unfit,
     unpacked,
     widen,
@@ -291,43 +295,47 @@ def _ship(op: Ship, ctx: Context) -> None:
     if op.to == me:
         raise FieldReject("to", "another institution")
     lots: Lots = {}
-    for epc in op.epcs:
-        item = in_hand(ctx.get, epc, me)
+
+    def shipped(epc: str, item: Item) -> Item:
+        active(ctx.get, epc, item, me)
         refuse_unfit(ctx, epc, item, lots, returned_to=op.to)
-        put_item(ctx, epc, item.moved(int(Status.IN_TRANSIT), me, op.to))
-        ctx.index("serial", epc)
+        return item.moved(int(Status.IN_TRANSIT), me, op.to)
+
+    become_each(ctx, op.epcs, shipped)
     ctx.index("custodian", me)
     ctx.index("custodian", op.to)
 
 
-def _in_transit(ctx: Context, epc: str) -> Item:
-    item = item_of(ctx.get, epc)
+def _check_in_transit(epc: str, item: Item) -> None:
     if item.parent:
         raise Reject(Code.PACKED_IN_PARENT, epc, item.parent)
     if item.status != Status.IN_TRANSIT:
         raise Reject(Code.NOT_IN_TRANSIT, epc)
-    return item
 
 
 def _void_shipment(op: VoidShipment, ctx: Context) -> None:
     me = ctx.member.id
-    for epc in op.epcs:
-        item = _in_transit(ctx, epc)
+
+    def returned(epc: str, item: Item) -> Item:
+        _check_in_transit(epc, item)
         if item.custodian != me:
             raise Reject(Code.NOT_IN_CUSTODY, epc)
-        put_item(ctx, epc, item.moved(int(Status.ACTIVE), me))
-        ctx.index("serial", epc)
+        return item.moved(int(Status.ACTIVE), me)
+
+    become_each(ctx, op.epcs, returned)
     ctx.index("custodian", me)
 
 
 def _receive(op: Receive, ctx: Context) -> None:
     me = ctx.member.id
-    for epc in op.epcs:
-        item = _in_transit(ctx, epc)
+
+    def received(epc: str, item: Item) -> Item:
+        _check_in_transit(epc, item)
         if item.consignee != me:
             raise Reject(Code.NOT_THE_CONSIGNEE, epc)
-        put_item(ctx, epc, item.moved(int(Status.ACTIVE), me))
-        ctx.index("serial", epc)
+        return item.moved(int(Status.ACTIVE), me)
+
+    become_each(ctx, op.epcs, received)
     ctx.index("custodian", me)
 
 
@@ -353,15 +361,23 @@ def _check_observe(op: Observe) -> None:
 def _observe(op: Observe, ctx: Context) -> None:
     measured = [_millidegrees(value, uom) for kind, value, uom in op.readings if kind == "Temperature"]
     low, high = (min(measured)[0], max(high for _, high in measured)) if measured else (0, 0)
+
+    before: Any = None
+    after: tuple[Any, ...] = ()
     for epc in op.epcs:
         if is_class(epc):
             _known_class(ctx, epc)
             continue
-        item = item_of(ctx.get, epc)
-        _may_observe(ctx, epc, outermost(ctx.get, item) if item.parent else item)
-        if measured:
-            spans = tuple(widen(span, low, high) for span in item.spans)
-            put_upwards(ctx, epc, item, item._replace(spans=spans))
+        value = ctx.get("item", epc)
+        if value is not before or value is None:  # as in become_each
+            item = read_item(value, epc)
+            _may_observe(ctx, epc, outermost(ctx.get, item) if item.parent else item)
+            seen = item._replace(spans=tuple(widen(span, low, high) for span in item.spans)) if measured else item
+            before, after = value, tuple(seen)
+        if measured and item.parent:
+            put_upwards(ctx, epc, item, seen)
+        elif measured:
+            ctx.put("item", epc, value=after)
         ctx.index("serial", epc)
     ctx.index("custodian", ctx.member.id)
 
@@ -404,7 +420,7 @@ def _dispense(op: Dispense, ctx: Context) -> None:
 def _decommission(op: Decommission, ctx: Context) -> None:
     me = ctx.member.id
     for epc in op.epcs:
-        item = alone(ctx.get, epc, me)
+        item = alone(ctx.get, epc, item_of(ctx.get, epc), me)
         if item.status not in (Status.ACTIVE, Status.IN_TRANSIT):  # what is lost in transit goes too
             raise Reject(Code.NOT_ACTIVE, epc)
         put_item(ctx, epc, item.moved(int(Status.DECOMMISSIONED), me))

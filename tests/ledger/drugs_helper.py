@@ -36,8 +36,8 @@ INSTITUTIONS = [
 ]
 
 
-def new_chain() -> Chain:
-    return Chain([drugs.MODULE], {"members": {"institutions": INSTITUTIONS}}, time_ms=START_MS)
+def new_chain(kind: type[Chain] = Chain) -> Chain:
+    return kind([drugs.MODULE], {"members": {"institutions": INSTITUTIONS}}, time_ms=START_MS)
 
 
 def gtin(payload: str) -> str:

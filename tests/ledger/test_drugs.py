@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from ledger.block import Receipt
+from ledger.codec import Value, decode
 from ledger.crypto import hash_bytes
 from ledger.errors import Code
 from ledger.fields import Operation
@@ -24,7 +27,7 @@ from ledger.modules.drug_operations import (
 )
 from ledger.modules.drug_state import DEPTH_MAX, INSIDE_MAX, SPANS_MAX, Item
 from ledger.modules.drugs import Status, pack_state, trace
-from tests.ledger.chain import Chain
+from tests.ledger.chain import VALUE_SIZE_BYTES_MAX, Chain
 from tests.ledger.drugs_helper import (
     CARRIER,
     CASE_GTIN,
@@ -702,3 +705,57 @@ def test_block_time_decides_not_the_stated_time() -> None:
     chain = at_pharmacy(stocked(), pack(0))
     chain.time_ms = day_end_ms(EXPIRY) + DAY_MS
     refused(chain.send(PHARMACY, Dispense((pack(0),), None, 1)), Code.PACK_EXPIRED)
+
+
+# Packs that are one value in memory
+
+
+class Shared(Chain):
+    """Gives the same object for the same value, as a node does for what it has in memory."""
+
+    def get(self, key: bytes) -> Value:
+        data = self.entries.get(key)
+        if data is None:
+            return None
+        if data not in self._values:
+            self._values[data] = decode(data, size_bytes_max=VALUE_SIZE_BYTES_MAX)
+        return self._values[data]
+
+    _values: dict[bytes, Value] = {}  # noqa: RUF012 - values never change
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_packs_judged_together_fare_as_if_each_were_judged_alone(seed: int) -> None:
+    """What is in memory differs from node to node, and must decide nothing."""
+    random = Random(seed)
+    chains = new_chain(Chain), new_chain(Shared)
+    every = packs(10)
+    cases = [sscc(number) for number in range(2)]
+    makers = [(MAKER, commission(*(epc[21:] for epc in every))), (MAKER, CommissionContainer(tuple(cases), 0))]
+    senders = [MAKER, PHARMACY, HOSPITAL]
+    codes: set[int] = set()
+    for number in range(120):
+        chosen = tuple(random.sample([*every, *cases, LOT], random.randint(1, 8)))
+        things = tuple(epc for epc in chosen if epc != LOT) or (every[0],)
+        operation = random.choice(
+            [
+                ship(random.choice(["pharmacy", "hospital", "maker"]), *things),
+                receive(*things),
+                receive(*things),
+                VoidShipment(things, 0),
+                observe(random.choice([5, 5, 7, 9]), *chosen),
+                Observe(chosen, 0, (), None),
+                aggregate(random.choice(cases), *things[:3]),
+                disaggregate(random.choice(cases), *things[:2]),
+                dispense(*things[:2]),
+                Decommission(things[:1], "lost", 0),
+            ]
+        )
+        sender, operation = makers[number] if number < 2 else (random.choice(senders), operation)
+        receipts = [chain.send(sender, operation) for chain in chains]
+        assert receipts[0] == receipts[1]
+        codes.add(receipts[0].code)
+        assert chains[0].entries == chains[1].entries
+        assert chains[0].indexes == chains[1].indexes
+    assert len(codes) > 5
+    assert chains[0].tip == chains[1].tip
