@@ -101,10 +101,19 @@ def _share(name: str, group: str, title: str, owed: float, aim: float, scenario:
     return Row(name, group, title, "share of L", owed, aim, (scenario,), lambda found: share_of_limit(found[scenario]))
 
 
-def _ratio(name: str, group: str, title: str, owed: float, aim: float, scenario: str, base: str) -> Row:
+def _ratio(
+    name: str,
+    group: str,
+    title: str,
+    owed: float | None,
+    aim: float | None,
+    scenario: str,
+    base: str,
+    read: Callable[[Document], float] = share_of_limit,
+) -> Row:
     return Row(
         name, group, title, "ratio", owed, aim, (scenario, base),
-        lambda found: share_of_limit(found[scenario]) / max(share_of_limit(found[base]), 1e-9),
+        lambda found: read(found[scenario]) / max(read(found[base]), 1e-9),
     )  # fmt: skip
 
 
@@ -156,9 +165,9 @@ ROWS: Sequence[Row] = (
     _latency("half p50", "latency p50 at 50 % of L", 100, 30, "half", "p50_ms"),
     _latency("half p99", "latency p99 at 50 % of L", 250, 80, "half", "p99_ms"),
     _ratio("goodput", "overload", "twice the knee: goodput against own best", 0.90, 0.97, "overload", "standard"),
-    Row(
-        "executed", "overload", "the same, with refusals for want of an earlier step", "ratio", None, None,
-        ("overload", "standard"), lambda found: executed_share(found["overload"]) / executed_share(found["standard"]),
+    _ratio(
+        "executed", "overload", "the same, with refusals for want of an earlier step", None, None, "overload",
+        "standard", executed_share,
     ),
     _latency("overload p99", "twice the knee: p99 of the accepted", 800, 200, "overload", "p99_ms"),
     _share("n7", "n", "7 validators", 0.50, 0.78, "n7"),

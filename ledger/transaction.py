@@ -127,6 +127,11 @@ class Batch:
         """All decoded; CodecError if any is malformed, so a batch is good or bad as a whole."""
         return tuple(map(Transaction._decode, self.wires, self.tx_ids))
 
+    @cached_property
+    def valid_until(self) -> int:
+        """The last height at which anything in it may be executed; CodecError as above."""
+        return max(tx.valid_until for tx in self.transactions)
+
     @classmethod
     def decode(cls, wire: bytes) -> Batch:
         """From the wire: 1 to BATCH_TXS_MAX opaque transactions. CodecError otherwise."""

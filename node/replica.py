@@ -489,8 +489,7 @@ class Replica:
 
     def _has_expired(self, batch: Batch) -> bool:
         """Whether nothing in it can be executed any more."""
-        height = self.store.tip.height
-        return all(tx.valid_until <= height for tx in batch.transactions)
+        return batch.valid_until <= self.store.tip.height
 
     def _retry(self, arrived: bytes | None = None) -> None:
         """A batch arrived that proposals or decided blocks have waited for; None: any may have."""

@@ -55,7 +55,6 @@ class _Held:
     origin: Hashable  # None: our own
     since_ms: int
     size_bytes: int
-    valid_until: int  # the last height at which anything in it can be executed
     spread_at_ms: int
     spread_count: int = 0
 
@@ -198,8 +197,7 @@ class BatchPool:
     def _hold(self, batch: Batch, origin: Hashable, now_ms: int) -> None:
         self._release(batch.digest)  # a client's transactions, sent to two nodes, may make the same batch at both
         size_bytes = len(batch.wire)
-        valid_until = max(tx.valid_until for tx in batch.transactions)
-        self._held[batch.digest] = _Held(batch, origin, now_ms, size_bytes, valid_until, now_ms)
+        self._held[batch.digest] = _Held(batch, origin, now_ms, size_bytes, now_ms)
         self._occupy(origin, size_bytes)
         self._held_txs += len(batch.wires)
 
@@ -256,7 +254,7 @@ class BatchPool:
 
     def drop_expired(self, height: int, keep: Collection[bytes] = ()) -> list[bytes]:
         """Forget batches of which nothing can be executed at `height` or later, but none of `keep`; their digests."""
-        gone = [digest for digest, held in self._held.items() if held.valid_until < height and digest not in keep]
+        gone = [one for one, held in self._held.items() if held.batch.valid_until < height and one not in keep]
         for digest in gone:
             self._known.difference_update(self._held[digest].batch.tx_ids)
             self._release(digest)

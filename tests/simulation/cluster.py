@@ -455,19 +455,28 @@ class Cluster:
     ) -> bytes:
         """One transaction of the node `signer`, handed to `node`."""
         self._sent += 1
-        tx = Transaction.create(
-            key_of(signer),
-            self.genesis.chain_id,
-            operation,
-            tuple(fields),  # type: ignore[arg-type]
-            nonce=self._sent.to_bytes(16, "big"),
-            valid_until=node.replica.store.tip.height + valid_for,
-        )
-        self._signed[tx.wire] = True
+        nonce, valid_until = self._sent.to_bytes(16, "big"), node.replica.store.tip.height + valid_for
+        tx = self.signed(key_of(signer), operation, fields, nonce, valid_until)
         self.sent.append(tx)
         node.replica.submit(tx)
         self.submitted.append(Submitted(tx.id, node.index, node.life, tx.valid_until))
         return tx.id
+
+    def signed(
+        self, key: KeyPair, operation: str, fields: Iterable[object], nonce: bytes, valid_until: int
+    ) -> Transaction:
+        """A transaction whose signature counts as checked, and which nobody has been given yet."""
+        made = tuple(fields)
+        tx = Transaction.create(
+            key,
+            self.genesis.chain_id,
+            operation,
+            made,
+            nonce=nonce,
+            valid_until=valid_until,  # type: ignore[arg-type]
+        )
+        self._signed[tx.wire] = True
+        return tx
 
     def burst(self, count: int, at: int, valid_for: int = 500, memo: str = "") -> int:
         """Transfers at one node until it refuses more; how many it took."""
@@ -498,12 +507,9 @@ class Cluster:
             sender = self.node_of(tx.sender)
             assert sender is not None
             valid_until = replica.store.tip.height + valid_for
-            other = Transaction.create(
-                sender.key, tx.chain_id, tx.operation, tx.fields, nonce=tx.nonce, valid_until=valid_until
-            )
+            other = self.signed(sender.key, tx.operation, tx.fields, tx.nonce, valid_until)
             if other.replay_key in replica.executor.replay and replica.store.place(other.id) is not None:
                 continue  # the same after all: the node's desk answers that it is executed
-            self._signed[other.wire] = True
             with suppress(Reject):
                 taken += replica.submit(other)
         return taken
@@ -560,17 +566,7 @@ def name_of(kind: Kind, payload: bytes) -> str:
 
 
 def _kind_of(message: Message) -> str:
-    return _NAMES.get(type(message).__name__, type(message).__name__)
+    return MESSAGES[messages._KINDS[type(message)]]
 
 
-MESSAGES = {int(kind): kind.name.lower() for kind in messages.Kind}
-_NAMES = {
-    "PrePrepare": "pre_prepare",
-    "Vote": "vote",
-    "CheckpointVote": "checkpoint",
-    "Suspect": "suspect",
-    "TimeoutCertificate": "timeout",
-    "ViewChange": "view_change",
-    "NewView": "new_view",
-    "Status": "status",
-}
+MESSAGES = {kind: kind.name.lower() for kind in messages.Kind}

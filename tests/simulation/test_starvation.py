@@ -33,6 +33,11 @@ SHORT = Parameters(
 CARRIERS = (Kind.BATCH, Kind.BATCH_RESPONSE, Kind.BLOCK_RESPONSE)
 
 
+def payment(cluster: Cluster, node: SimulatedNode, number: int, valid_until: int, memo: str = "x") -> Transaction:
+    fields = (CURRENCY, "h1", 1, memo)
+    return cluster.signed(node.key, "payments.transfer", fields, number.to_bytes(16, "big"), valid_until)
+
+
 def started(**options: object) -> Cluster:
     cluster = Cluster(1, Options(n=4, **options))  # type: ignore[arg-type]
     cluster.run(100)
@@ -179,12 +184,7 @@ def test_a_batch_in_which_everything_has_expired_is_gone_with_the_next_block() -
     cluster = started()
     commit(cluster)
     node = next(node for node in voters(cluster) if node is not leader_of(cluster))
-    fields, soon = (CURRENCY, "h1", 1, "x"), node.replica.store.tip.height + 1
-    tx = Transaction.create(
-        node.key, cluster.genesis.chain_id, "payments.transfer", fields, nonce=bytes(16), valid_until=soon
-    )
-    batch = Batch((tx.wire,))
-    cluster._signed[tx.wire] = True
+    batch = Batch((payment(cluster, node, 0, node.replica.store.tip.height + 1).wire,))
     node.replica.on_frame(leader_of(cluster).key.public, Kind.BATCH, batch.wire)
     cluster.run(20)
     assert node.replica.pool.get(batch.digest) is not None
@@ -245,27 +245,22 @@ def test_what_a_pruned_chain_has_executed_is_not_taken_from_the_log_and_ordered_
     assert [receipt.ok for receipt in receipts if receipt is not None] == [True]
 
 
-def expiring(cluster: Cluster, node: SimulatedNode, valid_until: int) -> Transaction:
-    fields = (CURRENCY, "h1", 1, "x")
-    nonce = bytes([node.index]) * 16
-    tx = Transaction.create(
-        node.key, cluster.genesis.chain_id, "payments.transfer", fields, nonce=nonce, valid_until=valid_until
-    )
-    cluster._signed[tx.wire] = True
-    return tx
+def idle() -> tuple[Cluster, SimulatedNode, list[SimulatedNode]]:
+    """A cluster that has come to rest after a block, its leader, and the other members."""
+    cluster = started()
+    commit(cluster)
+    cluster.run(5_000)
+    lead = leader_of(cluster)
+    return cluster, lead, [node for node in voters(cluster) if node is not lead]
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_expired_while_its_signature_was_checked_is_not_taken(count: int) -> None:
     """An idle chain makes no block that would clear it away, and its holders would suspect leader after leader."""
-    cluster = started()
-    commit(cluster)
-    cluster.run(5_000)
-    lead = leader_of(cluster)
-    others = [node for node in voters(cluster) if node is not lead]
+    cluster, _, others = idle()
     height = max(cluster.heights())
     for node in others[:count]:
-        (refusal,) = node.replica.take([expiring(cluster, node, height)])
+        (refusal,) = node.replica.take([payment(cluster, node, node.index, height)])
         assert refusal is not None
         assert refusal.code is Code.EXPIRED
     cluster.run(60_000)
@@ -274,13 +269,9 @@ def test_what_expired_while_its_signature_was_checked_is_not_taken(count: int) -
 
 
 def test_a_peers_batch_that_expired_while_it_was_checked_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = started()
-    commit(cluster)
-    cluster.run(5_000)
-    lead = leader_of(cluster)
-    others = [node for node in voters(cluster) if node is not lead]
+    cluster, lead, others = idle()
     height = max(cluster.heights())
-    batch = Batch((expiring(cluster, others[0], height + 1).wire,))
+    batch = Batch((payment(cluster, others[0], 0, height + 1).wire,))
     waiting: list[Callable[[bool], None]] = []
     with monkeypatch.context() as patch:
         for node in others:
@@ -329,12 +320,8 @@ def test_a_disk_that_stalls_under_large_blocks_holds_its_node_back_and_does_not_
             wires = []
             for _ in range(8):
                 count += 1
-                tx = Transaction.create(
-                    other.key, cluster.genesis.chain_id, "payments.transfer", (CURRENCY, "h1", 1, "x" * 6_000),
-                    nonce=count.to_bytes(16, "big"), valid_until=lead.replica.store.tip.height + 100,
-                )  # fmt: skip
-                cluster._signed[tx.wire] = True
-                wires.append(tx.wire)
+                valid_until = lead.replica.store.tip.height + 100
+                wires.append(payment(cluster, other, count, valid_until, "x" * 6_000).wire)
             for node in voters(cluster):
                 node.replica.on_frame(feeder, Kind.BATCH, Batch(tuple(wires)).wire)
         assert slow.replica._unsynced_bytes < 2 * bound_bytes

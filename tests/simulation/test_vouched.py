@@ -110,12 +110,7 @@ def test_a_batch_is_not_taken_for_stored_because_another_holds_its_first_transac
     commit(cluster)
 
     def made(nonce: bytes, valid_until: int) -> Transaction:
-        fields, chain_id = (CURRENCY, "h1", 1, "x"), cluster.genesis.chain_id
-        tx = Transaction.create(
-            hostile.key, chain_id, "payments.transfer", fields, nonce=nonce * 16, valid_until=valid_until
-        )
-        cluster._signed[tx.wire] = True
-        return tx
+        return cluster.signed(hostile.key, "payments.transfer", (CURRENCY, "h1", 1, "x"), nonce * 16, valid_until)
 
     def order(batch: Batch) -> int:
         hostile.replica.pool.add(batch, None, hostile.now_ms())
@@ -167,12 +162,7 @@ class Hoarder(ByzantineNode):
 
     def arm(self, victims: list[SimulatedNode]) -> None:
         self.armed = True
-        fields = (CURRENCY, "h1", 1, "x")
-        chain_id = self.cluster.genesis.chain_id
-        tx = Transaction.create(
-            self.key, chain_id, "payments.transfer", fields, nonce=b"N" * 16, valid_until=1
-        )  # fmt: skip
-        self.cluster._signed[tx.wire] = True
+        tx = self.cluster.signed(self.key, "payments.transfer", (CURRENCY, "h1", 1, "x"), b"N" * 16, 1)
         self.batch = Batch((tx.wire,))
         self.locked = Proposal(self.replica.store.tip.height + 1, self.wall_ms(), (self.batch.digest,))
         proposal = self.proposal(0, self.locked)
