@@ -26,7 +26,7 @@ from ledger.transaction import BATCH_TXS_MAX
 from ledger.validators import VALIDATORS_MAX, ValidatorSet
 
 GENESIS_SIZE_BYTES_MAX = 4 * 1024 * 1024  # thousands of institutions with their keys
-FORMAT = "medchain/genesis/1"
+FORMAT = "medchain/genesis/2"
 # A new view of 128 members with every height of the log locked and full then stays in its frame (docs/protocol.md, 9).
 LOG_WINDOW_MAX = min(256, RECEIPT_PROOF_HEIGHTS_MAX)
 PARAMETER_MAX = 2**31 - 1

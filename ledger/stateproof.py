@@ -1,6 +1,6 @@
 """Proofs for those who do not hold the chain: of a state entry (or its absence), of a transaction, of a receipt.
 
-The state's commitment: each entry is hashed as (SHA-256 of key, SHA-256 of encoded value) into one of 2^16 buckets, by
+The state's commitment: each entry is hashed as (hash of key, SHA-256 of encoded value) into one of 2^16 buckets, by
 the first 16 bits of the key's hash. A bucket's hash covers its entries in order of key hash; the buckets are the leaves
 of a tree in which each node has 16 children, 4 levels up to the root. Hashes inside the tree are 32 bare bytes, since
 the proof states them by the thousand; the root carries its algorithm id as every hash of the chain does. A whole bucket
@@ -29,7 +29,7 @@ from ledger.block import (
     is_height,
     next_results_hash,
 )
-from ledger.codec import Value
+from ledger.codec import Value, encode
 from ledger.crypto import ALGORITHM_SHA256
 from ledger.errors import CodecError
 from ledger.transaction import BATCH_TXS_MAX
@@ -47,10 +47,23 @@ RECEIPT_PROOF_HEIGHTS_MAX = 1_024  # blocks from a receipt to the checkpoint abo
 
 _BUCKET_TAG = b"medchain/bucket/1\x00"
 _NODE_TAG = b"medchain/statenode/1\x00"
+_TWO_PARTS = encode(("", ""))[:1]  # what the encoding of any two values begins with
+_BUCKET_0, _BUCKET_1 = b"\x00\x00", b"\x00\x01"
+
+
+def hash_key(key: bytes) -> bytes:
+    """SHA-256 of a state key, except for its first 16 bits where they decide about bucket 0: that one is for the keys
+    with two parts only (validators, parameters), which no transaction can add to. Elsewhere whoever writes may try keys
+    until thousands share a bucket, and proofs that all depend on must not grow with that.
+    """
+    found = sha256(key).digest()
+    if key[:1] == _TWO_PARTS:
+        return _BUCKET_0 + found[2:]
+    return _BUCKET_1 + found[2:] if found[:2] == _BUCKET_0 else found
 
 
 def bucket_of(key_hash: bytes) -> int:
-    """The bucket, 0 to 65,535, of an entry whose key has this SHA-256."""
+    """The bucket, 0 to 65,535, of an entry whose key has this hash."""
     return key_hash[0] << 8 | key_hash[1]
 
 
@@ -80,7 +93,7 @@ class StateProof:
         """Whether under `root` the state has `key` with exactly the encoded value, or (None) does not have it."""
         if len(self.siblings) != SIBLINGS_SIZE_BYTES or not _entries_ordered(self.entries):
             return False
-        key_hash = sha256(key).digest()
+        key_hash = hash_key(key)
         found = entry_value_hash(self.entries, key_hash)
         if found != (None if value_bytes is None else sha256(value_bytes).digest()):
             return False

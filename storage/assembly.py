@@ -39,6 +39,7 @@ from ledger.stateproof import (
     StateProof,
     bucket_hash,
     bucket_of,
+    hash_key,
     parent_hash,
     root_hash,
 )
@@ -343,7 +344,7 @@ def _rows_of(bucket: int, value: Value) -> list[tuple[bytes, bytes, bytes]]:
     if type(value) is not tuple or len(value) % 2 or not all(type(item) is bytes for item in value):
         raise BadPiece(f"bucket {bucket} is not a list of entries")
     items: Sequence[bytes] = value  # type: ignore[assignment]
-    rows = [(key, sha256(key).digest(), data) for key, data in zip(items[::2], items[1::2], strict=True)]
+    rows = [(key, hash_key(key), data) for key, data in zip(items[::2], items[1::2], strict=True)]
     if any(bucket_of(key_hash) != bucket for _, key_hash, _ in rows):
         raise BadPiece(f"an entry does not belong into bucket {bucket}")
     return sorted(rows, key=lambda row: row[1])

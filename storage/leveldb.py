@@ -20,6 +20,7 @@ What plyvel leaves open, and what is done about it:
 - Its reverse iterator gives nothing when the one key in its range is `start`: ranges are walked downwards by a raw one.
 - `compact_range()` without bounds compacts next to nothing: bounds are given.
 - A log cut short loses its last writes silently. Nothing here can see that: the block store checks that heights follow.
+  One that a power cut left with a hole is refused, though it lost no more: `storage.torn` cuts it there.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from typing import Any, Self
 
 import plyvel
 
+from storage import torn
 from storage.errors import (
     AlreadyInitialised,
     Closed,
@@ -116,22 +118,30 @@ class LevelDB:
                 raise NotInitialised(self._path, "there is no database here: run `medchain init`")
             elif not (self._path / "CURRENT").is_file():
                 raise Corruption(self._path / "CURRENT", "the file that names the live tables is missing", _REMEDY)
-            self._db = plyvel.DB(
-                str(self._path),
-                create_if_missing=create,
-                error_if_exists=create,
-                paranoid_checks=True,
-                compression=None,  # values are hashes, signatures and ciphertext: nothing to gain
-                write_buffer_size=self._write_buffer_bytes,
-                lru_cache_size=CACHE_BYTES,
-                bloom_filter_bits=BLOOM_FILTER_BITS,
-                max_open_files=OPEN_FILES_MAX,
-            )
+            while self._db is None:
+                try:
+                    self._db = self._opened(create)
+                except plyvel.CorruptionError:
+                    if create or not torn.cut(self._path, _opens):
+                        raise
         except plyvel.Error as error:
             raise self._translated(error) from error
         except OSError as error:
             raise from_os_error(error, self._path) from error
         self._closing = False
+
+    def _opened(self, create: bool) -> Any:
+        return plyvel.DB(
+            str(self._path),
+            create_if_missing=create,
+            error_if_exists=create,
+            paranoid_checks=True,
+            compression=None,  # values are hashes, signatures and ciphertext: nothing to gain
+            write_buffer_size=self._write_buffer_bytes,
+            lru_cache_size=CACHE_BYTES,
+            bloom_filter_bits=BLOOM_FILTER_BITS,
+            max_open_files=OPEN_FILES_MAX,
+        )
 
     def get(self, key: bytes) -> bytes | None:
         # Inside `try`, so that an interrupt cannot fall between counting in and counting out.
@@ -175,7 +185,7 @@ class LevelDB:
 
     def _sync_older_logs(self) -> None:
         # Names are numbers of at least six digits; the newest was synced by LevelDB. A vanished one is in a table.
-        logs = sorted((log for log in self._path.glob("*.log") if log.stem.isdecimal()), key=lambda log: int(log.stem))
+        logs = torn.logs_of(self._path)
         if logs and logs[-1].name != self._newest_log:
             sync_folder(self._path)  # LevelDB makes a log's name durable only with the table that replaces it
             self._newest_log = logs[-1].name
@@ -359,6 +369,15 @@ class LevelDBReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _opens(path: Path) -> bool:
+    """Whether LevelDB finds the database at `path`, or a new one there, sound."""
+    try:
+        plyvel.DB(str(path), create_if_missing=True, paranoid_checks=True, compression=None).close()
+    except plyvel.CorruptionError:
+        return False
+    return True
 
 
 def _chunk(items: Iterator[tuple[bytes, bytes]], items_max: int) -> list[tuple[bytes, bytes]]:

@@ -1,7 +1,7 @@
 """The state after the tip, and its commitment at the last checkpoint.
 
-Entries lie in buckets by the first 16 bits of their key's SHA-256. The commitment (ledger/stateproof.py) is computed at
-checkpoints only; `StateTree` keeps its digests in memory (2.2 MB) and on disk the leaves alone. Between checkpoints the
+Entries lie in buckets by the hash of their key. The commitment (ledger/stateproof.py) is computed at checkpoints only;
+`StateTree` keeps its digests in memory (2.2 MB) and on disk the leaves alone. Between checkpoints the
 state moves on and the tree does not, so the values at the last root of whatever has changed since are kept too (`U`
 records): proofs are always as of the last root, even after a crash, whatever the tip.
 
@@ -33,6 +33,7 @@ from ledger.stateproof import (
     bucket_hash,
     bucket_of,
     entry_position,
+    hash_key,
     parent_hash,
     root_hash,
 )
@@ -66,7 +67,7 @@ class TreeChange:
 
     def prove(self, key: bytes) -> StateProof:
         """A proof, under `root`, of an entry that is among the changes."""
-        bucket = bucket_of(sha256(key).digest())
+        bucket = bucket_of(hash_key(key))
         return _proof(self.levels, bucket, self.buckets[bucket])
 
 
@@ -280,7 +281,7 @@ class StateStore:
             for key, before in zip(items[::2], items[1::2], strict=True):
                 if type(key) is not bytes or not isinstance(before, bytes | None):
                     raise Corruption(f"undo record {undo_key.hex()} is not a list of pairs")
-                key_hash = sha256(key).digest()
+                key_hash = hash_key(key)
                 self._before[key] = before
                 self._changed[key] = (key_hash, self._kv.get(schema.state_entry(key, key_hash)))
 
@@ -292,7 +293,7 @@ class StateStore:
     def _entry(self, key: bytes) -> Change:
         entry = self._cache.get_old(key)
         if entry is None:
-            data = self._kv.get(schema.state_entry(key, sha256(key).digest()))
+            data = self._kv.get(schema.state_entry(key, hash_key(key)))
             entry = (None, None) if data is None else (decode_record(data, key), data)
             self._cache.put(key, entry)
         return entry
@@ -300,7 +301,7 @@ class StateStore:
     def _encoded(self, key: bytes) -> tuple[bytes, bytes | None]:
         """(key hash, encoded value) of what has not changed since the root."""
         entry = self._cache.young.get(key) or self._entry(key)
-        return sha256(key).digest(), entry[1]
+        return hash_key(key), entry[1]
 
     def get_bytes(self, key: bytes) -> bytes | None:
         """The encoded value at the tip; None when absent."""
@@ -378,7 +379,7 @@ class StateStore:
 
     def prove(self, key: bytes) -> ProvenState:
         """The entry as of the last root. ValueError when its bucket is too full for any verifier."""
-        key_hash = sha256(key).digest()
+        key_hash = hash_key(key)
         bucket = bucket_of(key_hash)
         entries = self.tree.cached_bucket(bucket)
         if entries is None:
@@ -424,7 +425,7 @@ class StateStore:
 def _hashed_entries(rows: Iterable[tuple[bytes, bytes]]) -> bytes:
     """A bucket's contents from its rows as stored."""
     size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
-    return b"".join(sorted(sha256(key[size:]).digest() + sha256(value).digest() for key, value in rows))
+    return b"".join(sorted(hash_key(key[size:]) + sha256(value).digest() for key, value in rows))
 
 
 def decode_record(data: bytes, key: bytes) -> Value:

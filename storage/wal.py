@@ -5,18 +5,20 @@ Must not know: what records mean. The tag is the caller's, and only compared by 
 Segments `<number>.wal`, all integers big-endian:
 
     header  magic 12 | version u32 | number u64 | previous u32 | marker 4 | checksum u32
-    record  marker 4 | length u32 | kind u8 | tag u64 | previous u32 | checksum u32 | payload
+    record  marker 4 | length u32 | kind u8 | tag u64 | group u32 | previous u32 | checksum u32 | payload
 
 A checksum is the CRC-32 of all that stands before it and of the payload. `previous` is the checksum of the record (or
 header) before: records form a chain through all segments, so what is left over from an older life never passes for a
 continuation, and a segment that lost its end does not fit the next one. `marker` is random for each segment and never
 leaves the disk: it is how a record is recognised behind a damaged one, and a peer who wants his payload taken for
-records would have to guess it.
+records would have to guess it. `group` is where the records that are synced together begin in the segment: a group is
+written once the one before is durable.
 
-At opening: a bad record at the end of the last segment is what a crash leaves, and is cut off (the cut is the only
-change, so a crash meanwhile does no harm). A bad record with a good one behind it, or anywhere else, was durable once:
-Corruption. Rot in the very last record, or an end that is gone, cannot be told from a torn write: whoever opens it may
-know how far it was once (`Extent`), and asks.
+At opening: a bad record in the last group of the last segment is what a crash leaves, and all from there is cut off
+(the cut is the only change, so a crash meanwhile does no harm). Good ones of the same group may stand behind it, since
+the disk writes its pages in any order. A bad record with a good one of a later group behind it, or anywhere else, was
+durable once: Corruption. Rot in the very last group, or an end that is gone, cannot be told from a torn write: whoever
+opens it may know how far it was once (`Extent`), and asks.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from struct import Struct
 
 from storage.errors import Backlog, Closed, Corruption, StorageError, VersionMismatch, from_os_error
 
-VERSION = 2
+VERSION = 3
 SEGMENT_BYTES_MAX = 64 * 1024 * 1024  # whole segments are dropped, so this is what a stable checkpoint may leave behind
 RECORD_BYTES_MAX = 16 * 1024 * 1024  # four times the largest consensus message; a longer length is garbage
 PENDING_BYTES_MAX = 128 * 1024 * 1024  # eight of the largest records: a disk that lets more pile up has stopped
@@ -44,7 +46,7 @@ _OBSOLETE_SHARE = 8
 
 _MAGIC = b"medchain-wal"
 _HEADER = Struct(">12sIQI4sI")
-_RECORD = Struct(">4sIBQII")
+_RECORD = Struct(">4sIBQIII")
 _CHECKSUM_BYTES = 4
 _NAME = re.compile(r"\d{16}\.wal")
 _REMEDY = (
@@ -158,7 +160,7 @@ class WriteAheadLog:
             _advance(segment, record, _stored_checksum(data, segment.size_bytes))
         torn_bytes = len(data) - segment.size_bytes
         if torn_bytes:
-            if not last or _has_record_after(data, segment):
+            if not last or _has_later_group(data, segment):
                 raise Corruption(path, "a damaged record stands before good ones", _REMEDY, offset=segment.size_bytes)
             _cut(path, segment.size_bytes)
             self.repaired_bytes += torn_bytes
@@ -239,9 +241,9 @@ class WriteAheadLog:
         for record in waiting[first:]:
             if count and not self._fits(after, record):
                 break
-            head = _RECORD.pack(after.marker, len(record.payload), record.kind, record.tag, after.checksum, 0)[
-                :-_CHECKSUM_BYTES
-            ]
+            head = _RECORD.pack(
+                after.marker, len(record.payload), record.kind, record.tag, current.size_bytes, after.checksum, 0
+            )[:-_CHECKSUM_BYTES]
             checksum = zlib.crc32(record.payload, zlib.crc32(head))
             parts += (head, checksum.to_bytes(_CHECKSUM_BYTES, "big"), record.payload)
             _advance(after, record, checksum)
@@ -364,7 +366,7 @@ def _read_header(path: Path, data: bytes) -> _Segment | None:
     if len(data) >= 16 and data[:12] == _MAGIC:
         version = int.from_bytes(data[12:16], "big")
         # One flipped bit in the version is damage, not another version: those in use are small.
-        if version != VERSION and version in (1, VERSION + 1):
+        if version != VERSION and 0 < version <= VERSION + 1:
             raise VersionMismatch(path, found=version, supported=VERSION)
     if len(data) < _HEADER.size:
         return None
@@ -376,18 +378,18 @@ def _read_header(path: Path, data: bytes) -> _Segment | None:
     return _Segment(path, number, marker, checksum)
 
 
-def _sound_record(data: bytes, position: int) -> tuple[Record, int] | None:
-    """The record at `position` and its `previous`, if its own checksum holds."""
+def _sound_record(data: bytes, position: int) -> tuple[Record, int, int] | None:
+    """The record at `position`, its `group` and its `previous`, if its own checksum holds."""
     if position + _RECORD.size > len(data):
         return None
-    _, length, kind, tag, previous, checksum = _RECORD.unpack_from(data, position)
+    _, length, kind, tag, group, previous, checksum = _RECORD.unpack_from(data, position)
     start = position + _RECORD.size
     if length > RECORD_BYTES_MAX or start + length > len(data):
         return None
     payload = data[start : start + length]
     if zlib.crc32(payload, zlib.crc32(data[position : start - _CHECKSUM_BYTES])) != checksum:
         return None
-    return Record(kind, tag, payload), previous
+    return Record(kind, tag, payload), group, previous
 
 
 def _read_record(data: bytes, segment: _Segment) -> Record | None:
@@ -396,21 +398,22 @@ def _read_record(data: bytes, segment: _Segment) -> Record | None:
     if data[position : position + len(segment.marker)] != segment.marker:
         return None
     found = _sound_record(data, position)
-    return found[0] if found is not None and found[1] == segment.checksum else None
+    return found[0] if found is not None and found[2] == segment.checksum else None
 
 
-def _has_record_after(data: bytes, segment: _Segment) -> bool:
-    """Whether a record of this segment stands at or behind the place where the chain ends."""
+def _has_later_group(data: bytes, segment: _Segment) -> bool:
+    """Whether a record stands behind the place where the chain ends that was written when what is there was durable."""
     position = data.find(segment.marker, segment.size_bytes)
     while position != -1:
-        if _sound_record(data, position) is not None:
+        found = _sound_record(data, position)
+        if found is not None and found[1] > segment.size_bytes:
             return True
         position = data.find(segment.marker, position + 1)
     return False
 
 
 def _stored_checksum(data: bytes, position: int) -> int:
-    checksum: int = _RECORD.unpack_from(data, position)[5]
+    checksum: int = _RECORD.unpack_from(data, position)[6]
     return checksum
 
 

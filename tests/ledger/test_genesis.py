@@ -112,7 +112,7 @@ def test_everything_in_a_genesis_enters_the_chain_id() -> None:
         ({"parameters": {"window": 0, "log_window": 2**31}}, ["parameters.window", "parameters.log_window"]),
         ({"parameters": [1]}, ["genesis"]),
         ({"unknown": 1}, ["unknown"]),
-        ({"format": "medchain/genesis/2"}, ["format"]),
+        ({"format": "medchain/genesis/1"}, ["format"]),
     ],
     ids=lambda item: str(item)[:50],
 )

@@ -24,6 +24,7 @@ from ledger.block import (
 from ledger.codec import decode, encode
 from ledger.crypto import KeyPair, hash_bytes
 from ledger.errors import CodecError
+from ledger.state import state_key
 from ledger.stateproof import (
     ENTRY_SIZE_BYTES,
     FANOUT,
@@ -36,6 +37,7 @@ from ledger.stateproof import (
     TransactionProof,
     bucket_hash,
     bucket_of,
+    hash_key,
     parent_hash,
     root_hash,
 )
@@ -135,10 +137,22 @@ def test_a_receipt_proof_holds_for_what_was_executed_only() -> None:
     assert not proof.verify(CHAIN, replace(FOUR, first_height=10))
 
 
+def test_no_transaction_can_crowd_the_bucket_of_validators_and_parameters() -> None:
+    """Keys in it have two parts; every key with a part that somebody chose has more, whatever its hash."""
+    alone = [state_key("members", table) for table in ("validators", "parameters", "next_validators", "chain_id")]
+    assert {bucket_of(hash_key(key)) for key in alone} == {0}
+    assert all(hash_key(key)[2:] == sha256(key).digest()[2:] for key in alone)
+    for number in (*range(100), 12_094, 30_280):  # the last two: hashes that begin with 16 zero bits
+        key = state_key("drugs", "item", number)
+        found, plain = hash_key(key), sha256(key).digest()
+        assert found == (plain if any(plain[:2]) else b"\x00\x01" + plain[2:])
+        assert bucket_of(found)
+
+
 def state_proof() -> tuple[StateProof, bytes, bytes]:
     """(proof, key, encoded value) of a state with this one entry, by the definition."""
     key, value = encode(("members", "key", b"k")), encode("clinic")
-    entries = sha256(key).digest() + sha256(value).digest()
+    entries = hash_key(key) + sha256(value).digest()
     bucket = bucket_of(entries)
     siblings, digest, empty = b"", bucket_hash(entries), bucket_hash(b"")
     for _ in range(LEVELS):
@@ -160,9 +174,7 @@ def test_a_state_proof_tells_presence_from_absence() -> None:
     assert not proof.verify(root, key, None)
     assert not proof.verify(hash_bytes(b""), key, value)
     assert not replace(proof, entries=b"").verify(root, key, None), "an entry cannot be left out"
-    neighbour = next(
-        k for k in (b"%d" % n for n in range(10**6)) if bucket_of(sha256(k).digest()) == bucket_of(proof.entries)
-    )
+    neighbour = next(k for k in (b"%d" % n for n in range(10**6)) if bucket_of(hash_key(k)) == bucket_of(proof.entries))
     assert proof.verify(root, neighbour, None)
     assert not proof.verify(root, neighbour, value)
 

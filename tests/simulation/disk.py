@@ -1,5 +1,5 @@
 """A node's disk in memory, under the real write-ahead log: what was synced stays, of the rest a power cut leaves a
-prefix.
+prefix, and of the write after it any part.
 
 `storage/wal.py` is loaded a second time with `os` and `Path` replaced by the file layer here, so the code that runs is
 the product's and its own tests see nothing of this. The file layer remembers every operation since the last sync, in
@@ -76,12 +76,19 @@ class FileSystem:
         if torn and keep < len(self._pending):
             operation, name, offset, data = self._pending[keep]
             if operation == "write" and name in self._platter:
-                part = random.randint(0, len(data))
-                # Blocks may reach the platter out of order: the length is there, the end is not.
-                filler = bytes(len(data) - part) if random.randrange(3) == 0 else b""
-                _apply(self._platter, operation, name, offset, data[:part] + filler)
+                _apply(self._platter, operation, name, offset, _torn(data, random))
         self.files = {name: bytearray(content) for name, content in self._platter.items()}
         self._pending = []
+
+
+def _torn(data: bytes, random: Random) -> bytes:
+    """What a disk may have of a write: its beginning or, since pages reach it in any order, its length with any part
+    missing."""
+    first = random.randint(0, len(data))
+    if random.randrange(3):
+        return data[:first]
+    last = random.randint(first, len(data))
+    return data[:first] + bytes(last - first) + data[last:]
 
 
 def _apply(files: dict[str, bytearray], operation: str, name: str, offset: int, data: bytes) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ledger.block import CheckpointCertificate, Receipt
 from ledger.codec import Value, encode
 from ledger.errors import Code
+from ledger.stateproof import hash_key
 from ledger.validators import ValidatorSet
 from storage import schema
 from storage.archive import Manifest, restore
@@ -134,7 +135,7 @@ def test_a_state_entry_above_the_last_root(rows: dict[bytes, bytes], tmp_path: P
     _, store = store_of(rows)
     changed = set(store.changed_since_root())
     key = next(key for key, _ in store.state_entries() if key not in changed and key != note_key("shared"))
-    entry = schema.state_entry(key, sha256(key).digest())
+    entry = schema.state_entry(key, hash_key(key))
     undo = schema.at_height(schema.UNDO, store.tip.height)
     before = decode_record(rows[undo], undo)
     assert isinstance(before, tuple)
@@ -146,7 +147,7 @@ def test_a_state_entry_above_the_last_root(rows: dict[bytes, bytes], tmp_path: P
 def test_a_state_entry_that_is_not_undone(rows: dict[bytes, bytes], tmp_path: Path) -> None:
     _, store = store_of(rows)
     key = store.changed_since_root()[0]
-    rows[schema.state_entry(key, sha256(key).digest())] = encode((777_777, b"forged"))
+    rows[schema.state_entry(key, hash_key(key))] = encode((777_777, b"forged"))
     refused(rows, tmp_path / "data", "state")
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +28,6 @@ from tests.storage.test_chain import GENESIS, PARAMETERS, Cluster, Node, busy, c
 
 KEEP = keep_blocks_min(PARAMETERS)
 HEIGHTS = KEEP + 12
-FORMER = Path(__file__).with_name("data") / "store-1.rows.gz"
 KEPT = (schema.PROPOSAL, schema.HEADER, schema.RESULTS, schema.ROOT, schema.VALIDATORS, schema.CHECKPOINT, schema.STATE)
 FORGOTTEN = (schema.RECEIPTS, schema.TRANSACTION, schema.INDEX, schema.BATCH)
 
@@ -286,16 +283,18 @@ def test_a_state_above_the_last_root_is_what_its_blocks_made_of_it(pruned: Node)
 
 @pytest.fixture
 def former() -> Iterator[MemoryKeyValue]:
-    """A store as software of the format before wrote it: 13 blocks; block 10 orders the batches of block 3 again."""
-    data, at = gzip.decompress(FORMER.read_bytes()), 0
-    kv = MemoryKeyValue()
-    while at < len(data):
-        key_size, value_size = int.from_bytes(data[at : at + 4], "big"), int.from_bytes(data[at + 4 : at + 8], "big")
-        middle, end = at + 8 + key_size, at + 8 + key_size + value_size
-        kv.write([(data[at + 8 : middle], data[middle:end])])
-        at = end
-    yield kv
-    kv.close()
+    """A store as software of format 1 wrote it: 13 blocks; block 10 orders the batches of block 3 again."""
+    node = Node(MemoryKeyValue(), Cluster())
+    busy(node, 9)
+    third = [batch.transactions for batch in node.cluster.blocks[2].batches]
+    node.run(*third)
+    busy(node, 3)
+    index = rows(node.kv, schema.INDEX)
+    apart = [(entry + data[at : at + 4], b"") for entry, data in index.items() for at in range(0, len(data), 4)]
+    node.kv.write([*apart, (schema.FORMAT_KEY, b"medchain/store/1")], [*index, *rows(node.kv, schema.AGAIN)])
+    assert isinstance(node.kv, MemoryKeyValue)
+    yield node.kv
+    node.kv.close()
 
 
 def test_a_store_of_the_format_before_is_taken_over_whole(former: MemoryKeyValue) -> None:

@@ -21,13 +21,16 @@ from storage.wal import PENDING_BYTES_MAX, RECORD_BYTES_MAX, Record, WriteAheadL
 
 RECORDS = [Record(number % 3, 100 + number, bytes([number]) * (number * 7 % 40)) for number in range(12)]
 HEADER_BYTES = 36
-RECORD_HEAD_BYTES = 25
+RECORD_HEAD_BYTES = 29
 
 
-def write(folder: Path, records: list[Record], *, segment_bytes_max: int = 1 << 20) -> None:
+def write(folder: Path, records: list[Record], *, segment_bytes_max: int = 1 << 20, apart: bool = False) -> None:
+    """In one group, or (`apart`) each synced by itself."""
     log = WriteAheadLog(folder, segment_bytes_max=segment_bytes_max)
     for record in records:
         log.append(record.kind, record.tag, record.payload)
+        if apart:
+            log.flush()
     log.flush()
     log.close()
 
@@ -112,7 +115,7 @@ def test_garbage_behind_a_cut_is_cut_off_and_the_log_goes_on(cut_bytes: int, gar
 
 def test_a_flipped_bit_before_the_last_record_stops_with_file_place_and_remedy(tmp_path: Path) -> None:
     """Trap 21. Every byte of all records but the last: kind, tag, length, checksum and payload alike."""
-    write(tmp_path / "wal", RECORDS)
+    write(tmp_path / "wal", RECORDS, apart=True)
     (path,) = segments(tmp_path / "wal")
     data = path.read_bytes()
     ends = boundaries(RECORDS)
@@ -178,8 +181,29 @@ def test_a_stale_tail_of_another_life_is_not_a_continuation(tmp_path: Path) -> N
     assert read(tmp_path / "new") == (RECORDS[:5], old.stat().st_size - cut)
 
 
+def test_a_group_whose_end_the_disk_wrote_before_its_beginning_is_cut_off(tmp_path: Path) -> None:
+    """Trap 21. Pages reach a disk in any order: a good record behind a lost one of the same unsynced group says
+    nothing, and none of the group was relied upon.
+    """
+    write(tmp_path / "wal", RECORDS[:4], apart=True)
+    write(tmp_path / "wal", RECORDS[4:])
+    (path,) = segments(tmp_path / "wal")
+    data, ends = path.read_bytes(), boundaries(RECORDS)
+    for number in range(len(RECORDS)):
+        broken = bytearray(data)
+        broken[ends[number] : ends[number + 1]] = bytes(ends[number + 1] - ends[number])
+        path.write_bytes(broken)
+        if number < 4:
+            with pytest.raises(Corruption):
+                WriteAheadLog(tmp_path / "wal")
+        else:
+            assert read(tmp_path / "wal") == (RECORDS[:number], len(data) - ends[number])
+            write(tmp_path / "wal", [Record(9, 9, b"after")])
+            assert read(tmp_path / "wal") == ([*RECORDS[:number], Record(9, 9, b"after")], 0)
+
+
 def test_a_record_taken_out_of_the_middle_stops(tmp_path: Path) -> None:
-    write(tmp_path / "wal", RECORDS)
+    write(tmp_path / "wal", RECORDS, apart=True)
     (path,) = segments(tmp_path / "wal")
     data, ends = path.read_bytes(), boundaries(RECORDS)
     path.write_bytes(data[: ends[4]] + data[ends[5] :])
@@ -241,7 +265,7 @@ def test_another_version_says_so(tmp_path: Path) -> None:
     write(tmp_path / "wal", RECORDS)
     (path,) = segments(tmp_path / "wal")
     data = path.read_bytes()
-    for version in (1, 3):
+    for version in (1, 2, 4):
         path.write_bytes(data[:12] + version.to_bytes(4, "big") + data[16:])
         with pytest.raises(VersionMismatch) as other:
             WriteAheadLog(tmp_path / "wal")
@@ -514,13 +538,14 @@ def test_the_written_format_is_the_documented_one(tmp_path: Path) -> None:
     header, record = data[:HEADER_BYTES], data[HEADER_BYTES:]
     assert path.name == "0000000000000001.wal"
     assert header[:12] == b"medchain-wal"
-    assert header[12:28] == bytes.fromhex("00000002 0000000000000001 00000000")
+    assert header[12:28] == bytes.fromhex("00000003 0000000000000001 00000000")
     assert int.from_bytes(header[32:], "big") == zlib.crc32(header[:32])
     assert record[:4] == header[28:32]
     assert record[4:17] == bytes.fromhex("00000007 07 0000000000000102")
-    assert record[17:21] == header[32:]
-    assert int.from_bytes(record[21:25], "big") == zlib.crc32(record[:21] + b"payload")
-    assert record[25:] == b"payload"
+    assert record[17:21] == HEADER_BYTES.to_bytes(4, "big")
+    assert record[21:25] == header[32:]
+    assert int.from_bytes(record[25:29], "big") == zlib.crc32(record[:25] + b"payload")
+    assert record[29:] == b"payload"
 
 
 def test_what_must_happen_first_happens_between_the_choice_of_records_and_their_writing(tmp_path: Path) -> None:

@@ -32,7 +32,16 @@ from ledger.crypto import KeyPair, hash_bytes
 from ledger.genesis import Genesis, Parameters, development_key
 from ledger.modules.parties import VALIDATORS, join_statement
 from ledger.state import state_key
-from ledger.stateproof import Inclusion, ReceiptProof, TransactionProof, bucket_hash, bucket_of, parent_hash, root_hash
+from ledger.stateproof import (
+    Inclusion,
+    ReceiptProof,
+    TransactionProof,
+    bucket_hash,
+    bucket_of,
+    hash_key,
+    parent_hash,
+    root_hash,
+)
 from ledger.transaction import Batch, Transaction
 from ledger.validators import ValidatorSet
 from node.snapshots import Question
@@ -288,16 +297,18 @@ def messages() -> Any:
 
 
 def state() -> Any:
-    """The definition worked through for a state of three entries, two of them in one bucket."""
-    shared = [b"%d" % number for number in (91_415, 96_635)]
+    """The definition worked through: three keys in one bucket, the hash of the last of which names bucket 0, and the
+    only kind of key that lies there."""
+    shared = [b"%d" % number for number in (91_415, 96_635, 88_484)]
     entries = {
+        state_key("members", "validators"): encode("set"),
         state_key("payments", "balance", "CNY", "01"): encode(5),
         **dict.fromkeys(shared, encode("x")),
     }
-    assert len({bucket_of(sha256(key).digest()) for key in shared}) == 1
+    assert {bucket_of(hash_key(key)) for key in shared} == {1}
     buckets: dict[int, list[bytes]] = {}
     for key, value in entries.items():
-        key_hash = sha256(key).digest()
+        key_hash = hash_key(key)
         buckets.setdefault(bucket_of(key_hash), []).append(key_hash + sha256(value).digest())
     level = [bucket_hash(b"".join(sorted(buckets.get(index, [])))) for index in range(65_536)]
     while len(level) > 1:
