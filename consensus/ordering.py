@@ -250,7 +250,8 @@ class Ordering:
             if not state.in_log(proposal.height):
                 continue
             slot = state.slot(proposal.height)
-            assert slot.decision is None or slot.decision[0].digest == proposal.digest, "more than f members are faulty"
+            if slot.decision is not None and slot.decision[0].digest != proposal.digest:
+                continue  # decided in a later view, where another lock was shown: a quorum has left ours
             if slot.own_prepare is None:  # else said in a former life, and restored
                 self._take_up(slot, proposal)
                 self._validate(slot, proposal, check_time=False)

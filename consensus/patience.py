@@ -7,8 +7,8 @@ it settles at eight to sixteen times what agreement takes on this network and th
 A leader is suspected
 - when work waits for a whole limit without a block;
 - when he is slow: waits of more than a quarter of the limit add up to ten limits. Quick work pays that back at a
-  quarter of its time, rest not at all. Nobody is called slow at the cap: the leaders before him were tried with all the
-  patience there is, and a slow network must not change views for ever;
+  quarter of its time, rest not at all. That holds at the cap, too, where a network may be as slow as that: a view
+  change in ten caps of waiting costs it little, and a leader who would keep it there costs nearly everything;
 - when his blocks pass a batch over for ten limits.
 
 All of it is forgotten with the view: whoever failed leads again when his turn comes.
@@ -88,7 +88,7 @@ class Patience:
     def ends_ms(self, now_ms: int, progress_at_ms: int) -> int:
         """When a leader who makes no block, or is slow, has had his time. To be asked while there is work."""
         ends_ms = max(progress_at_ms, self._work_since_ms or 0) + self.limit_ms
-        if self._waits_since_ms is None or self.is_capped:
+        if self._waits_since_ms is None:
             return ends_ms
         slow_from_ms = max(now_ms, self._waits_since_ms + self.limit_ms // SLOW_PART)
         slow = max(0, self._slow - (slow_from_ms - now_ms))  # by then, as the time until then is still quick
@@ -96,7 +96,7 @@ class Patience:
         return min(ends_ms, slow_from_ms + max(0, left_ms))
 
     def is_slow(self) -> bool:
-        return not self.is_capped and self._slow >= SLOW_PART * TOLERANCE * self.limit_ms
+        return self._slow >= SLOW_PART * TOLERANCE * self.limit_ms
 
     def passed_over_at_ms(self, since_ms: int, since_height: int, height: int) -> int:
         """When a batch that waits since then will have waited too long for this view's leader."""

@@ -102,7 +102,10 @@ class Verifier:
         return True
 
     def _prepared(self, prepared: Prepared, view: int, validators: ValidatorSet) -> bool:
-        return prepared.certificate.view < view and self.certificate(prepared.certificate, validators) is not None
+        """With exactly a quorum of votes, as everyone collects: a new view holds hundreds, and must fit a frame."""
+        certificate = prepared.certificate
+        is_lean = len(certificate.signatures) == validators.quorum
+        return certificate.view < view and is_lean and self.certificate(certificate, validators) is not None
 
     def _new_view(self, message: NewView, validators: ValidatorSet) -> bool:
         members = [claim.member for claim in message.claims]

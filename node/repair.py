@@ -73,8 +73,8 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
             _begin_store(draft / folder.db.name, genesis, registry)
         with closing(LevelDB(folder.db if sound else draft / folder.db.name)) as kv:
             store = ChainStore(kv)
-            if records is None or key in muted(records):
-                store.mute(key)
+            for named in {key} if records is None else muted(records):
+                store.mute(named)
             lost = 0 if records is None else _forgotten(records, store.tip.parameters.log_window)
             if store.tip.height < lost:
                 if sound:

@@ -167,12 +167,17 @@ class BatchPool:
     def _has_room(self, digest: bytes, size_bytes: int, origin: Hashable, members: Collection[Hashable]) -> bool:
         if digest in self._ordered:
             return False
-        config, used = self.config, self._held_bytes
+        config, used = self.config, dict(self._held_bytes)
         strangers = 0 if origin in members else sum(used[one] for one in used if one is not None and one not in members)
+        used[origin] = used.get(origin, 0) + size_bytes
+        # Half is the members', a part for each: however many fill the other half together, the rest are heard.
+        half = config.held_bytes_max // 2
+        part = half // max(1, len(members))
+        shared = sum(max(0, size - part) if one in members else size for one, size in used.items())
         return (
-            used.get(origin, 0) + size_bytes <= config.held_bytes_per_peer_max
+            used[origin] <= config.held_bytes_per_peer_max
             and self._held_count[origin] < config.held_batches_per_peer_max
-            and sum(used.values()) + size_bytes <= config.held_bytes_max
+            and (shared <= half or (origin in members and used[origin] <= part))
             and strangers + size_bytes <= config.held_bytes_strangers_max
         )
 

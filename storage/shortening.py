@@ -3,7 +3,8 @@ when the other has lost something.
 
 A validator whose store fell back behind what its log has dropped could sign again for heights of which it remembers
 nothing. So before segments go, the store is synced, and the log then marks how far the store was: a store that ends
-below the mark has lost what was on disk, and must be mended before its node runs.
+below the mark has lost what was on disk, and must be mended before its node runs. The keys that sign nothing any more
+are named again beside it.
 
 A log that lost its end looks like one whose last write was cut short. So the store keeps how far the log was, in
 segments and bytes: written after the log's sync and before segments go, so that at any moment the log on disk reaches
@@ -30,7 +31,6 @@ MARK: Final = 0  # the kind of such a record; its tag is one above the store's h
 
 MUTE: Final = 255  # the kind of a record that holds a public key which signs nothing any more
 
-_NEVER_DROPPED: Final = (1 << 64) - 1
 _CLOSED_TAG: Final = 1  # of the mark that ends a log which was closed in peace: it says nothing of any height
 
 _EXTENT: Final = Struct(">QQQ")
@@ -41,6 +41,8 @@ def shorten(kv: KeyValue, wal: WriteAheadLog, height: int) -> None:
     _note(kv, wal.extent())
     if wal.would_drop(height + 1):
         wal.append(MARK, height + 1, b"")
+        for key, _ in kv.scan_prefix(schema.MUTED):
+            wal.append(MUTE, height + 1, key.removeprefix(schema.MUTED))
         wal.flush(lambda: kv.write((), sync=True))
         _note(kv, wal.extent(height + 1))
     wal.truncate_before(height + 1)
@@ -81,8 +83,8 @@ def forget_log(kv: KeyValue) -> None:
 
 
 def mute(wal: WriteAheadLog, key: bytes) -> None:
-    """Note for good that a key signs nothing any more: the store says so too, and may be lost."""
-    wal.append(MUTE, _NEVER_DROPPED, key)
+    """Note that a key signs nothing any more, for good: the store says so already, and may be lost."""
+    wal.append(MUTE, 0, key)
     wal.flush()
 
 

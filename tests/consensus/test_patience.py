@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,12 +94,14 @@ def test_a_slow_spell_is_paid_back_by_quick_work() -> None:
     assert life.blocks_until_slow(990, limit=12) is None, "it counts from nothing again"
 
 
-def test_nobody_is_slow_at_the_cap() -> None:
-    """Trap 12. Else a slow network would change views for ever."""
+@pytest.mark.parametrize(("wait_ms", "blocks"), [(CAP_MS // 4, None), (CAP_MS // 2, 53), (CAP_MS - 1, 15)])
+def test_who_is_slow_at_the_cap_goes_after_ten_times_the_cap(wait_ms: int, blocks: int | None) -> None:
+    """Traps 12, 18. A network as slow as that changes views once in some minutes; a leader who holds every block back
+    would else keep the chain at the cap for ever, as none of his blocks is quick enough to halve it."""
     patience = fresh()
     for _ in range(10):
         patience.failed()
-    assert Life(patience).blocks_until_slow(CAP_MS - 1, limit=50) is None
+    assert Life(patience).blocks_until_slow(wait_ms, limit=200) == blocks
 
 
 def test_the_end_of_patience_with_a_slow_leader_is_known_beforehand() -> None:

@@ -179,6 +179,7 @@ def test_locks_are_of_earlier_views_in_rising_heights_above_the_checkpoint() -> 
         (stable, (prepared(111, 5), prepared(111, 5))),
         (stable, (prepared(111, 5), prepared(111, 4, "b"))),
         (stable, (prepared(112, 5), prepared(111, 5))),
+        (stable, (prepared(111, 5, "a", (0, 1, 2, 3)),)),  # with more votes than it takes, a new view may not fit
     ]
     for checkpointed, locks in refused:
         assert not accepts(view_change(1, 6, checkpointed, locks))

@@ -5,6 +5,8 @@ A replica alone, with real signatures, against frames made by hand.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ from ledger.transaction import BATCH_TXS_MAX, Batch, Transaction
 from node import replica as replica_module
 from node.replica import (
     BLOCK_CHARGE_BYTES,
+    HEARING_CHARGE_BYTES,
     REFUSED_CHARGE_FACTOR,
     STATUS_CHARGE_BYTES,
     VOTE_CHARGE_FACTOR,
@@ -57,7 +60,7 @@ from node.replica import (
     RecordKind,
     Replica,
 )
-from p2p.allowance import BUDGET_BYTES_MAX
+from p2p.allowance import BUDGET_BYTES_MAX, REFILL_BYTES_PER_MS
 from p2p.batches import PoolConfig
 from p2p.frames import Kind
 from storage.chain import ChainStore
@@ -72,6 +75,7 @@ VALIDATORS = GENESIS.validator_set
 PAIRS = {key_of(index).public: key_of(index) for index in range(4)}
 MEMBERS = [PAIRS[key] for key in VALIDATORS.keys]
 HOSTILE = 0  # leads view 0
+RESULT = hash_bytes(b"result")
 
 
 class Recorder:
@@ -201,7 +205,7 @@ def vote(member: int, proposal: Proposal, phase: Phase = Phase.PREPARE) -> Vote:
     return made
 
 
-def signed_by(member: int, message: ViewChange) -> ViewChange:
+def signed_by(member: int, message: Message) -> Message:
     made: ViewChange = signed(message, MEMBERS[member].sign, GENESIS.chain_id)
     return made
 
@@ -405,6 +409,34 @@ def test_large_messages_of_old_views_are_checked_within_an_allowance() -> None:
     for _ in range(1_000):
         lab.frame(Kind.VOTE, padded)
     assert len(lab.out.blamed) <= 1 + BUDGET_BYTES_MAX // (VOTE_CHARGE_FACTOR * len(padded)) < 1_000
+
+
+@pytest.mark.parametrize("kind", ["suspicions", "view changes", "checkpoint votes"])
+def test_small_messages_that_are_all_new_are_heard_within_an_allowance(kind: str) -> None:
+    """Trap 33. A megabyte a second of them took all of a core. What others say is heard meanwhile."""
+    lab, epoch = Lab(), VALIDATORS.epoch
+    makers: dict[str, Callable[[int], Message]] = {
+        "suspicions": lambda number: Suspect(epoch, number + 5, HOSTILE),
+        "view changes": lambda number: ViewChange(epoch, number + 5, None, (), HOSTILE),
+        "checkpoint votes": lambda number: CheckpointVote(
+            epoch, 10, RESULT, hash_bytes(b"%d" % number), RESULT, HOSTILE
+        ),
+    }
+    numbers = itertools.count()
+
+    def heard(count: int) -> int:
+        before = lab.replica.verifier.checked
+        for message in (makers[kind](number) for number in itertools.islice(numbers, count)):
+            frame = encode_message(signed_by(HOSTILE, message))
+            lab.replica.on_frame(VALIDATORS.keys[HOSTILE], Kind.VOTE, frame)
+        return lab.replica.verifier.checked - before
+
+    assert heard(1_500) == BUDGET_BYTES_MAX // HEARING_CHARGE_BYTES
+    assert heard(10) == 0
+    lab.replica.on_frame(VALIDATORS.keys[1], Kind.VOTE, encode_message(signed_by(1, Suspect(epoch, 0, 1))))
+    assert lab.replica.verifier.checked == BUDGET_BYTES_MAX // HEARING_CHARGE_BYTES + 1
+    lab.out.now += 100
+    assert heard(1_500) == 100 * REFILL_BYTES_PER_MS // HEARING_CHARGE_BYTES
 
 
 def test_checkpoints_that_change_nothing_cost_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:

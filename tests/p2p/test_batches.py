@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -250,8 +251,8 @@ def test_a_flood_costs_the_flooder_alone() -> None:
                 taken += 1
         return taken
 
-    assert [flood(peer) for peer in PEERS] == [5, 5, 2, 0], "share by share, up to the whole"
-    assert pool.sizes()["bytes"] == 12 * size
+    assert [flood(peer) for peer in PEERS] == [5, 4, 1, 1], "share by share, and a part of half the whole for each"
+    assert pool.sizes()["bytes"] == 11 * size
     assert pool.submit(tx(1), 0), "clients are not shut out by peers"
     first = pool.held()[0]
     pool.ordered([first], 1)
@@ -326,6 +327,22 @@ def test_strangers_leave_members_room() -> None:
     taken = [pool.admit(one.digest, size, PEERS[number % 3], PEERS[3:]) for number, one in enumerate(some)]
     assert taken == [True] * 4 + [False] * 4
     assert pool.admit(some[4].digest, size, PEERS[3], PEERS[3:])
+
+
+def test_members_that_fill_all_they_may_together_leave_the_others_their_part() -> None:
+    """Trap 33. The shares of four of thirteen made the whole, and nobody else's batch was taken any more."""
+    size = len(batch(0, size_bytes=1_000).wire)
+    pool = BatchPool(replace(SMALL, held_bytes_max=104 * size, held_bytes_per_peer_max=26 * size))
+    members = [b"member %d" % number for number in range(13)]
+    numbers = itertools.count(1_000)
+
+    def taken(member: bytes, tries: int) -> int:
+        some = [batch(next(numbers), size_bytes=1_000) for _ in range(tries)]
+        return sum(pool.admit(one.digest, size, member, members) for one in some)
+
+    assert [taken(member, 30) for member in members[:4]] == [26, 26, 12, 4]
+    assert [taken(member, 30) for member in members[4:]] == [4] * 9
+    assert pool.sizes()["bytes"] == 104 * size
 
 
 def test_what_was_ordered_and_is_needed_again_is_taken() -> None:

@@ -220,10 +220,10 @@ class Disk:
 
     def shorten(self, height: int) -> int:
         """What node/driver.py does once a checkpoint is stable; how many records that added."""
-        marks = int(self.wal.would_drop(height + 1))
+        before: int = self.wal._appended
         shorten(self.kv, self.wal, height)
         self.fs.settle()
-        return marks
+        return int(self.wal._appended) - before
 
     def crash(self, random: Random, *, power: bool, torn: bool) -> None:
         """A killed process leaves what it wrote in the page cache; a power cut only what was synced for certain."""

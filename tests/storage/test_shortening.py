@@ -10,7 +10,7 @@ import pytest
 from storage import schema
 from storage.errors import Corruption, StorageError
 from storage.memory import MemoryKeyValue
-from storage.shortening import end, forget_log, replay, shorten
+from storage.shortening import begin_muted, end, forget_log, muted, replay, shorten
 from storage.wal import WriteAheadLog
 
 SEGMENT_SIZE_BYTES = 256
@@ -58,6 +58,23 @@ def test_a_store_that_has_what_was_dropped_is_taken(tmp_path: Path) -> None:
     records = replay(WriteAheadLog(tmp_path / "wal", create=False), kv, tmp_path, 6)
     assert {record.tag for record in records} >= set(range(7, 13))
     assert {record.kind for record in records} == {VOTES}
+
+
+def test_a_log_that_names_a_muted_key_is_shortened_and_names_it_still(tmp_path: Path) -> None:
+    """A node goes on with another key on the same data. Its log kept all from the name on, and filled the disk."""
+    key, kv = bytes(33), MemoryKeyValue()
+    begin_muted(tmp_path / "wal", key)
+    kv.write([(schema.MUTED + key, b"")])
+    log = WriteAheadLog(tmp_path / "wal", segment_bytes_max=SEGMENT_SIZE_BYTES)
+    for height in range(1, 200):
+        log.append(VOTES, height, bytes(100))
+        log.flush()
+        shorten(kv, log, height)
+    assert log.size_bytes() < 3 * SEGMENT_SIZE_BYTES
+    log.close()
+    again = WriteAheadLog(tmp_path / "wal", create=False)
+    assert muted(again.replay()) == {key}
+    again.close()
 
 
 @pytest.mark.parametrize("later", [0, 3])
