@@ -23,6 +23,8 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from ledger.crypto import PUBLIC_KEY_SIZE_BYTES, check_public_key
 from ledger.errors import ConfigError, SignatureRefused
+from p2p.frames import Channel
+from p2p.queues import lane_size_bytes_min
 
 FILE_NAME = "medchain.toml"
 FILE_SIZE_BYTES_MAX = 1024 * 1024  # some thousand peers; a larger file is a mistake
@@ -153,9 +155,12 @@ class Limits(_Section):
     request_timeout_ms: int = Field(
         default=30_000, ge=100, le=600_000, description="reading one request, waits excluded"
     )
-    peers_max: int = Field(default=128, ge=4, le=1_024, description="connected nodes")
+    peers_max: int = Field(default=128, ge=4, le=1_024, description="connected nodes that are no validators")
     peer_queue_size_bytes_max: int = Field(
-        default=32 * 1024 * 1024, ge=2 * 1024 * 1024, le=2**31, description="bulk data waiting for one slow peer"
+        default=32 * 1024 * 1024,
+        ge=lane_size_bytes_min(Channel.BULK),
+        le=2**31,
+        description="bulk data waiting for one slow peer",
     )
 
 

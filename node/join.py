@@ -2,8 +2,11 @@
 
 Epochs of validators lead from genesis to the checkpoint that is offered; each piece is checked under it before it is
 written (storage/assembly.py). A peer whose piece is wrong is named, dropped and not asked again; one that does not
-answer loses its turn. What was fetched stays in `joining/`, so that a join that was cut off goes on; when the peers
-have moved on to a later checkpoint, so does the target.
+answer loses its turn. What was fetched stays in `joining/`, so that a join that was cut off goes on.
+
+What is offered may be withheld: a target is certified, but that anybody gives it is only hoped for. One that is in vain
+is given up for what else is offered, higher or lower. Peers that have moved on are followed; any others who offered it
+come last from then on, so each liar costs a turn.
 
 Must not know: consensus. The node that starts on what comes of it catches up by blocks.
 """
@@ -52,6 +55,7 @@ IN_FLIGHT_PER_PEER = 2  # one is checked while the next is on its way
 BUCKETS_PER_PIECE = 128
 PATIENCE_S = 60.0  # without a piece from anybody
 AGAIN_S = 0.5
+OTHERWISE = "start the node, and it fetches all blocks"
 
 
 class CannotJoin(Exception):
@@ -77,6 +81,7 @@ class Progress:
     waits_for: str = ""  # what keeps it from beginning, in words; nothing once it has begun
     peers: dict[bytes, int] = field(default_factory=dict)  # pieces by peer
     liars: dict[bytes, str] = field(default_factory=dict)
+    given_up: Counter[bytes] = field(default_factory=Counter)  # targets, by who offered them
     targets: int = 0
 
     @property
@@ -121,6 +126,8 @@ class Join:
         self._owed: Counter[bytes] = Counter()  # answers; they may come over a later connection than the question
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
+        self._offered_by: list[bytes] = []  # the target
+        self._patient_until_s = 0.0
         known = frozenset(bytes.fromhex(peer.key) for peer in config.p2p.peers)
         members = frozenset(genesis.validator_set.keys)
 
@@ -259,39 +266,49 @@ class Join:
                 silent.add(peer.key)
 
     async def _aim(self, assembly: Assembly) -> None:
-        """At the highest checkpoint that is offered and certified."""
+        """At the highest checkpoint that is offered and certified, of those whose offers were given up least often."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
             offers = await self._offers()
             for height, peer, value in offers:
-                if height <= self.progress.height:
+                if not await self._is_aimed_at(assembly, height, peer, value):
                     continue
-                try:
-                    target = assembly.aim(value)
-                    if target is None:  # of an epoch that began just now
-                        answered = await self._learn_epochs(assembly)
-                        target = assembly.aim(value)
-                        if target is None and peer.key in answered:
-                            raise BadPiece("an offer of an epoch that nobody can lead to, nor its sender")
-                except BadPiece as error:
-                    self._blame(peer, str(error))
-                    continue
-                if target is None:
-                    continue
-                self.progress.height = target.certificate.height
-                self.progress.targets += 1
+                offering = [each for offered, each, _ in offers if offered == height]
+                for each in offering:
+                    each.lacks = 0  # who lacked it may have come to it since
+                self._offered_by = [each.key for each in offering]
+                if not self.progress.given_up[peer.key]:  # once for each peer, so there is an end to it
+                    self._patient_until_s = time.monotonic() + PATIENCE_S
                 return
             self._wait_for(
                 f"{len(self._peers)} peers are connected, and none offers a snapshot of a certified checkpoint"
             )
             if time.monotonic() > deadline_s:
-                raise CannotJoin(
-                    "no peer offers a snapshot of a certified checkpoint; start the node, and it fetches all blocks"
-                )
+                raise CannotJoin(f"no peer offers a snapshot of a certified checkpoint{self._withheld()}; {OTHERWISE}")
             await asyncio.sleep(AGAIN_S)
 
+    async def _is_aimed_at(self, assembly: Assembly, height: int, peer: _Peer, value: Value) -> bool:
+        """Aim at this offer, if it is certified. What is here of the target already stays."""
+        if assembly.target is not None and height == assembly.target.certificate.height:
+            return True
+        try:
+            target = assembly.aim(value)
+            if target is None:  # of an epoch that began just now
+                answered = await self._learn_epochs(assembly)
+                target = assembly.aim(value)
+                if target is None and peer.key in answered:
+                    raise BadPiece("an offer of an epoch that nobody can lead to, nor its sender")
+        except BadPiece as error:
+            self._blame(peer, str(error))
+            return False
+        if target is None:
+            return False
+        self.progress.height = target.certificate.height
+        self.progress.targets += 1
+        return True
+
     async def _offers(self) -> list[tuple[int, _Peer, Value]]:
-        """Who offers which height, the highest first."""
+        """Who offers which height, in the order in which they are worth a try."""
         peers = await self._some_peer()
         asked = [asyncio.create_task(self._ask(peer, OFFER)) for peer in peers]
         await asyncio.wait(asked, timeout=OFFERS_S)
@@ -306,14 +323,14 @@ class Join:
                     found.append((_height_of(value), peer, value))
                 except CodecError as error:
                     self._blame(peer, str(error))
-        return sorted(found, key=lambda one: -one[0])
+        return sorted(found, key=lambda one: (self.progress.given_up[one[1].key], -one[0]))
 
     # The pieces
 
     async def _fetch(self, assembly: Assembly) -> None:
-        """All that is missing of the target. Returns early when no peer has it any more."""
+        """All that is missing of the target. Returns early when it is in vain."""
         work = _Work(assembly)
-        heard_s = time.monotonic()
+        began_s = heard_s = time.monotonic()
         tasks: set[asyncio.Task[bool]] = set()
         try:
             while not assembly.is_complete():
@@ -323,23 +340,51 @@ class Join:
                     if question is None:
                         break
                     tasks.add(asyncio.create_task(self._piece(peer, question, work)))
+                if self._is_in_vain(began_s, heard_s):
+                    await self._give_up()
+                    return
                 if not tasks:
-                    now_s = time.monotonic()
-                    if self._peers and all(peer.lacks == self.progress.height for peer in self._peers.values()):
-                        self._log.warning("the peers have moved on", height=self.progress.height)
-                        return
-                    if now_s - heard_s > PATIENCE_S:
-                        raise CannotJoin(f"no peer gives a piece for {PATIENCE_S:.0f} s")
                     await asyncio.sleep(AGAIN_S)
                     continue
                 done, tasks = await asyncio.wait(tasks, timeout=AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
                 if any(task.result() for task in done):
                     heard_s = time.monotonic()
+                    self._patient_until_s = heard_s + PATIENCE_S
             self._report(assembly)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _is_in_vain(self, began_s: float, heard_s: float) -> bool:
+        """Whether to see what else is offered: nobody has the target, or who has it is silent, or slow where most have
+        not. The turn of a slow one grows each time, or none of several that are merely slow would come to its end."""
+        lacking = sum(peer.lacks == self.progress.height for peer in self._peers.values())
+        now_s = time.monotonic()
+        if not lacking:
+            return now_s - heard_s > PATIENCE_S
+        turn_s = PATIENCE_S * (1 + min(self.progress.given_up[key] for key in self._offered_by))
+        is_slow = now_s - began_s > turn_s and 2 * lacking > len(self._peers)
+        return lacking == len(self._peers) or now_s - heard_s > ANSWER_S_MAX or is_slow
+
+    async def _give_up(self) -> None:
+        """What is aimed at. CannotJoin when that is the end of the patience, too."""
+        height, validators = self.progress.height, self._genesis.validator_set
+        offering = sum(validators.index(key) is not None for key in self._offered_by)
+        if offering > validators.f and all(peer.lacks == height for peer in self._peers.values()):
+            self._log.info("the peers have moved on", height=height)  # one of f + 1 is honest
+        else:
+            for key in self._offered_by:
+                if key not in self.progress.given_up:
+                    self._log.warning("a snapshot is offered and not given", height=height, peer=key.hex())
+            self.progress.given_up.update(self._offered_by)
+        if time.monotonic() > self._patient_until_s:
+            raise CannotJoin(f"no peer gives a piece for {PATIENCE_S:.0f} s{self._withheld()}; {OTHERWISE}")
+        await asyncio.sleep(AGAIN_S)
+
+    def _withheld(self) -> str:
+        names = ", ".join(sorted(key.hex() for key in self.progress.given_up))
+        return f" (offered, and not given: by {names})" if names else ""
 
     def _idle(self) -> list[_Peer]:
         """Those with the target and room for another question, the least busy first, and in turn."""

@@ -28,7 +28,7 @@ class TransportConfig:
     handshake_ms_max: int = 5_000  # from accept or dial to HELLO_ACK; whoever is slower is cut
     heartbeat_ms: int = 10_000  # a silent connection is pinged after this, and dead half as long after that
     pause_ms_max: int = 500  # the longest Handlers.ready may hold a reader: votes wait behind it
-    peers_max: int = 256  # established connections: 128 validators and as many followers
+    peers_max: int = 128  # established connections with followers; the chain bounds the validators, at 128 as well
     pending_max: int = 128  # connections that have not proved who they are yet
     pending_per_address_max: int = 32  # one address may be a whole institution behind NAT, or a local cluster
     write_buffer_bytes: int = 64 * 1024  # what a vote may find ahead of it in each buffer below the queue

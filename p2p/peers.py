@@ -66,17 +66,25 @@ class Peers(Generic[LinkT]):
 
     def refusal(self, peer: Hello, *, dialled: bool) -> Refusal | None:
         """Why this peer may not connect now, the chain and key being right; None if it may."""
-        if self._allowed(peer.key) is None:
+        role = self._allowed(peer.key)
+        if role is None:
             return Refusal.NOT_MEMBER
         if self._book.is_banned(peer.key, monotonic_ms()):
             return Refusal.BUSY
         old = self._connections.get(peer.key)
         if old is None:
-            return Refusal.BUSY if len(self._connections) >= self._config.peers_max else None
+            return Refusal.BUSY if role != "validator" and self._is_full() else None
         same = old.peer.instance == peer.instance
         if replaces(self._own_key, peer.key, new_dialled=dialled, old_dialled=old.dialled, same_instance=same):
             return None
         return Refusal.DUPLICATE
+
+    def _is_full(self) -> bool:
+        """Whether followers have all the places there are. Validators take none, and need none: the chain bounds their
+        number, and without each other they are no chain, however many followers came first.
+        """
+        followers = [connection for connection in self._connections.values() if connection.role != "validator"]
+        return len(followers) >= self._config.peers_max
 
     def establish(self, link: LinkT, established: Established, *, dialled: bool) -> Connection[LinkT]:
         """Register the connection, in place of an older one with the same peer. Synchronous: no race in between."""
@@ -102,7 +110,9 @@ class Peers(Generic[LinkT]):
         return connection
 
     def recheck(self) -> None:
-        """Membership changed: take over new roles, drop whoever `allowed` no longer names."""
+        """Membership changed: take over new roles, drop whoever `allowed` no longer names. A validator that became a
+        follower stays, even if there is no place left: only who comes is refused.
+        """
         for key, connection in list(self._connections.items()):
             role = self._allowed(key)
             if role is None:

@@ -35,6 +35,11 @@ class LaneLimit:
     size_bytes_max: int
 
 
+def lane_size_bytes_min(channel: Channel) -> int:
+    """What a lane must hold: the largest frame of its channel, with its header."""
+    return HEADER_SIZE_BYTES + max(rule.size_bytes_max for rule in KINDS.values() if rule.channel is channel)
+
+
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
     """Limits per lane. Each lane holds at least the largest frame of its channel."""
@@ -45,8 +50,7 @@ class QueueLimits:
 
     def __post_init__(self) -> None:
         for channel, limit in zip(Channel, (self.consensus, self.control, self.bulk), strict=True):
-            needed = max(rule.size_bytes_max for rule in KINDS.values() if rule.channel is channel)
-            if limit.frames_max < 1 or limit.size_bytes_max < needed + HEADER_SIZE_BYTES:
+            if limit.frames_max < 1 or limit.size_bytes_max < lane_size_bytes_min(channel):
                 raise ValueError(f"the {channel.name} lane cannot hold its largest frame")
 
 

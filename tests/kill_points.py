@@ -236,13 +236,32 @@ def _if_not_whole(folder: Path, make: Callable[[], object]) -> None:
 
 
 def _tear(folder: Path) -> None:
-    """What a power cut leaves: a torn record, and a segment that was only begun."""
+    """What a power cut leaves of the write-ahead log: a torn record, and a segment that was only begun."""
     last = max(folder.glob("*.wal"))
     with last.open("ab") as file:
         file.write(b"torn")
     WriteAheadLog(folder, create=False).close()
     last = max(folder.glob("*.wal"))
     (folder / f"{int(last.stem) + 1:016d}.wal").touch(mode=0o600)
+
+
+def _make_holes(path: Path) -> None:
+    """What a power cut leaves of a database: a hole in a log, and another log behind it. The next life does not make it
+    again, and finds what this one left."""
+    if not path.exists():
+        draft = path.with_name("torn-draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        with closing(LevelDB(draft, create=True)) as kv:
+            for number in range(10):
+                kv.write([(b"%d" % number, os.urandom(4_000))])
+        log = max(draft.glob("*.log"))
+        found = log.read_bytes()
+        log.write_bytes(found[:10_000] + bytes(10_000) + found[20_000:])
+        log.with_name(f"{int(log.stem) + 1:06d}.log").touch()
+        draft.rename(path)
+    with closing(LevelDB(path)) as kv:
+        if kv.get(b"0") is None:
+            raise Lost("what was written before a hole")
 
 
 async def _pay(config: NodeConfig, tell: Callable[[str], None]) -> None:
@@ -307,6 +326,7 @@ def _fill_disks(home: Path) -> None:
             file.write(b"data")
     log.close()
     WriteAheadLog(home / "other-wal", create=False).close()
+    _make_holes(home / "torn-db")
     shutil.rmtree(home / "other-db", ignore_errors=True)
     with closing(LevelDB(home / "other-db", create=True)) as kv:
         for number in range(100):

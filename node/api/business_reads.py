@@ -1,13 +1,12 @@
 """Handlers that read the business: records, patients, packs, lots, accounts, claims, policies.
 
-Histories are pages over the store's indexes; long ones yield to the event loop between slices.
+Histories are pages over the store's indexes, and traces walk them; they take turns (node/api/admission.py).
 
 Must not know: HTTP beyond Request and Answer.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -19,12 +18,12 @@ from ledger.modules.drug_trace import Found, stays, trace
 from ledger.modules.records import RecordEntry, RecordState
 from ledger.state import state_key
 from ledger.transaction import Transaction
-from node.api.exchange import Answer, Api, Place, Request
+from node.api.exchange import Answer, Api, Place, Request, long_read
 from node.api.problems import not_found
 from node.api.views import page_json, step_json
 
-SLICE = 25  # transactions decoded between two turns of the event loop: about two milliseconds
 TRACE_OPERATIONS_MAX = 2_000  # looked up for one trace, parents' included; beyond, the answer says truncated
+TRACE_SIZE_BYTES_MAX = 8 * 1024 * 1024  # of the same: decoded they take a few times their size, and stay to the end
 TRACE_ITEMS_MAX = 256  # things (the pack and its parents) whose histories one trace reads
 
 Wanted = Callable[[Transaction], bool]
@@ -34,12 +33,10 @@ async def _steps(
     api: Api, found: list[tuple[int, int, bytes]], wanted: Wanted = lambda tx: True
 ) -> list[dict[str, Any]]:
     steps = []
-    for index, (height, position, tx_id) in enumerate(found):
+    async for height, position, tx_id in api.reads.sliced(found):
         placed = api.service.store.transaction(tx_id)
         if placed is not None and wanted(placed[2]):
             steps.append(step_json(api, (height, position), placed[2]))
-        if index % SLICE == SLICE - 1:
-            await asyncio.sleep(0)
     return steps
 
 
@@ -70,6 +67,7 @@ async def record(api: Api, request: Request) -> Answer:
     return Answer.json(_record_json(commitment, _record(api, commitment)))
 
 
+@long_read
 async def record_history(api: Api, request: Request) -> Answer:
     """Registration, grants, revocations, allowed accesses, withdrawal; with the patient's grants that cover it by
     custodian or kind. A page may hold fewer entries than `limit` and still have a `next`.
@@ -96,18 +94,17 @@ def _covers(api: Api, tx: Transaction, entry: RecordEntry) -> bool:
     return False
 
 
+@long_read
 async def patient_records(api: Api, request: Request) -> Answer:
     store, patient, limit = api.service.store, request.path["key"], request.query["limit"]
     found = store.lookup("patient", patient, after=request.query["after"], limit=limit)
     items = []
-    for index, (_, _, tx_id) in enumerate(found):
+    async for _, _, tx_id in api.reads.sliced(found):
         placed = store.transaction(tx_id)
         if placed is not None and placed[2].operation == "records.register":
             commitment = placed[2].fields[0]
             assert isinstance(commitment, bytes)
             items.append(_record_json(commitment, _record(api, commitment)))
-        if index % SLICE == SLICE - 1:
-            await asyncio.sleep(0)
     return Answer.json(page_json(store, items, found[-1][:2] if len(found) == limit else None))
 
 
@@ -126,33 +123,33 @@ def _pack_json(found: PackState, time_ms: int) -> dict[str, Any]:
     return asdict(found) | {"status": Status(found.status).name.lower(), "expired": found.expired(time_ms)}
 
 
+@long_read
 async def pack_trace(api: Api, request: Request) -> Answer:
     """All that happened to an item, also while it was inside others."""
     epc = request.query["epc"]
     found, transactions, truncated = await _gather(api, epc)
     if not found[epc]:
         raise not_found("item on this chain")
-    items = []
-    for index, step in enumerate(trace(epc, lambda name: found.get(name, ()))):
-        items.append(step_json(api, step.order, transactions[step.order]) | {"via": step.via})
-        if index % SLICE == SLICE - 1:
-            await asyncio.sleep(0)
+    items = [
+        step_json(api, step.order, transactions[step.order]) | {"via": step.via}
+        async for step in api.reads.sliced(trace(epc, lambda name: found.get(name, ())))
+    ]
     return Answer.json({"epc": epc, "items": items, "truncated": truncated})
 
 
 async def _gather(api: Api, epc: str) -> tuple[dict[str, list[Found]], dict[Place, Transaction], bool]:
-    """The operations of `epc` and of all it was ever inside of, level by level, within TRACE_OPERATIONS_MAX."""
+    """The operations of `epc` and of all it was ever inside of, level by level, within the limits of a trace."""
     store, registry = api.service.store, api.service.registry
     found: dict[str, list[Found]] = {}
     transactions: dict[Place, Transaction] = {}
-    level, left = [epc], TRACE_OPERATIONS_MAX
+    level, left, left_bytes = [epc], TRACE_OPERATIONS_MAX, TRACE_SIZE_BYTES_MAX
     for _ in range(DEPTH_MAX + 1):
         above: dict[str, None] = {}
         for name in level:
             entries = store.lookup("serial", name.encode(), limit=left)
             left -= len(entries)
             operations: list[Found] = []
-            for index, (height, position, tx_id) in enumerate(entries):
+            async for height, position, tx_id in api.reads.sliced(entries):
                 place = height, position
                 placed = store.transaction(tx_id)
                 if placed is None:
@@ -160,11 +157,12 @@ async def _gather(api: Api, epc: str) -> tuple[dict[str, list[Found]], dict[Plac
                 tx = transactions[place] = placed[2]
                 operation: Any = registry.handler(tx.operation, tx.version).rule.operation  # fields passed once
                 operations.append((place, operation(*tx.fields)))
-                if index % SLICE == SLICE - 1:
-                    await asyncio.sleep(0)
+                left_bytes -= len(tx.wire)
+                if left_bytes <= 0:
+                    break
             found[name] = operations
             above.update({stay.parent: None for stay in stays(name, operations) if stay.parent not in found})
-            if left <= 0 or len(found) >= TRACE_ITEMS_MAX:
+            if left <= 0 or left_bytes <= 0 or len(found) >= TRACE_ITEMS_MAX:
                 return found, transactions, True
         level = list(above)
     return found, transactions, False
@@ -211,6 +209,7 @@ async def account(api: Api, request: Request) -> Answer:
     return Answer.json({"owner": owner, "currency": currency, "balance": balance, "exponent": known[1]})
 
 
+@long_read
 async def account_history(api: Api, request: Request) -> Answer:
     return await _history(api, request, "account", request.path["owner"].encode())
 

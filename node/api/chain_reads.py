@@ -15,7 +15,7 @@ from ledger.modules import members
 from ledger.rules import Member, member_by_id, member_by_key
 from ledger.state import state_key
 from node.api import events
-from node.api.exchange import Answer, Api, Request, Stream
+from node.api.exchange import Answer, Api, Request, Stream, long_read
 from node.api.problems import Problem, bad_request, not_found, pruned
 from node.api.views import (
     block_json,
@@ -41,7 +41,8 @@ async def transaction(api: Api, request: Request) -> Answer:
     height, position, tx = found
     document = transaction_json(api.service.registry, tx) | receipt_json(api.codes, (height, position), receipt)
     if request.query["prove"]:
-        proof = store.prove_transaction(tx_id)
+        async with api.reads.admitted():
+            proof = store.prove_transaction(tx_id)
         document["wire"] = tx.wire.hex()
         if proof is not None:
             document["proof"] = proof_json("transaction", proof.certificate.epoch, proof.to_value())
@@ -56,7 +57,8 @@ async def receipt(api: Api, request: Request) -> Answer:
         raise not_found("receipt; one that waits has none yet")
     document = receipt_json(api.codes, found[:2], outcome)
     if request.query["prove"]:
-        proof = store.prove_receipt(tx_id)
+        async with api.reads.admitted():
+            proof = store.prove_receipt(tx_id)
         document["proof"] = None if proof is None else proof_json("receipt", proof.checkpoint.epoch, proof.to_value())
     return Answer.json(document)
 
@@ -64,6 +66,11 @@ async def receipt(api: Api, request: Request) -> Answer:
 async def blocks(api: Api, request: Request) -> Answer | Stream:
     if events.STREAM in request.headers.get("Accept", ""):
         return events.headers(api, request)
+    return await _headers(api, request)
+
+
+@long_read
+async def _headers(api: Api, request: Request) -> Answer:
     store, limit = api.service.store, request.query["limit"]
     tip = store.tip.height
     first = request.query["from"] if request.query["from"] is not None else tip - limit + 1
@@ -72,6 +79,7 @@ async def blocks(api: Api, request: Request) -> Answer | Stream:
     return Answer.json({"height": tip, "items": items})
 
 
+@long_read
 async def block(api: Api, request: Request) -> Answer:
     store = api.service.store
     height = request.path["height"] if request.path["height"] is not None else store.tip.height
@@ -117,8 +125,9 @@ async def genesis(api: Api, request: Request) -> Answer:
     return Answer(api.service.store.genesis_json.encode())
 
 
+@long_read
 async def list_members(api: Api, request: Request) -> Answer:
-    found = (member_by_id(api.service.store, member_id) for member_id in api.directory.ids())
+    found = [member_by_id(api.service.store, member_id) async for member_id in api.reads.sliced(api.directory.ids())]
     return Answer.json({"items": [member_json(member) for member in found if member is not None]})
 
 
@@ -149,10 +158,11 @@ async def validators(api: Api, request: Request) -> Answer:
     return Answer.json(document)
 
 
+@long_read
 async def proposals(api: Api, request: Request) -> Answer:
     store = api.service.store
     found = store.lookup("governance", b"proposals", after=request.query["after"], limit=request.query["limit"])
-    items = [_proposal_json(api, place[:2], place[2]) for place in found]
+    items = [_proposal_json(api, place[:2], place[2]) async for place in api.reads.sliced(found)]
     last = found[-1][:2] if len(found) == request.query["limit"] else None
     return Answer.json(page_json(store, [item for item in items if item is not None], last))
 
@@ -196,10 +206,11 @@ async def parameters(api: Api, request: Request) -> Answer:
     return Answer.json({"epoch": epoch, "values": asdict(members.parameters_in_force(store)), "next": changed})
 
 
+@long_read
 async def evidence(api: Api, request: Request) -> Answer:
     store, limit = api.service.store, request.query["limit"]
     found = store.lookup("governance", b"evidence", after=request.query["after"], limit=limit)
-    items = [_evidence_json(api, place[:2], place[2]) for place in found]
+    items = [_evidence_json(api, place[:2], place[2]) async for place in api.reads.sliced(found)]
     last = found[-1][:2] if len(found) == limit else None
     return Answer.json(page_json(store, [item for item in items if item is not None], last))
 

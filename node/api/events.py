@@ -1,26 +1,24 @@
 """Events: ordered transactions with what became of them, read from the store by cursor, as a page or as a stream; and
 the stream of headers, for those who only want to know how far the chain is.
 
-A stream holds a cursor and nothing else: what a slow reader has not read stays on disk.
+A stream holds a cursor and what it is writing: what a slow reader has not read stays on disk.
 
 Must not know: aiohttp.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from ledger.errors import FieldReject
 from ledger.fields import Integer
-from node.api.exchange import POSITION_MAX, Answer, Api, Cursor, Place, Request, Stream, Typed, cursor
+from node.api.exchange import POSITION_MAX, Answer, Api, Cursor, Place, Request, Stream, Typed, cursor, long_read
 from node.api.problems import bad_request, json_bytes, pruned
 from node.api.views import event_json, header_json
 from storage.chain import ChainStore
 
-START: Place = (0, 0)
 STREAM_PAGE = 50  # events or headers between two turns of the event loop
+PAGE_SIZE_BYTES_MAX = 1024 * 1024  # of events as JSON, the last may go over it: forty times a thousand serials
 STREAM = "text/event-stream"
 RETRY = b"retry: 2000\n\n"  # how long a browser waits before it comes back
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -29,25 +27,44 @@ KEEP_ALIVE_MS = 15_000  # proxies and browsers give up on silent streams after h
 
 async def events(api: Api, request: Request) -> Answer | Stream:
     """A page after the cursor, or with `Accept: text/event-stream` a stream that goes on from there."""
-    accepts = request.headers.get("Accept", "")
+    if STREAM not in request.headers.get("Accept", ""):
+        return await _page(api, request)
     resumed = request.headers.get("Last-Event-ID")
-    after: Place | None = request.query["after"]
-    if STREAM in accepts:
-        if resumed is not None:
-            after = _resume(resumed)
-        start = _place(api, after)
-        return Stream(lambda write: _stream(api, start, write))
-    place, limit = _place(api, after), request.query["limit"]
-    found: list[dict[str, Any]] = []
-    while len(found) < limit:
-        page = api.service.store.events(place, min(STREAM_PAGE, limit - len(found)))
-        if not page:
-            break
-        place = page[-1].height, page[-1].position
-        found += [event_json(api, (item.height, item.position), item.transaction, item.receipt) for item in page]
-        await asyncio.sleep(0)
+    start = _place(api, request.query["after"] if resumed is None else _resume(resumed))
+    return Stream(lambda write: _stream(api, start, write))
+
+
+@long_read
+async def _page(api: Api, request: Request) -> Answer:
+    place, limit = _place(api, request.query["after"]), request.query["limit"]
+    items: list[bytes] = []
+    left_bytes, more = PAGE_SIZE_BYTES_MAX, True
+    while more and left_bytes > 0 and len(items) < limit:
+        if items:
+            await api.reads.turn()
+        found = _slice(api, place, min(STREAM_PAGE, limit - len(items)), left_bytes)
+        more = bool(found)
+        if more:
+            place = found[-1][0]
+            items += [data for _, data in found]
+            left_bytes -= sum([len(data) for _, data in found])
     # Always a cursor: the end of the chain is where one asks again later.
-    return Answer.json({"items": found, "next": cursor(place), "more": len(found) == limit})
+    end = cursor(place).encode(), json_bytes(more)
+    return Answer(b'{"items":[%s],"next":"%s","more":%s}' % (b",".join(items), *end))
+
+
+def _slice(api: Api, after: Place, limit: int, size_bytes_max: int) -> list[tuple[Place, bytes]]:
+    """The next events as JSON, each with its place: up to `limit`, or until they have reached `size_bytes_max`."""
+    found: list[tuple[Place, bytes]] = []
+    left_bytes = size_bytes_max
+    for item in api.service.store.events(after, limit):
+        place = item.height, item.position
+        data = json_bytes(event_json(api, place, item.transaction, item.receipt))
+        found.append((place, data))
+        left_bytes -= len(data)
+        if left_bytes <= 0:
+            break
+    return found
 
 
 def _resume(text: str) -> Place | None:
@@ -79,18 +96,16 @@ def _is_pruned(store: ChainStore, place: Place) -> bool:
 async def _stream(api: Api, place: Place, write: Callable[[bytes], Awaitable[None]]) -> None:
     store = api.service.store
     await write(RETRY)
-    while not _is_pruned(store, place):  # else it ends, and who comes back for the rest is told
+    while True:
+        await api.reads.turn()
+        if _is_pruned(store, place):
+            return  # who comes back for the rest is told
         height = store.tip.height
-        page = store.events(place, STREAM_PAGE)
-        if page:
-            place = page[-1].height, page[-1].position
-            parts = []
-            for item in page:
-                at = item.height, item.position
-                data = json_bytes(event_json(api, at, item.transaction, item.receipt))
-                parts.append(b"id: %s\nevent: transaction\ndata: %s\n\n" % (cursor(at).encode(), data))
-            await write(b"".join(parts))
-            await asyncio.sleep(0)
+        found = _slice(api, place, STREAM_PAGE, PAGE_SIZE_BYTES_MAX)
+        if found:
+            place = found[-1][0]
+            items = [(cursor(at).encode(), data) for at, data in found]
+            await write(b"".join([b"id: %s\nevent: transaction\ndata: %s\n\n" % item for item in items]))
         elif not await api.service.wait_for_height(height + 1, KEEP_ALIVE_MS):
             await write(KEEP_ALIVE)
 
@@ -112,12 +127,12 @@ async def _header_stream(api: Api, following: int, write: Callable[[bytes], Awai
     store = api.service.store
     await write(RETRY)
     while True:
+        await api.reads.turn()
         page = range(following, min(store.tip.height, following + STREAM_PAGE - 1) + 1)
         if page:
             following = page[-1] + 1
             found = [header for header in map(store.header, page) if header is not None]
             items = [(header.height, json_bytes(header_json(store.chain_id, header))) for header in found]
             await write(b"".join([b"id: %d\nevent: block\ndata: %s\n\n" % item for item in items]))
-            await asyncio.sleep(0)
         elif not await api.service.wait_for_height(following, KEEP_ALIVE_MS):
             await write(KEEP_ALIVE)

@@ -12,11 +12,13 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from ledger.errors import Code, FieldReject, Reject
 from ledger.fields import Blob, FieldType, Flag, Integer
+from node.api.admission import Reads
 from node.api.problems import Codes, FieldError, Problem, bad_request, json_bytes
 from node.config import Limits
 from node.jsonvalues import bytes_from_hex
@@ -175,11 +177,23 @@ class Api:
     codes: Codes
     directory: Directory
     operator_token: str
+    reads: Reads
     vault_slots: asyncio.Semaphore
     documents: Mapping[str, Answer]  # made once: the OpenAPI document and the status page
 
 
 Handler = Callable[[Api, Request], Awaitable["Answer | Stream"]]
+
+
+def long_read(read: Callable[[Api, Request], Awaitable[Answer]]) -> Callable[[Api, Request], Awaitable[Answer]]:
+    """Marks a handler that takes its turn among the long reads. Its route names TOO_MANY_WAITERS."""
+
+    @wraps(read)
+    async def in_turn(api: Api, request: Request) -> Answer:
+        async with api.reads.admitted():
+            return await read(api, request)
+
+    return in_turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,10 @@ fields, is served as OpenAPI 3.1 at `/v1/openapi.json`; `/` is a plain status pa
 - A JSON transaction has `operation`, `version`, `fields`, `nonce`, `valid_until`, `sender` and `signature`; it is
   signed as docs/wire-format.md says, so most clients sign the msgpack body and send that.
 - Limits: a body of `limits.body_size_bytes_max`, JSON bodies of 512 KiB, 2,000 transactions a request, and
-  `limits.request_timeout_ms` to send a request or to read its answer.
+  `limits.request_timeout_ms` to send a request or to read its answer. A page of events ends with the event that takes
+  it over 1 MiB, before its `limit`: while `more` is true, ask on at once.
+- Long reads take turns: of pages, traces, blocks and proofs four are made at a time and 32 wait, and those beyond are
+  refused (503 MC3002). Transactions, receipts and single entries of the state never wait for them.
 """
 
 

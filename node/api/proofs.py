@@ -15,23 +15,24 @@ MEDIA_TYPE = "application/octet-stream"
 
 
 async def head(api: Api, request: Request) -> Answer:
-    return _answer(api, request, lambda bundler: bundler.head())
+    return await _answer(api, request, lambda bundler: bundler.head())
 
 
 async def state(api: Api, request: Request) -> Answer:
-    return _answer(api, request, lambda bundler: bundler.state(request.query["key"]))
+    return await _answer(api, request, lambda bundler: bundler.state(request.query["key"]))
 
 
 async def transaction(api: Api, request: Request) -> Answer:
-    return _answer(api, request, lambda bundler: bundler.transaction(request.path["id"]))
+    return await _answer(api, request, lambda bundler: bundler.transaction(request.path["id"]))
 
 
 async def receipt(api: Api, request: Request) -> Answer:
-    return _answer(api, request, lambda bundler: bundler.receipt(request.path["id"]))
+    return await _answer(api, request, lambda bundler: bundler.receipt(request.path["id"]))
 
 
-def _answer(api: Api, request: Request, make: Callable[[Bundler], bytes]) -> Answer:
-    try:
-        return Answer(make(Bundler(api.service.store, request.query["since"])), media_type=MEDIA_TYPE)
-    except Unprovable as error:
-        raise not_found(f"proof: {error}") from None
+async def _answer(api: Api, request: Request, make: Callable[[Bundler], bytes]) -> Answer:
+    async with api.reads.admitted():
+        try:
+            return Answer(make(Bundler(api.service.store, request.query["since"])), media_type=MEDIA_TYPE)
+        except Unprovable as error:
+            raise not_found(f"proof: {error}") from None

@@ -17,7 +17,7 @@ from node.api import business_reads, chain_reads, events, proofs, submit, vault_
 from node.api.exchange import Body, Cursor, Height, Parameter, Route, RouteTable, Typed
 from node.vault import SEALED_SIZE_BYTES_MAX
 
-PAGE_MAX = 500  # entries of a page: a few milliseconds of the event loop
+PAGE_MAX = 500  # entries of a page: some dozens of slices of the event loop
 BLOCKS_MAX = 200
 WAIT_MS_MAX = 120_000  # what waits longer asks for the receipt
 STATE_KEY_SIZE_BYTES_MAX = 4_096
@@ -58,11 +58,13 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/v1/transactions/{id}", chain_reads.transaction, "A committed transaction and its receipt.",
-        "transactions", "Transaction", path=(_id("transaction"),), query=(_PROVE,), codes=(Code.NOT_FOUND,),
+        "transactions", "Transaction", path=(_id("transaction"),), query=(_PROVE,),
+        codes=(Code.NOT_FOUND, Code.TOO_MANY_WAITERS),
     ),
     Route(
         "GET", "/v1/receipts/{id}", chain_reads.receipt, "What execution made of a transaction.",
-        "transactions", "Receipt", path=(_id("transaction"),), query=(_PROVE,), codes=(Code.NOT_FOUND,),
+        "transactions", "Receipt", path=(_id("transaction"),), query=(_PROVE,),
+        codes=(Code.NOT_FOUND, Code.TOO_MANY_WAITERS),
     ),
     Route(
         "GET", "/v1/events", events.events,
@@ -89,7 +91,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/v1/blocks/{height}", chain_reads.block, "A block with its certificate and outcomes.",
         "chain", "Block", path=(Parameter("height", Height(), "a height, or latest"),),
-        codes=(Code.NOT_FOUND, Code.PRUNED),
+        codes=(Code.NOT_FOUND, Code.PRUNED, Code.TOO_MANY_WAITERS),
     ),
     Route(
         "GET", "/v1/state", chain_reads.state, "One entry of the state by its key.", "chain", "State",
@@ -102,7 +104,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/v1/proofs/head", proofs.head, "A proof bundle of how far the chain is certified.", "proofs", "",
-        query=(_SINCE,), media_type=proofs.MEDIA_TYPE, codes=(Code.NOT_FOUND,),
+        query=(_SINCE,), media_type=proofs.MEDIA_TYPE, codes=(Code.NOT_FOUND, Code.TOO_MANY_WAITERS),
     ),
     Route(
         "GET", "/v1/proofs/state", proofs.state,
@@ -113,17 +115,17 @@ ROUTES: Final[tuple[Route, ...]] = (
             ),
             _SINCE,
         ),
-        media_type=proofs.MEDIA_TYPE, codes=(Code.NOT_FOUND,),
+        media_type=proofs.MEDIA_TYPE, codes=(Code.NOT_FOUND, Code.TOO_MANY_WAITERS),
     ),
     Route(
         "GET", "/v1/proofs/transactions/{id}", proofs.transaction, "A proof bundle of a transaction that was ordered.",
         "proofs", "", path=(_id("transaction"),), query=(_SINCE,), media_type=proofs.MEDIA_TYPE,
-        codes=(Code.NOT_FOUND,),
+        codes=(Code.NOT_FOUND, Code.TOO_MANY_WAITERS),
     ),
     Route(
         "GET", "/v1/proofs/receipts/{id}", proofs.receipt, "A proof bundle of what execution made of a transaction.",
         "proofs", "", path=(_id("transaction"),), query=(_SINCE,), media_type=proofs.MEDIA_TYPE,
-        codes=(Code.NOT_FOUND,),
+        codes=(Code.NOT_FOUND, Code.TOO_MANY_WAITERS),
     ),
     Route("GET", "/v1/genesis", chain_reads.genesis, "The chain's genesis.", "chain", "Genesis"),
     Route(
@@ -131,14 +133,17 @@ ROUTES: Final[tuple[Route, ...]] = (
         "members", "Validators", query=(Parameter("epoch", Typed(Integer()), "an earlier epoch"),),
         codes=(Code.NOT_FOUND,),
     ),
-    Route("GET", "/v1/members", chain_reads.list_members, "All institutions.", "members", "Members"),
+    Route(
+        "GET", "/v1/members", chain_reads.list_members, "All institutions.", "members", "Members",
+        codes=(Code.TOO_MANY_WAITERS,),
+    ),
     Route(
         "GET", "/v1/members/{id}", chain_reads.member, "An institution.", "members", "Member",
         path=(Parameter("id", Typed(Text(66)), "its id, or one of its keys in hexadecimal"),), codes=(Code.NOT_FOUND,),
     ),
     Route(
         "GET", "/v1/proposals", chain_reads.proposals, "Governance proposals.", "members", "Page",
-        query=(_AFTER, _LIMIT),
+        query=(_AFTER, _LIMIT), codes=(Code.TOO_MANY_WAITERS,),
     ),
     Route(
         "GET", "/v1/parameters", chain_reads.parameters, "What all nodes share, in force and to come.", "members",
@@ -146,7 +151,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/v1/evidence", chain_reads.evidence, "Validators that were shown to have contradicted themselves.",
-        "members", "Page", query=(_AFTER, _LIMIT),
+        "members", "Page", query=(_AFTER, _LIMIT), codes=(Code.TOO_MANY_WAITERS,),
     ),
     Route(
         "GET", "/v1/records/{commitment}", business_reads.record, "A record's metadata.", "records", "Record",
@@ -155,12 +160,12 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/v1/records/{commitment}/history", business_reads.record_history,
         "Who registered, granted, revoked and read it, when and why.", "records", "Page",
-        path=(_RECORD,), query=(_AFTER, _LIMIT), codes=(Code.NOT_FOUND,),
+        path=(_RECORD,), query=(_AFTER, _LIMIT), codes=(Code.NOT_FOUND, Code.TOO_MANY_WAITERS),
     ),
     Route(
         "GET", "/v1/patients/{key}/records", business_reads.patient_records, "The records of a patient.",
         "records", "Page", path=(Parameter("key", Typed(Key()), "the patient's key in hexadecimal"),),
-        query=(_AFTER, _LIMIT),
+        query=(_AFTER, _LIMIT), codes=(Code.TOO_MANY_WAITERS,),
     ),
     Route(
         "GET", "/v1/packs", business_reads.pack, "The state of a pack, case or pallet.", "drugs", "Pack",
@@ -169,7 +174,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route(
         "GET", "/v1/packs/trace", business_reads.pack_trace,
         "All that happened to an item, also while it was inside others.", "drugs", "Trace",
-        query=(_EPC,), codes=(Code.NOT_FOUND, Code.BAD_IDENTIFIER, Code.BAD_CHECK_DIGIT),
+        query=(_EPC,), codes=(Code.NOT_FOUND, Code.BAD_IDENTIFIER, Code.BAD_CHECK_DIGIT, Code.TOO_MANY_WAITERS),
     ),
     Route(
         "GET", "/v1/packs/{epc...}", business_reads.pack, "The same, with the identifier in the path.",
@@ -186,7 +191,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/v1/accounts/{owner}/history", business_reads.account_history, "What moved an account's money.",
-        "payments", "Page", path=(_OWNER,), query=(_AFTER, _LIMIT),
+        "payments", "Page", path=(_OWNER,), query=(_AFTER, _LIMIT), codes=(Code.TOO_MANY_WAITERS,),
     ),
     Route(
         "GET", "/v1/claims/{id}", business_reads.claim, "A claim.", "payments", "Claim", path=(_id("claim"),),

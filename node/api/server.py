@@ -24,6 +24,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from ledger.errors import Code, Reject
 from node.api import openapi, page, tokens
+from node.api.admission import Reads
 from node.api.exchange import Answer, Api, Body, Directory, Request, Route, Stream, read_query
 from node.api.problems import MEDIA_TYPE, RETRY_AFTER_S, Codes, Problem, bad_request, json_bytes
 from node.api.routes import TABLE
@@ -256,6 +257,7 @@ class ApiServer:
             codes=self._codes,
             directory=Directory(self._service),
             operator_token=tokens.load_or_create(self._config.home),
+            reads=Reads(),
             vault_slots=asyncio.Semaphore(VAULT_SLOTS),
             documents=documents,
         )

@@ -322,6 +322,7 @@ class Catching(RuleBasedStateMachine):
         self.sync: BlockSync[Any] = BlockSync(eager=True)
         self.height = self.now_ms = 0
         self.open: dict[Hashable, BlockRequest] = {}
+        self.late: dict[Hashable, BlockRequest] = {}  # given up, and taken all the same should they be answered
 
     @rule(peer=st.sampled_from(PEERS), height=st.integers(0, 400) | st.just(2**63 - 1))
     def status(self, peer: str, height: int) -> None:
@@ -332,13 +333,18 @@ class Catching(RuleBasedStateMachine):
         self.now_ms += wait_ms
         requests = self.sync.plan(self.height, self.now_ms)
         if wait_ms >= REQUEST_TIMEOUT_MS:
+            self.late |= self.open
             self.open.clear()
         for request in requests:
             assert self.height < request.first <= request.last <= self.height + BUFFER_HEIGHTS_MAX
             assert request.last - request.first < BLOCKS_PER_REQUEST
             assert request.peer not in self.open, "one request a peer at a time"
-            self.open[request.peer] = request
+            self.ask(request)
         assert len(self.open) <= REQUESTS_MAX
+
+    def ask(self, request: BlockRequest) -> None:
+        self.open[request.peer] = request
+        self.late.pop(request.peer, None)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), part=st.integers(0, BLOCKS_PER_REQUEST))
@@ -350,7 +356,7 @@ class Catching(RuleBasedStateMachine):
 
     @rule(peer=st.sampled_from(PEERS), height=st.integers(0, 500))
     def push(self, peer: str, height: int) -> None:
-        request = self.open.get(peer)
+        request = self.open.get(peer) or self.late.get(peer)
         asked = request is not None and request.first <= height <= request.last
         assert self.sync.on_block(peer, height, height, 1) <= asked
 
@@ -365,18 +371,22 @@ class Catching(RuleBasedStateMachine):
             self.height += 1
         else:
             self.sync.blame(peer, self.now_ms)
-            self.open.pop(peer, None)
+            self.forget(peer)
 
     @rule(peer=st.sampled_from(PEERS))
     def down(self, peer: str) -> None:
         self.sync.on_peer_down(peer)
+        self.forget(peer)
+
+    def forget(self, peer: Hashable) -> None:
         self.open.pop(peer, None)
+        self.late.pop(peer, None)
 
     @rule(ahead=st.integers(1, 30))
     def votes_move_us(self, ahead: int) -> None:
         self.height += ahead
         for request in self.sync.plan(self.height, self.now_ms):
-            self.open[request.peer] = request
+            self.ask(request)
 
     @invariant()
     def bounded(self) -> None:

@@ -11,12 +11,18 @@ import pytest
 
 from ledger.errors import Code, Reject
 from ledger.modules.payments import Transfer
-from node.api.events import STREAM_PAGE
+from ledger.modules.records import Grant
+from node.api import events
+from node.api.events import PAGE_SIZE_BYTES_MAX, STREAM_PAGE
 from storage.errors import Corruption
 from tests.node.api_http import ask, connect, get, request_bytes
-from tests.node.api_service import HOSPITAL, FakeService, running
+from tests.node.api_service import HOSPITAL, START_MS, FakeService, running
 
 STREAM = {"Accept": "text/event-stream"}
+LARGE = Grant(
+    "clinic", ("treatment",), START_MS + 10**9, tuple(bytes([1, n]) * 16 + b"r" for n in range(256)), None, None
+)
+LARGE_SIZE_BYTES_MAX = 20_000  # one of them as JSON
 
 
 def fill(service: FakeService, blocks: int, each: int = 2) -> None:
@@ -68,6 +74,52 @@ async def test_pages_of_events_are_complete_and_in_order(tmp_path: Path) -> None
         assert found == [f"{height}:{position}" for height in (1, 2, 3) for position in (0, 1, 2)]
         assert after == "3:2"
         assert (await get(server.url, "/v1/events?after=latest")).json["items"] == []
+
+
+def fill_large(service: FakeService, blocks: int, each: int) -> list[str]:
+    """Their cursors."""
+    for _ in range(blocks):
+        service.pool += [service.transaction(HOSPITAL, LARGE) for _ in range(each)]
+        service.commit()
+    return [f"{height}:{position}" for height in range(1, blocks + 1) for position in range(each)]
+
+
+@pytest.mark.asyncio
+async def test_a_page_of_large_events_ends_before_its_limit_and_the_next_goes_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        expected = fill_large(service, 3, each=40)
+        found, sizes, after, more = [], [], "0:0", True
+        while more:
+            reply = await get(server.url, f"/v1/events?after={after}&limit=500")
+            sizes.append(len(reply.body))
+            found += [item["cursor"] for item in reply.json["items"]]
+            after, more = reply.json["next"], reply.json["more"]
+        assert found == expected
+        assert len(sizes) == 3, "two full ones and the rest"
+        assert max(sizes) < PAGE_SIZE_BYTES_MAX + LARGE_SIZE_BYTES_MAX
+
+
+@pytest.mark.asyncio
+async def test_a_stream_holds_no_more_than_a_page_of_large_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Whole(Exception):
+        """All has been written."""
+
+    monkeypatch.setattr(events, "PAGE_SIZE_BYTES_MAX", 100_000)
+    async with running(tmp_path) as (service, server):
+        expected = fill_large(service, 1, each=40)
+        parts: list[bytes] = []
+
+        async def write(data: bytes) -> None:
+            parts.append(data)
+            if b"".join(parts).count(b"id: ") == len(expected):
+                raise Whole
+
+        assert server._api is not None
+        with pytest.raises(Whole):
+            await events._stream(server._api, (0, 0), write)
+        assert max(map(len, parts)) < 100_000 + LARGE_SIZE_BYTES_MAX
 
 
 @pytest.mark.asyncio

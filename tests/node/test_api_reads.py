@@ -21,6 +21,7 @@ from ledger.modules.payments import Claim, Confirm, Policy, Transfer
 from ledger.modules.records import Access, Grant, Register, Revoke
 from ledger.state import state_key
 from ledger.stateproof import ReceiptProof, StateProof, TransactionProof
+from node.api import business_reads
 from tests.ledger.chain import VALIDATORS, key_pair
 from tests.node.api_http import ask, get, post_json
 from tests.node.api_service import (
@@ -226,6 +227,21 @@ async def test_a_packs_trace_goes_through_its_parents(tmp_path: Path) -> None:
         assert (await get(server.url, f"/v1/packs/{sgtin(GTIN, 'B')}")).status == 404
         assert (await get(server.url, f"/v1/packs/trace?epc={sgtin(GTIN, 'B')}")).status == 404
         assert (await get(server.url, f"/v1/lots/{GTIN}/L2")).status == 404
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("limit", ["TRACE_OPERATIONS_MAX", "TRACE_SIZE_BYTES_MAX"])
+async def test_a_trace_over_its_limits_says_that_it_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    async with running(tmp_path) as (service, server):
+        sent = [service.send(MAKER, commission("A/1")), service.send(MAKER, Ship((PACK,), "pharmacy", START_MS))]
+        service.send(PHARMACY, Receive((PACK,), START_MS))
+        two = {"TRACE_OPERATIONS_MAX": 2, "TRACE_SIZE_BYTES_MAX": sum(len(tx.wire) for tx in sent)}
+        monkeypatch.setattr(business_reads, limit, two[limit])
+        trace = (await get(server.url, f"/v1/packs/trace?epc={PACK}")).json
+        assert [item["operation"] for item in trace["items"]] == ["drugs.commission", "drugs.ship"]
+        assert trace["truncated"] is True
 
 
 @pytest.mark.asyncio

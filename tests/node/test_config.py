@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from ledger.genesis import development_key
 from node import config
 from node.config import InvalidConfig, NodeConfig
+from node.network import transport_config
+from p2p.frames import HEADER_SIZE_BYTES, KINDS, Channel
 
 KEY = development_key("hospital").public.hex()
 
@@ -106,6 +108,14 @@ def test_the_command_lines_own_variables_are_no_settings(tmp_path: Path, monkeyp
 )
 def test_files_that_cannot_be_used_are_refused_by_name(tmp_path: Path, text: str, part: str) -> None:
     assert part in "\n".join(problems(write(tmp_path, text)))
+
+
+def test_a_peers_queue_holds_the_largest_bulk_frame_or_is_refused_by_name(tmp_path: Path) -> None:
+    key = "limits.peer_queue_size_bytes_max"
+    frame = HEADER_SIZE_BYTES + max(rule.size_bytes_max for rule in KINDS.values() if rule.channel is Channel.BULK)
+    assert key in problems(tmp_path, {key: frame - 1})[0]
+    accepted = config.load(tmp_path, {key: frame})
+    assert transport_config(accepted).queue_limits.bulk.size_bytes_max == frame
 
 
 def test_an_embedding_application_is_not_changed_by_its_environment(

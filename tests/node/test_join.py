@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ledger.codec import Value, encode
 from ledger.crypto import KeyPair
 from ledger.genesis import Genesis, Parameters, development_key
 from ledger.modules.payments import Transfer
-from ledger.stateproof import bucket_of
+from ledger.stateproof import bucket_of, hash_key
 from ledger.transaction import NONCE_SIZE_BYTES, Transaction
 from node import join as joining
 from node import keys
@@ -272,7 +271,7 @@ async def test_when_the_peers_move_on_so_does_the_target(tmp_path: Path, monkeyp
 
 
 def buckets_of(chain: Chain) -> set[int]:
-    return {bucket_of(sha256(key).digest()) for key, _ in chain.validator.desk.store.state_entries()}
+    return {bucket_of(hash_key(key)) for key, _ in chain.validator.desk.store.state_entries()}
 
 
 @pytest.mark.asyncio

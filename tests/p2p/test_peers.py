@@ -15,7 +15,7 @@ from p2p.handshake import Established, Hello, Role
 from p2p.peerbook import PeerBook
 from p2p.peers import Peers
 
-A, B, C = sorted(KeyPair.from_seed(bytes([n]) * 32).public for n in (1, 2, 3))
+A, B, C, D = sorted(KeyPair.from_seed(bytes([n]) * 32).public for n in (1, 2, 3, 4))
 
 
 class FakeLink:
@@ -112,12 +112,34 @@ def test_crossing_connection_dialled_by_the_larger_key_is_a_duplicate() -> None:
 
 def test_stranger_banned_key_and_a_full_table_are_refused() -> None:
     table = Table(peers_max=1)
+    table.roles[D] = "follower"
     assert table.peers.refusal(hello(A), dialled=False) is Refusal.NOT_MEMBER
-    table.establish(hello(B))
+    table.establish(hello(C))
+    assert table.peers.refusal(hello(D), dialled=False) is Refusal.BUSY
+    table.peers.misbehaved(C, Fault.BAD_SIGNATURE)
     assert table.peers.refusal(hello(C), dialled=False) is Refusal.BUSY
-    table.peers.misbehaved(B, Fault.BAD_SIGNATURE)
-    assert table.peers.refusal(hello(B), dialled=False) is Refusal.BUSY
-    assert table.peers.refusal(hello(C), dialled=False) is None
+    assert table.peers.refusal(hello(D), dialled=False) is None
+
+
+@pytest.mark.parametrize("dialled", [False, True])
+def test_followers_keep_no_validator_out_and_validators_no_follower(dialled: bool) -> None:
+    table = Table(peers_max=1)
+    table.roles[D] = "validator"
+    table.establish(hello(B))
+    assert table.peers.refusal(hello(C), dialled=dialled) is None
+    table.establish(hello(C))
+    assert table.peers.refusal(hello(D), dialled=dialled) is None
+
+
+def test_a_place_is_free_from_when_its_follower_is_a_validator_until_it_is_none() -> None:
+    table = Table(peers_max=1)
+    table.roles[D] = "follower"
+    table.establish(hello(C))
+    for role, refusal in (("validator", None), ("follower", Refusal.BUSY)):
+        table.roles[C] = role
+        table.peers.recheck()
+        assert table.peers.refusal(hello(D), dialled=False) is refusal
+    assert C in table.peers, "who was connected stays"
 
 
 def test_misbehaving_peer_is_dropped_once() -> None:

@@ -130,7 +130,7 @@ MUTANTS = (
          "proposals.get(height) or Proposal.null(height) for height in range(base + 1, top + 1)",
          "proposals[height] for height in sorted(proposals)"),
     _one("views", "the proof of a lock is not checked", Verifier, "_prepared",
-         "self.certificate(prepared.certificate, validators) is not None", "True"),
+         "is_lean and self.certificate(certificate, validators) is not None", "True"),
     _one("views", "claims in a new view are not checked", Verifier, "_new_view", _CHECKED_IN_NEW_VIEW, "if False:"),
     _one("views", "one member's view change is followed", Views, "on_view_change", "> state.validators.f:", "> 0:"),
     _one("views", "f + 1 suspicions end a view", Views, "on_suspect", ">= quorum", "> state.validators.f"),
