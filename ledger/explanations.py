@@ -207,7 +207,7 @@ _PAYMENTS: dict[Code, Explanation] = {
 _NODE: dict[Code, Explanation] = {
     Code.POOL_FULL: Explanation("The node holds all the transactions it can.", "Send again later.", retryable=True),
     Code.TOO_MANY_WAITERS: Explanation(
-        "Too many requests wait for commits.", "Send without waiting, and ask for the receipt later.", retryable=True
+        "Too many requests wait already.", "Send without waiting, and ask for the receipt later.", retryable=True
     ),
     Code.NOT_FINAL_IN_TIME: Explanation(
         "The transaction was not committed in the time asked for.",

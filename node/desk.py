@@ -187,10 +187,9 @@ class Desk:
         self.transport.set_members((*tip.validators.keys, *self._beside.difference(tip.validators.keys)))
 
     def role_of(self, key: bytes) -> str | None:
-        """What a key may be here by the chain's word; None for strangers."""
-        if self.store.tip.validators.index(key) is not None:
-            return "validator"
-        return "follower" if key in self._beside else None
+        """What a key may be here by the chain's word; None for strangers. Who is about to vote, or was and must help to
+        close its epoch, keeps its place among followers, too."""
+        return "validator" if self.store.tip.validators.index(key) is not None or key in self._beside else None
 
     # Submitting and waiting
 

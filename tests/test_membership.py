@@ -507,7 +507,7 @@ def test_one_that_saw_it_alone_brings_it_to_the_chain_and_a_full_pool_only_delay
 
 
 class Admission:
-    """What a node's desk lets its transport admit, over a replica's store."""
+    """Whom a node's desk lets its transport admit whatever its room, over a replica's store."""
 
     def __init__(self, node: SimulatedNode) -> None:
         self.store, self.transport = node.replica.store, self
@@ -518,7 +518,7 @@ class Admission:
         """As the transport's."""
 
     def admits(self, key: bytes) -> bool:
-        return Desk.role_of(self, key) is not None  # type: ignore[arg-type]
+        return Desk.role_of(self, key) == "validator"  # type: ignore[arg-type]
 
 
 def test_who_leaves_is_heard_until_its_last_epoch_is_closed() -> None:
