@@ -17,7 +17,13 @@ from ledger.genesis import Genesis, Parameters, development_public_keys
 from ledger.merkle import EMPTY_ROOT
 from ledger.modules import members
 from ledger.replay import ReplayWindow
-from ledger.rules import INDEXES_PER_TX_MAX, WRITES_PER_TX_MAX, Context, Registry
+from ledger.rules import (
+    INDEXES_PER_TX_MAX,
+    WRITES_PER_TX_MAX,
+    WRITES_SIZE_BYTES_PER_TX_MAX,
+    Context,
+    Registry,
+)
 from ledger.state import Changes, EmptyState, Overlay, Reader
 from ledger.transaction import Batch, Transaction, check_admissible
 from ledger.validators import ValidatorSet
@@ -91,7 +97,8 @@ def _keep(overlay: Overlay, context: Context) -> None:
     """Keep what a rule wrote. Raises, and keeps nothing, for what could not be stored in every node's commit."""
     if len(overlay.pending) > WRITES_PER_TX_MAX or len(context.indexes) > INDEXES_PER_TX_MAX:
         raise Reject(Code.TOO_LARGE, "writes")
-    overlay.keep()
+    if not overlay.keep(WRITES_SIZE_BYTES_PER_TX_MAX):
+        raise Reject(Code.TOO_LARGE, "bytes written")
 
 
 def _receipt_detail(detail: Sequence[object]) -> tuple[str | int | bytes, ...]:

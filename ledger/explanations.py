@@ -103,6 +103,9 @@ _MEMBERS: dict[Code, Explanation] = {
     Code.EVIDENCE_EXPIRED: Explanation(
         "The epoch is too far back: its validators are no longer in the state.", "Nothing can be done any more."
     ),
+    Code.PROPOSAL_OUTDATED: Explanation(
+        "The institution, or whose the key is, has changed since this was proposed.", "Propose what is wanted now."
+    ),
 }
 
 _RECORDS: dict[Code, Explanation] = {

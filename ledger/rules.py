@@ -20,6 +20,7 @@ from ledger.fields import FieldType, Operation, parser_of, schema_of
 from ledger.state import KeyPart, Overlay, Reader, state_key
 
 WRITES_PER_TX_MAX = 8_192  # a thousand serials with a few entries each; bounds a block's memory and its atomic write
+WRITES_SIZE_BYTES_PER_TX_MAX = 1024 * 1024  # the same, with room for a thousand packs in containers of a few levels
 INDEXES_PER_TX_MAX = 4_096
 
 

@@ -54,6 +54,10 @@ def changes_of(values: Mapping[bytes, Value]) -> Changes:
     return found
 
 
+def _size_bytes(changes: Changes) -> int:
+    return sum([len(key) + (0 if data is None else len(data)) for key, (_, data) in changes.items()])
+
+
 class Overlay:
     """A block's changes over a reader and, apart from them until it succeeds, those of the transaction in hand."""
 
@@ -73,11 +77,16 @@ class Overlay:
     def put(self, key: bytes, value: Value) -> None:
         self.pending[key] = value
 
-    def keep(self) -> None:
-        """The transaction succeeded. TypeError, and nothing kept, if a value could not be stored."""
+    def keep(self, size_bytes_max: int | None = None) -> bool:
+        """The transaction succeeded. False, and nothing kept, if keys and values are larger together; TypeError, the
+        same, if a value could not be stored."""
         if self.pending:
-            self.changes.update(changes_of(self.pending))
+            changes = changes_of(self.pending)
+            if size_bytes_max is not None and _size_bytes(changes) > size_bytes_max:
+                return False
+            self.changes.update(changes)
             self.pending = {}
+        return True
 
     def drop(self) -> None:
         """The transaction was refused."""

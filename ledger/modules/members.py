@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
-from ledger.codec import Value
-from ledger.crypto import SIGNATURE_SIZE_BYTES, verify
+from ledger.codec import Value, encode
+from ledger.crypto import SIGNATURE_SIZE_BYTES, hash_bytes, verify
 from ledger.errors import Code, CodecError, EvidenceRefused, FieldReject, Reject
 from ledger.evidence import EVIDENCE_SIZE_BYTES_MAX, Check, Evidence, check_evidence
 from ledger.fields import Blob, Choice, Flag, Hash, Integer, Key, ListOf, Operation, Text, Tuple, parser_of
@@ -126,7 +126,7 @@ class ProposeParameters(Operation):
 class Vote(Operation):
     """A validator approves or refuses an open proposal, named by the transaction that made it.
 
-    A refusal by its proposer withdraws it.
+    A refusal takes back an approval; its proposer's withdraws it.
     """
 
     NAME = "members.vote"
@@ -282,7 +282,13 @@ def _propose_institution(op: ProposeInstitution, ctx: Context) -> None:
     _validator_key(ctx)
     if _check_free(ctx, op.key, op.id):
         _check_joins(ctx, op.key, op.proof, op.id, "key")
-    _open_proposal(ctx, ("institution", *op.to_fields()[:-1]))
+    _open_proposal(ctx, ("institution", *op.to_fields()[:-1], _standing(ctx, op.id, op.key)))
+
+
+def _standing(ctx: Context, member_id: str, key: bytes) -> bytes:
+    """What an institution is, and whose the key. Approvals are for a change of that, and do not outlive another one: else
+    the last of them, however late, would undo a suspension, or bring a key back that was given up."""
+    return hash_bytes(encode((ctx.get("institution", member_id), ctx.get("key", key))))
 
 
 def _propose_validators(op: ProposeValidators, ctx: Context) -> None:
@@ -344,10 +350,12 @@ def _vote(op: Vote, ctx: Context) -> None:
     if not op.approve and ctx.sender == proposer:
         ctx.put("proposal", op.proposal, value=(proposer, change, approvals, False))
         return
+    if not op.approve:  # takes back an approval; else only a record: what does not reach a quorum does not happen
+        approvals = tuple(key for key in approvals if key != ctx.sender)
+        ctx.put("proposal", op.proposal, value=(proposer, change, approvals, True))
+        return
     if ctx.sender in approvals:
         raise Reject(Code.ALREADY_VOTED)
-    if not op.approve:
-        return  # a refusal is only a record: what does not reach a quorum does not happen
     # Approvals of keys that have left count no more, and are dropped so that the list stays below VALIDATORS_MAX.
     approvals = (*(key for key in approvals if validators.index(key) is not None), ctx.sender)
     if len(approvals) >= validators.quorum:
@@ -358,7 +366,9 @@ def _vote(op: Vote, ctx: Context) -> None:
 
 def _enact(ctx: Context, change: Any, validators: ValidatorSet) -> None:
     if change[0] == "institution":
-        member_id, name, roles, key, prefixes, glns, active = change[1:]
+        member_id, name, roles, key, prefixes, glns, active, standing = change[1:]
+        if standing != _standing(ctx, member_id, key):
+            raise Reject(Code.PROPOSAL_OUTDATED)
         _claim_key(ctx, key, member_id)
         _put_institution(ctx, Member(member_id, name, roles, prefixes, glns, active))
         return

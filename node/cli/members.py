@@ -142,7 +142,7 @@ def _joining(texts: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @member.command()
 @click.argument("proposal")
-@option("--refuse", is_flag=True, help="Record a refusal; the proposer's own withdraws it.")
+@option("--refuse", is_flag=True, help="Refuse, or take back an approval; the proposer's own withdraws it.")
 @send_options
 def vote(proposal: str, refuse: bool, **options: Any) -> int:
     """Approve a PROPOSAL (its id), signed with a validator's node key.

@@ -86,6 +86,9 @@ def say(op: Say, ctx: Context) -> None:
         case "writes":
             for number in range(op.count):
                 ctx.put("many", number, value=number)
+        case "bytes":
+            for number in range(1_000):
+                ctx.put("many", number, value=bytes(op.count))
         case "indexes":
             for number in range(op.count):
                 ctx.index("many", str(number))
@@ -177,6 +180,14 @@ def test_writes_and_indexes_of_one_transaction_are_bounded(chain: Chain, word: s
     within, beyond = chain.block((ALICE, Say(word, limit)), (ALICE, Say(word, limit + 1)))
     assert within.ok
     assert (beyond.code, beyond.detail) == (Code.TOO_LARGE, ("writes",))
+
+
+def test_the_bytes_that_one_transaction_writes_are_bounded(chain: Chain) -> None:
+    """Trap 37. Thirty kilobytes of a transaction wrote four megabytes into every node's state, for ever."""
+    within, beyond = chain.block((ALICE, Say("bytes", 1_000)), (ALICE, Say("bytes", 1_100)))
+    assert within.ok
+    assert (beyond.code, beyond.detail) == (Code.TOO_LARGE, ("bytes written",))
+    assert len(chain.read("test", "many", 999)) == 1_000
 
 
 def test_block_time_never_runs_backwards(chain: Chain) -> None:

@@ -135,6 +135,43 @@ def test_a_refusal_decides_nothing_and_may_become_an_approval(chain: Chain) -> N
     assert not is_open(chain, proposal)
 
 
+def test_an_approval_may_be_taken_back(chain: Chain) -> None:
+    proposal = propose(chain, admit(chain))
+    assert approve(chain, proposal, 1) == [Code.OK]
+    assert chain.send(chain.validators[1], Vote(proposal, False)).ok
+    assert approve(chain, proposal, 2) == [Code.OK]
+    assert is_open(chain, proposal), "the proposer's and one more"
+    assert approve(chain, proposal, 1) == [Code.OK]
+    assert not is_open(chain, proposal)
+
+
+def test_old_approvals_do_not_undo_what_was_decided_since(chain: Chain) -> None:
+    """The last of them alone made a suspended institution active again."""
+    clinic = member_by_id(chain, "clinic")
+    assert clinic is not None
+    active, suspended = (
+        ProposeInstitution("clinic", name, clinic.roles, CLINIC.public, (), (), is_active, b"")
+        for name, is_active in (("Renamed", True), ("Clinic", False))
+    )
+    old = propose(chain, active)
+    assert approve(chain, old, 1) == [Code.OK]
+    assert approve(chain, propose(chain, suspended), 1, 2) == [Code.OK, Code.OK]
+    assert approve(chain, old, 3) == [Code.PROPOSAL_OUTDATED]
+    found = member_by_id(chain, "clinic")
+    assert found is not None
+    assert not found.active
+
+
+def test_a_key_given_up_since_does_not_come_back_by_an_old_proposal(chain: Chain) -> None:
+    assert chain.send(CLINIC, add_keys(chain, "clinic", NEW)).ok
+    clinic = member_by_id(chain, "clinic")
+    assert clinic is not None
+    old = propose(chain, ProposeInstitution("clinic", "Renamed", clinic.roles, NEW.public, (), (), True, b""))
+    assert chain.send(CLINIC, RemoveKeys((NEW.public,))).ok
+    assert approve(chain, old, 1, 2) == [Code.OK, Code.PROPOSAL_OUTDATED]
+    assert member_by_key(chain, NEW.public) is None
+
+
 def test_the_proposer_may_withdraw(chain: Chain) -> None:
     proposal = propose(chain, admit(chain))
     assert chain.send(chain.validators[0], Vote(proposal, False)).ok
@@ -276,7 +313,7 @@ def test_keys_belong_to_one_institution_and_one_always_stays(chain: Chain) -> No
 def test_a_key_taken_while_a_proposal_is_open_refuses_its_enactment(chain: Chain) -> None:
     proposal = propose(chain, admit(chain))
     chain.send(CLINIC, add_keys(chain, "clinic", NEW))
-    assert approve(chain, proposal, 1, 2) == [Code.OK, Code.KEY_TAKEN]
+    assert approve(chain, proposal, 1, 2) == [Code.OK, Code.PROPOSAL_OUTDATED]
     assert member_by_id(chain, "new") is None
 
 
