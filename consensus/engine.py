@@ -62,7 +62,7 @@ from consensus.state import Sign, State
 from consensus.views import Views
 from ledger.block import Certificate, CheckpointCertificate, Proposal
 from ledger.execution import Tip
-from ledger.genesis import Parameters
+from ledger.genesis import LOG_WINDOW_MAX, Parameters
 from ledger.validators import ValidatorSet
 
 SEAL_OVERDUE = 2  # times `seal_after_ms`
@@ -504,7 +504,8 @@ class Engine:
     def _check_invariants(self) -> None:
         state = self._state
         assert state.executed <= state.delivered
-        assert len(state.slots) <= 3 * state.parameters.log_window + 1, "the log is bounded"
+        # By the longest there may be: what is restored may be of an epoch with a longer one.
+        assert len(state.slots) <= 3 * LOG_WINDOW_MAX + 1, "the log is bounded"
         assert len(self._backlog) <= AVAILABLE_MAX
         assert state.me is None or state.me < state.validators.n
 

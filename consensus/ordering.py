@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from consensus.backlog import COMPANY_TXS, PROPOSE_TXS, Backlog
 from consensus.events import Broadcast, Validate, Validated
-from consensus.messages import Message, Prepared, PrePrepare, Vote
+from consensus.messages import Message, Prepared, PrePrepare, ViewChange, Vote
 from consensus.patience import Patience
 from consensus.slots import Slot
 from consensus.state import State
@@ -31,6 +31,8 @@ class Ordering:
     def wants(self, message: Message) -> bool:
         """Whether a message could still matter: asked before its signatures are checked, to save the checks."""
         state = self._state
+        if isinstance(message, ViewChange):
+            return not self._views.knows(message)
         if not isinstance(message, Vote) or message.epoch != state.validators.epoch:
             return True
         if message.view < state.view or message.height <= state.checkpoints.stable:

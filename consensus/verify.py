@@ -9,6 +9,7 @@ Must not know: the engine's state. A message of another epoch than the set's is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TypeVar
 
 from consensus.events import Verified
@@ -24,12 +25,14 @@ from consensus.messages import (
 from consensus.newview import choose
 from ledger.block import Certificate, CheckpointCertificate, Signatures, is_quorum
 from ledger.crypto import verify as verify_signature
-from ledger.validators import ValidatorSet
+from ledger.genesis import LOG_WINDOW_MAX
+from ledger.validators import VALIDATORS_MAX, ValidatorSet
 
 C = TypeVar("C", Certificate, CheckpointCertificate)
 Check = Callable[[bytes, bytes, bytes], bool]
 
-CACHE_ENTRIES_MAX = 16_384  # view changes of all members, and the new view, show mostly the same prepare signatures
+# View changes of all members, and the new view, show mostly the same prepare signatures: those of a whole log.
+CACHE_ENTRIES_MAX = LOG_WINDOW_MAX * VALIDATORS_MAX + 4_096
 
 
 class Verifier:
@@ -80,7 +83,8 @@ class Verifier:
         if not self._check(key, statement, signature):
             return False
         if len(self._seen) >= CACHE_ENTRIES_MAX:
-            self._seen.clear()
+            for oldest in list(islice(self._seen, CACHE_ENTRIES_MAX // 2)):
+                del self._seen[oldest]
         self._seen[key, signature] = statement
         return True
 

@@ -190,6 +190,10 @@ class Views:
             slot.enter_view()
         state.proposed_top = max((slot.height for slot in state.slots.values() if slot.decision), default=0)
 
+    def knows(self, change: ViewChange) -> bool:
+        """Whether it is the very one that its member repeats, which may hold thousands of signatures."""
+        return self._view_changes.get(change.member) == change
+
     def on_view_change(self, change: ViewChange) -> NewView | None:
         state = self._state
         known = self._view_changes.get(change.member)

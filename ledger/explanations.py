@@ -273,7 +273,7 @@ _STORAGE: dict[Code, Explanation] = {
     ),
     Code.STATE_DIVERGED: Explanation(
         "This node's state differs from what a quorum certified; it stopped.",
-        "Keep the folder for examination, then start afresh from the peers, a validator with a new key.",
+        "Run `medchain repair` with software that executes as theirs does: it keeps the state for examination.",
     ),
     Code.KEY_FORGOTTEN: Explanation(
         "Blocks bear votes of this validator's key that its log does not know of; it signs nothing any more.",

@@ -130,7 +130,7 @@ class Storage(_Section):
     """How much of the past stays on disk."""
 
     keep_blocks: int = Field(
-        default=0, ge=0, le=2**40, description="last blocks kept whole; 0 keeps all, as an archive does"
+        default=0, ge=0, le=2**40, description="last blocks kept whole, or as many as the chain needs; 0 keeps all"
     )
     snapshot_every: int = Field(
         default=1_000, ge=0, le=2**40, description="heights between two snapshots for those who join; 0 makes none"

@@ -27,7 +27,6 @@ from storage.errors import AlreadyInitialised, StateDiverged, StorageError
 from storage.files import sync_folder
 from storage.leveldb import LevelDB
 from storage.migrations import upgrade
-from storage.pruning import keep_blocks_min
 from storage.shortening import replay
 from storage.wal import Record, WriteAheadLog
 
@@ -106,9 +105,6 @@ def open_home(config: NodeConfig) -> Home:
         if store.chain_id != genesis.chain_id:
             raise ConfigError(f"{config.genesis_path}: another chain than the one in {folder.path}")
         _check_certified(store, folder.db)
-        keep, needed = config.storage.keep_blocks, keep_blocks_min(store.tip.parameters)
-        if 0 < keep < needed:
-            raise ConfigError(f"storage.keep_blocks: this chain needs {needed} at least, or 0 to keep all")
         # A validator without its log would not remember what it signed: a lost log stops it.
         wal = WriteAheadLog(folder.wal, create=False)
         opened.pop_all()

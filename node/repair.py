@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,7 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
     shutil.rmtree(draft, ignore_errors=True)
     with DataDir(path) as folder:
         records = _records(folder, damages)
+        diverged = _diverged_at(folder.db)
         sound = _is_sound(folder.db, genesis, registry, progress, damages)
         draft.mkdir(mode=0o700)
         if not sound:
@@ -76,6 +77,10 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
             for named in {key} if records is None else muted(records):
                 store.mute(named)
             lost = 0 if records is None else _forgotten(records, store.tip.parameters.log_window)
+            if diverged and records is not None:
+                # What this node vouched for may have been wrong, and would differ from what it executes now. The others
+                # went on without it, so a later checkpoint was certified or will be.
+                lost = max(lost, diverged, _vouched(records))
             if store.tip.height < lost:
                 if sound:
                     damages.append(f"{folder.db} ends at height {store.tip.height}, and was at {lost}")
@@ -126,6 +131,15 @@ def _records(folder: DataDir, damages: list[str]) -> list[Record] | None:
         return None
 
 
+def _diverged_at(path: Path) -> int:
+    """The height where the store's state is not the certified one; 0 if it is, or cannot be read."""
+    with suppress(StorageError, CodecError), closing(LevelDB(path)) as kv:
+        upgrade(kv)
+        diverged = ChainStore(kv).diverged
+        return 0 if diverged is None else diverged[0]
+    return 0
+
+
 def _is_sound(path: Path, genesis: Genesis, registry: Registry, progress: Progress, damages: list[str]) -> bool:
     try:
         with closing(LevelDB(path)) as kv:
@@ -161,12 +175,19 @@ def _forgotten(records: list[Record], log_window: int) -> int:
     """A height that this node had certified, at or above all that its log may have dropped: every vote is at most a log
     window above the last certified checkpoint."""
     voted = 0
-    for record in records:
-        if record.kind == RecordKind.VOTES:
-            for message in split_records(record.payload):
-                match message:
-                    case PrePrepare(proposal=proposal):
-                        voted = max(voted, proposal.height)
-                    case Vote() | Prepared() | CheckpointVote():
-                        voted = max(voted, message.height)
+    for message in _said(records):
+        match message:
+            case PrePrepare(proposal=proposal):
+                voted = max(voted, proposal.height)
+            case Vote() | Prepared() | CheckpointVote():
+                voted = max(voted, message.height)
     return max(marked(records), voted - log_window)
+
+
+def _vouched(records: list[Record]) -> int:
+    """The greatest height of a checkpoint that this node signed."""
+    return max((one.height for one in _said(records) if isinstance(one, CheckpointVote)), default=0)
+
+
+def _said(records: list[Record]) -> Iterator[object]:
+    return (message for one in records if one.kind == RecordKind.VOTES for message in split_records(one.payload))

@@ -86,6 +86,7 @@ VOTE_FREE_BYTES = 4 * 1024  # smaller ones cost next to nothing but their signat
 # Of an allowance of its own, for each message whose signatures are looked at: two thousand a second, which is ten times
 # what ordering takes, and a seventh of a core.
 HEARING_CHARGE_BYTES = 16 * 1024
+STRANGERS = b""  # nobody's key
 # Batches vouched for at heights not executed. With what is fetched before that, it bounds what a leader's proposals far
 # ahead may take: 16 blocks of 4 MiB and their log beside it.
 VOUCHED_BYTES_MAX = 64 * 1024 * 1024
@@ -385,7 +386,9 @@ class Replica:
         validators = self.engine.validators_of(message.epoch)
         if validators is None or not self.engine.wants(message):
             return
-        if not self._hearing.spend(key, HEARING_CHARGE_BYTES, self.outside.now_ms()):
+        # Who has no vote may pass on what a faulty member signs without end: all of them together have one share.
+        speaker = key if validators.index(key) is not None else STRANGERS
+        if not self._hearing.spend(speaker, HEARING_CHARGE_BYTES, self.outside.now_ms()):
             return  # likewise
         verified = self.verifier.message(message, validators)
         if verified is None:

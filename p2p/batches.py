@@ -14,7 +14,7 @@ Must not know: networks, clocks (time is an argument), signatures.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -27,6 +27,7 @@ SPREAD_DOUBLINGS_MAX = 2
 FETCH_TIMEOUT_MS = 500  # before the next peer is asked for the same batch
 FETCH_DIGESTS_MAX = 64  # asked of one peer at a time: what a BATCH_REQUEST carries
 WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-sought are given up
+_HEAD_BYTES = 64  # of a batch, beyond its transactions
 ORDERED_KEPT = 2_048  # ordered batches remembered, so that late copies are not offered again
 
 
@@ -35,7 +36,7 @@ class PoolConfig:
     """Limits of one pool."""
 
     batch_txs_max: int = 500  # genesis: parameters.batch_txs_max
-    batch_bytes_max: int = BATCH_SIZE_BYTES_MAX - 64
+    batch_bytes_max: int = BATCH_SIZE_BYTES_MAX - _HEAD_BYTES
     batch_age_ms_max: int = 25  # the longest a transaction waits for company; not at all while none of ours is ordered
     batch_txs_soon: int = 100  # enough for a batch of its own, however young: its fixed costs are spread by then
     backlog_ms_max: int = 250  # more unexecuted work than this is refused: waiting longer helps nobody
@@ -46,7 +47,8 @@ class PoolConfig:
     checking_bytes_urgent_max: int = 16 * 1024 * 1024  # beyond it, what proposals need has no more room than the rest
     # Tiny batches cost more than their bytes, and the engine lists only so many (AVAILABLE_MAX): a flood of them must
     # not crowd out those of others. An honest node cuts 125 a second at most.
-    held_batches_per_peer_max: int = 1_024
+    held_batches_per_peer_max: int = 1_024  # or of all that have no vote together
+    held_batches_max: int = 8_192
 
 
 @dataclass(slots=True)
@@ -167,18 +169,21 @@ class BatchPool:
     def _has_room(self, digest: bytes, size_bytes: int, origin: Hashable, members: Collection[Hashable]) -> bool:
         if digest in self._ordered:
             return False
-        config, used = self.config, dict(self._held_bytes)
-        strangers = 0 if origin in members else sum(used[one] for one in used if one is not None and one not in members)
-        used[origin] = used.get(origin, 0) + size_bytes
-        # Half is the members', a part for each: however many fill the other half together, the rest are heard.
-        half = config.held_bytes_max // 2
-        part = half // max(1, len(members))
-        shared = sum(max(0, size - part) if one in members else size for one, size in used.items())
+        config = self.config
+        used, count = Counter(self._held_bytes), self._held_count.copy()
+        used[origin] += size_bytes
+        count[origin] += 1
+        if origin not in members:
+            peers = [one for one in used if one is not None and one not in members]
+            if sum(used[one] for one in peers) > config.held_bytes_strangers_max:
+                return False
+            if sum(count[one] for one in peers) > config.held_batches_per_peer_max:
+                return False
         return (
             used[origin] <= config.held_bytes_per_peer_max
-            and self._held_count[origin] < config.held_batches_per_peer_max
-            and (shared <= half or (origin in members and used[origin] <= part))
-            and strangers + size_bytes <= config.held_bytes_strangers_max
+            and count[origin] <= config.held_batches_per_peer_max
+            and _is_fair(used, origin, members, config.held_bytes_max, config.batch_bytes_max + _HEAD_BYTES)
+            and _is_fair(count, origin, members, config.held_batches_max, 1)
         )
 
     def is_checking(self, digest: bytes) -> bool:
@@ -343,3 +348,15 @@ class BatchPool:
             "bytes": sum(self._held_bytes.values()) + self._open_bytes,
             "wanted": len(self._wanted),
         }
+
+
+def _is_fair(
+    used: Mapping[Hashable, int], origin: Hashable, members: Collection[Hashable], total_max: int, part_min: int
+) -> bool:
+    """Whether the room that `used` takes leaves each member its part of half the whole, or `origin` is within its own:
+    however many fill the other half together, the rest are heard."""
+    half = total_max // 2
+    part = max(half // max(1, len(members)), part_min)
+    if origin in members and used[origin] <= part:
+        return True
+    return sum(max(0, size - part) if one in members else size for one, size in used.items()) <= half

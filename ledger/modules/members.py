@@ -286,8 +286,8 @@ def _propose_institution(op: ProposeInstitution, ctx: Context) -> None:
 
 
 def _standing(ctx: Context, member_id: str, key: bytes) -> bytes:
-    """What an institution is, and whose the key. Approvals are for a change of that, and do not outlive another one: else
-    the last of them, however late, would undo a suspension, or bring a key back that was given up."""
+    """What an institution is, and whose the key. Approvals are for a change of that, and do not outlive another one:
+    else the last of them, however late, would undo a suspension, or bring a key back that was given up."""
     return hash_bytes(encode((ctx.get("institution", member_id), ctx.get("key", key))))
 
 

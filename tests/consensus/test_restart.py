@@ -84,6 +84,31 @@ def test_what_is_written_again_counts_from_the_moment_it_is_signed() -> None:
     assert engine.lasting_records() == (begun,)
 
 
+def test_votes_of_an_epoch_with_a_longer_log_are_all_restored() -> None:
+    """Trap 24. A mended store may be far below what its node voted on, with a log window that shrank since."""
+    parameters = Parameters(window=2, checkpoint_interval=4, log_window=8)
+    tip = Tip(BASE, DIGEST, 1_000, DIGEST, BASE, FOUR, parameters)
+    engine = Engine(EngineConfig(CHAIN, PAIRS[0].public, parameters), PAIRS[0].sign, tip, None)
+    heights = range(BASE + 1, BASE + 65)
+    engine.restore((Vote(EPOCH, 0, known, Phase.PREPARE, DIGEST, 0, bytes(65)) for known in heights), ())
+    engine.start(0)
+    engine.step(Fired(Timer.STATUS), 1_000, 1_000)
+    assert engine.table_sizes()["slots"] == len(heights)
+
+
+def test_a_view_change_that_is_repeated_is_not_wanted_again() -> None:
+    """Trap 33. It may hold thousands of signatures, and comes with each status."""
+    tip = Tip(BASE, DIGEST, 1_000, DIGEST, BASE, FOUR, Parameters())
+    engine = Engine(EngineConfig(CHAIN, PAIRS[0].public, Parameters()), PAIRS[0].sign, tip, None)
+    engine.start(0)
+    change = view_change(1, 6)
+    assert engine.wants(change)
+    engine.step(Received(Verified(change)), 1, 1)
+    assert not engine.wants(view_change(1, 6))
+    assert engine.wants(view_change(1, 7))
+    assert engine.wants(view_change(1, 6, checkpoint(110))), "a contradiction is evidence"
+
+
 FORMER = ValidatorSet.create(EPOCH - 1, 1, [pair.public for pair in PAIRS[:4]])
 
 

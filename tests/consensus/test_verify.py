@@ -17,6 +17,8 @@ from ledger.block import Certificate, Phase
 from ledger.codec import encode
 from ledger.crypto import verify as check
 from ledger.errors import CodecError
+from ledger.genesis import LOG_WINDOW_MAX
+from ledger.validators import VALIDATORS_MAX
 from tests.consensus.samples import (
     BASE,
     CHAIN,
@@ -163,6 +165,11 @@ def test_view_changes_for_another_view_or_epoch_make_no_new_view() -> None:
         message = new_view(6, (view_change(0), other, view_change(2)))
         assert not accepts(message)
         assert not accepts(decode_message(encode_message(message)))
+
+
+def test_the_signatures_of_the_largest_view_change_are_all_remembered() -> None:
+    """Each member's shows mostly the same; forgotten meanwhile, every one would be computed for every member."""
+    assert verify.CACHE_ENTRIES_MAX > LOG_WINDOW_MAX * VALIDATORS_MAX
 
 
 def test_locks_are_of_earlier_views_in_rising_heights_above_the_checkpoint() -> None:

@@ -439,6 +439,15 @@ def test_small_messages_that_are_all_new_are_heard_within_an_allowance(kind: str
     assert heard(1_500) == 100 * REFILL_BYTES_PER_MS // HEARING_CHARGE_BYTES
 
 
+def test_what_many_without_a_vote_pass_on_is_heard_within_one_allowance() -> None:
+    """Trap 33. A faulty member signs without end, and its friends, who cannot be blamed, each had an allowance."""
+    lab = Lab()
+    for number in range(1_500):
+        frame = encode_message(signed_by(HOSTILE, Suspect(VALIDATORS.epoch, number + 5, HOSTILE)))
+        lab.replica.on_frame(b"follower %d" % (number % 8), Kind.VOTE, frame)
+    assert lab.replica.verifier.checked == BUDGET_BYTES_MAX // HEARING_CHARGE_BYTES
+
+
 def test_checkpoints_that_change_nothing_cost_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     """The certificates of a long history are known to everyone, and each takes a quorum of checks."""
     lab = Lab()

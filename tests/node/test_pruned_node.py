@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from ledger.errors import Code, ConfigError, code_label
+from ledger.errors import Code, code_label
 from ledger.genesis import Genesis, Parameters, development_key
 from ledger.modules.payments import Transfer
 from ledger.transaction import NONCE_SIZE_BYTES, Transaction
@@ -23,7 +23,7 @@ from node.api.exchange import Request, Stream
 from node.cli.common import Exit
 from node.cluster.plan import development_modules
 from node.config import P2P, Api, Log, NodeConfig, Storage
-from node.home import initialise, open_home
+from node.home import initialise
 from node.node import Node
 
 PARAMETERS = Parameters(window=1, checkpoint_interval=1, log_window=3, validity_heights_max=6, block_interval_ms=1)
@@ -184,6 +184,10 @@ def test_the_command_prunes_a_stopped_home(home: Path, capfd: pytest.CaptureFixt
     assert json.loads(out.splitlines()[0])["height"] == told["pruned"] + 1
 
 
-def test_keeping_less_than_the_protocol_needs_is_refused_at_the_start(home: Path) -> None:
-    with pytest.raises(ConfigError, match=f"needs {KEEP}"):
-        open_home(config_of(home, KEEP - 1))
+@pytest.mark.asyncio
+async def test_a_node_told_to_keep_less_keeps_what_the_protocol_needs(home: Path) -> None:
+    """That may grow with a decision of the others: nobody's next start may fail for it."""
+    async with Node(config_of(home, 1)) as node:
+        await grow(node)
+        assert await wait_until_pruned(node)
+        assert node.desk.store.block(node.desk.store.tip.height - KEEP + 1) is not None

@@ -80,6 +80,19 @@ def test_a_damaged_store_begins_again_and_its_key_waits(name: str, home: Path) -
     assert mended(home).refetch == report.refetch
 
 
+def test_after_another_state_than_the_certified_one_all_that_it_vouched_for_is_fetched_before_it_signs(
+    home: Path,
+) -> None:
+    """Its votes for wrong states are in its log. Executed rightly, those heights would differ from them, and it would
+    stop again each time."""
+    height = tip_height(home)
+    with closing(open_home(config_of(home))) as opened:
+        opened.store.quarantine(1, bytes(33))
+    report = mended(home)
+    assert report.refetch == height
+    assert not report.muted
+
+
 def test_a_damaged_log_mutes_the_key_for_good(home: Path) -> None:
     height = tip_height(home)
     path = next(iter((home / DATA / "wal").iterdir()))

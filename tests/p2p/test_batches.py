@@ -237,7 +237,8 @@ def test_a_peers_batch_is_accepted_once() -> None:
 def test_a_flood_costs_the_flooder_alone() -> None:
     """Trap 33."""
     size = len(batch(0, size_bytes=1_000).wire)
-    pool = BatchPool(replace(SMALL, held_bytes_per_peer_max=5 * size, held_bytes_max=12 * size))
+    config = replace(SMALL, batch_bytes_max=size - 64, held_bytes_per_peer_max=5 * size, held_bytes_max=12 * size)
+    pool = BatchPool(config)
     number = 0
 
     def flood(peer: bytes) -> int:
@@ -332,7 +333,8 @@ def test_strangers_leave_members_room() -> None:
 def test_members_that_fill_all_they_may_together_leave_the_others_their_part() -> None:
     """Trap 33. The shares of four of thirteen made the whole, and nobody else's batch was taken any more."""
     size = len(batch(0, size_bytes=1_000).wire)
-    pool = BatchPool(replace(SMALL, held_bytes_max=104 * size, held_bytes_per_peer_max=26 * size))
+    config = replace(SMALL, batch_bytes_max=size - 64, held_bytes_max=104 * size, held_bytes_per_peer_max=26 * size)
+    pool = BatchPool(config)
     members = [b"member %d" % number for number in range(13)]
     numbers = itertools.count(1_000)
 
@@ -343,6 +345,31 @@ def test_members_that_fill_all_they_may_together_leave_the_others_their_part() -
     assert [taken(member, 30) for member in members[:4]] == [26, 26, 12, 4]
     assert [taken(member, 30) for member in members[4:]] == [4] * 9
     assert pool.sizes()["bytes"] == 104 * size
+
+
+def test_a_member_has_room_for_a_full_batch_however_many_they_are() -> None:
+    size = len(batch(0, size_bytes=1_000).wire)
+    pool = BatchPool(replace(SMALL, batch_bytes_max=size - 64, held_bytes_max=20 * size))
+    members = [b"member %d" % number for number in range(40)]
+    some = [batch(1_000 + number, size_bytes=1_000) for number in range(60)]
+    assert sum(pool.admit(one.digest, size, members[0], members) for one in some[:20]) == 11
+    assert all(
+        pool.admit(one.digest, size, member, members) for one, member in zip(some[20:], members[1:], strict=False)
+    )
+
+
+def test_tiny_batches_leave_each_member_its_part_of_the_number_too() -> None:
+    """Trap 33. The engine lists only so many: eight peers filled its list, and followers without end the pool."""
+    pool = BatchPool(replace(SMALL, held_batches_max=40, held_batches_per_peer_max=10))
+    numbers = itertools.count(1_000)
+
+    def taken(peer: bytes) -> int:
+        some = [batch(next(numbers)) for _ in range(20)]
+        return sum(pool.admit(one.digest, len(one.wire), peer, PEERS) for one in some)
+
+    assert [taken(b"follower %d" % number) for number in range(3)] == [10, 0, 0], "together what one member may"
+    assert [taken(peer) for peer in PEERS] == [10, 10, 5, 5]
+    assert pool.sizes()["batches"] + len(pool._checking) == 40
 
 
 def test_what_was_ordered_and_is_needed_again_is_taken() -> None:
