@@ -179,6 +179,7 @@ class Api:
     operator_token: str
     reads: Reads
     vault_slots: asyncio.Semaphore
+    clock_ms: Callable[[], int]  # Unix time
     documents: Mapping[str, Answer]  # made once: the OpenAPI document and the status page
 
 

@@ -246,6 +246,8 @@ fields, is served as OpenAPI 3.1 at `/v1/openapi.json`; `/` is a plain status pa
   it over 1 MiB, before its `limit`: while `more` is true, ask on at once.
 - Long reads take turns: of pages, traces, blocks and proofs four are made at a time and 32 wait, and those beyond are
   refused (503 MC3002). Transactions, receipts and single entries of the state never wait for them.
+- While more than 64 MiB of answers wait to be read, those over 64 KiB are refused alike. Transactions may have been
+  taken though the answer to them is refused: send them again.
 """
 
 

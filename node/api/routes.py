@@ -209,10 +209,14 @@ ROUTES: Final[tuple[Route, ...]] = (
     ),
     Route(
         "GET", "/v1/vault/{commitment}", vault_access.get,
-        "The record, sealed for the reader that logged the access. A refused access is 403 with its code.",
+        "The record, sealed for the reader that logged the access in the last ten minutes; from its custodian's node, "
+        "while that is ready. A refused access is 403 with its code.",
         "vault", "", path=(_RECORD,), media_type="application/octet-stream",
         query=(Parameter("access", Typed(Hash()), "id of a committed records.access", required=True),),
-        codes=(Code.NOT_FOUND, Code.NOT_GRANTED, Code.EXPIRED, Code.RECORD_WITHDRAWN, Code.RECORD_ERASED),
+        codes=(
+            Code.NOT_FOUND, Code.NOT_GRANTED, Code.EXPIRED, Code.NOT_THE_CUSTODIAN, Code.RECORD_WITHDRAWN,
+            Code.RECORD_ERASED, Code.NOT_ACCEPTING,
+        ),
     ),
     Route("GET", "/v1/status", chain_reads.status, "This node and its view of the chain.", "node", "Object"),
     Route("GET", "/v1/why", chain_reads.why, "Whether the chain moves, and if not, why.", "node", "Object"),

@@ -1,8 +1,8 @@
 """The HTTP server: aiohttp's protocol with the limits that it leaves open, and the way from a request to its handler.
 
 What aiohttp does not do by itself and stands here: deadlines for headers, bodies and answers; a cap on connections, in
-all and by address; a Host allow-list; one short, rate-limited log line for malformed requests; problem documents for
-every error. Bodies are never decompressed.
+all and by address, and on what waits in them to be read; a Host allow-list; one short, rate-limited log line for
+malformed requests; problem documents for every error. Bodies are never decompressed.
 
 Must not know: what any route does (routes.py).
 """
@@ -13,6 +13,7 @@ import asyncio
 import importlib.metadata
 import logging
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -38,6 +39,8 @@ HEADER_SIZE_BYTES_MAX = 8_190
 LINGERING_S = 1.0  # reading on after a refusal, so that the client sees the answer before the connection closes
 SHUTDOWN_S = 2.0
 BACKLOG = 256
+LARGE_SIZE_BYTES = 64 * 1024  # smaller bodies are bounded by the number of connections
+UNREAD_SIZE_BYTES_MAX = 64 * 1024 * 1024  # of all answers, for another large one to begin: four of the largest records
 LOG_INTERVAL_S = 10.0  # one line for strangers' faults in this time: they must not fill the disk
 
 _HEADERS: Final = {
@@ -48,23 +51,29 @@ _HEADERS: Final = {
 }
 
 _FIXED_HEAD: Final = "".join(f"{name}: {value}\r\n" for name, value in _HEADERS.items())
+_WRITTEN: Final = Answer()
 _PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 
 log = logging.getLogger("medchain.api")
 
 
 class _Whole(web.StreamResponse):
-    """An answer that is known in full: head and body leave in one write. aiohttp's own way to the same bytes, with its
-    header dictionaries and body types, costs a third of a small request.
+    """An answer that is known in full: head and body leave in one write, unless the body is too large to copy.
+    aiohttp's own way to the same bytes, with its header dictionaries and body types, costs a third of a small request.
     """
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(status=answer.status)
         self._answer = answer
 
+    @property
+    def is_large(self) -> bool:
+        """Whether its body counts among what may wait to be read."""
+        return len(self._answer.body) > LARGE_SIZE_BYTES
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Write it, without waiting for it to be read: `_Connection.finish_response` does that."""
-        answer, transport = self._answer, request.transport
+        answer, transport, is_large = self._answer, request.transport, self.is_large
         if transport is None or transport.is_closing():
             raise ConnectionResetError
         if self._keep_alive is None:
@@ -79,11 +88,22 @@ class _Whole(web.StreamResponse):
             f"Content-Type: {answer.media_type}\r\n{more}"
             f"Content-Length: {len(answer.body)}\r\nDate: {_date(int(time.time()))}\r\n\r\n"
         ).encode()
-        transport.write(head if request.method == "HEAD" else head + answer.body)
+        self._answer = _WRITTEN  # what is not sent yet is the transport's: kept here too, it would be held twice
+        if request.method == "HEAD":
+            transport.write(head)
+        elif is_large:
+            transport.write(head)
+            transport.write(answer.body)
+        else:
+            transport.write(head + answer.body)
         return request.writer
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Everything has been written."""
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 @lru_cache(1)
@@ -147,6 +167,10 @@ class _Server(web.Server):
         self.by_address[address] = count + 1
         return True
 
+    def unread_size_bytes(self) -> int:
+        """What has been written and waits in this process, as clients do not read it."""
+        return sum(transport.get_write_buffer_size() for transport in self._connections.values())
+
     def release(self, address: str) -> None:
         self.open -= 1
         self.by_address[address] -= 1
@@ -193,6 +217,10 @@ class _Connection(RequestHandler):
         transport = self.transport
         try:
             if isinstance(resp, _Whole):
+                # Judged here, where it is written without a pause: nobody's answer comes between.
+                if resp.is_large and self._server.unread_size_bytes() > UNREAD_SIZE_BYTES_MAX:
+                    text = "too many large answers wait to be read; ask again"
+                    resp = self._server.owner.problem_response(Problem(Code.TOO_MANY_WAITERS, text=text))
                 found = await super().finish_response(request, resp, start_time)
                 if self.writing_paused:  # else there is nothing to wait for, and a deadline would be the dearer part
                     async with asyncio.timeout(self._server.answer_timeout_s):
@@ -229,8 +257,9 @@ class _Connection(RequestHandler):
 class ApiServer:
     """The API of one node. `start` raises OSError when the port is taken, ConfigError for a bad token file."""
 
-    def __init__(self, service: NodeService, config: NodeConfig) -> None:
+    def __init__(self, service: NodeService, config: NodeConfig, *, clock_ms: Callable[[], int] = _wall_ms) -> None:
         self._service = service
+        self._clock_ms = clock_ms
         self._config = config
         self._allowed_hosts = frozenset(host.lower() for host in config.api.allowed_hosts)
         self._codes = Codes(service.registry)
@@ -259,6 +288,7 @@ class ApiServer:
             operator_token=tokens.load_or_create(self._config.home),
             reads=Reads(),
             vault_slots=asyncio.Semaphore(VAULT_SLOTS),
+            clock_ms=self._clock_ms,
             documents=documents,
         )
         self._runner = web.ServerRunner(_Server(self, self._config), shutdown_timeout=SHUTDOWN_S)

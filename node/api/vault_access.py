@@ -1,5 +1,9 @@
-"""Keeping and releasing encrypted records. A record leaves only against a committed, allowed `records.access`, and then
-sealed for the key that signed it: nobody else can read the answer.
+"""Keeping and releasing encrypted records. A record leaves only its custodian's node, only against a committed, allowed
+`records.access` of the last minutes, and then sealed for the key that signed it: nobody else can read the answer.
+
+What allowed the access must hold when the record leaves, by the chain's time and by the clock: a chain without
+transactions stands still, and grants end all the same. A node that may have missed what the chain decided since then
+releases nothing.
 
 Must not know: what is in a record.
 """
@@ -13,7 +17,7 @@ from ledger.crypto import KeyPair
 from ledger.errors import Code, Reject
 from ledger.modules import records
 from ledger.modules.records import RecordEntry, RecordState
-from ledger.rules import Context
+from ledger.rules import Context, member_by_key
 from ledger.state import Overlay, state_key
 from ledger.transaction import Transaction
 from node.api.exchange import Answer, Api, Request
@@ -33,6 +37,7 @@ from node.vault import (
 )
 
 VAULT_SLOTS = 4  # records opened and sealed at once: each takes a few times 16 MiB
+ACCESS_AGE_MS_MAX = 600_000  # a reader asks at once; this is what a restart of the custodian's node takes, and more
 
 ACCESS = "records.access"
 
@@ -66,18 +71,21 @@ async def get(api: Api, request: Request) -> Answer:
     """The record, sealed anew for the reader whose logged access `access` names."""
     vault, key = _vault(api)
     commitment = request.path["commitment"]
-    reader = _allowed_reader(api, commitment, request.query["access"])
     try:
         async with api.vault_slots:
+            # Judged with the slot in hand: while it waited for one, the patient may have revoked.
+            reader = _allowed_reader(api, key.public, commitment, request.query["access"])
             sealed = await asyncio.to_thread(lambda: rewrap(vault.get(commitment).data, key, reader))
     except VaultError as error:
         raise _problem(error) from None
     return Answer(sealed.data, media_type="application/octet-stream")
 
 
-def _allowed_reader(api: Api, commitment: bytes, access: bytes) -> bytes:
-    """The key that may read. The access must be of this record, allowed, recent, and the record still held."""
+def _allowed_reader(api: Api, own_key: bytes, commitment: bytes, access: bytes) -> bytes:
+    """The key that may read. The access must be of this record, allowed, recent, and the record still held, by us."""
     store = api.service.store
+    if not api.service.ready():
+        raise Problem(Code.NOT_ACCEPTING, text="it may have missed a revocation; see /v1/why, and ask again")
     found, receipt = store.transaction(access), store.receipt(access)
     if found is None or receipt is None:
         raise not_found("committed access")
@@ -88,24 +96,45 @@ def _allowed_reader(api: Api, commitment: bytes, access: bytes) -> bytes:
         problem = rejected(receipt.code, receipt.detail)
         problem.status = 403
         raise problem
-    # One logged access is one reading, not a key for ever: a later reading is logged anew.
-    if height + api.service.genesis.parameters.validity_heights_max < store.tip.height:
-        raise Problem(Code.EXPIRED, height, store.tip.height, status=403, text="log a new access")
+    now_ms = max(store.tip.time_ms, api.clock_ms())
+    _check_recent(api, height, now_ms)
     value = store.get(state_key(records.MODULE_NAME, "record", commitment))
     entry = RecordEntry._make(value) if isinstance(value, tuple) else None
     if entry is None or entry.state == RecordState.ERASED:
         raise Problem(Code.RECORD_ERASED, commitment, status=410)
+    _check_custodian(api, own_key, entry.custodian)
     if entry.state == RecordState.WITHDRAWN:
         raise Problem(Code.RECORD_WITHDRAWN, commitment, status=403)
-    _check_still_allowed(api, tx)
+    _check_still_allowed(api, tx, now_ms)
     return tx.sender
 
 
-def _check_still_allowed(api: Api, tx: Transaction) -> None:
+def _check_recent(api: Api, height: int, now_ms: int) -> None:
+    """One logged access is one reading, not a key for ever: a later reading is logged anew. Counted in heights and in
+    time: a quiet chain's heights stand still."""
+    store = api.service.store
+    header = store.header(height)
+    assert header is not None  # of a block whose transaction was found
+    is_old = height + api.service.genesis.parameters.validity_heights_max < store.tip.height
+    if is_old or header.time_ms + ACCESS_AGE_MS_MAX < now_ms:
+        raise Problem(Code.EXPIRED, height, store.tip.height, status=403, text="log a new access")
+
+
+def _check_custodian(api: Api, own_key: bytes, custodian: str) -> None:
+    """Refuse unless the record is our institution's. A commitment is public in a batch before it is registered: others
+    may register it first, and so read, as its custodian, a record that they never had."""
+    own = member_by_key(api.service.store, own_key)
+    if own is None or own.id != custodian:
+        signs_for = "no institution" if own is None else own.id
+        text = f"the record's custodian is {custodian}; this node's key signs for {signs_for}"
+        raise Problem(Code.NOT_THE_CUSTODIAN, status=403, text=text)
+
+
+def _check_still_allowed(api: Api, tx: Transaction, now_ms: int) -> None:
     """Judge the access again by the state now: the grant may have been revoked since, or the key withdrawn."""
     store = api.service.store
     handler = api.service.registry.handler(tx.operation, tx.version)
-    context = Context(Overlay(store), records.MODULE_NAME, tx.sender, tx.id, store.tip.height, store.tip.time_ms)
+    context = Context(Overlay(store), records.MODULE_NAME, tx.sender, tx.id, store.tip.height, now_ms)
     try:
         handler.rule.apply(handler.parse(tx.fields), context)
     except Reject as refused:

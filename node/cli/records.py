@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,7 @@ from node.cli.common import (
     Failure,
     api_option,
     connect,
+    escaped,
     home_option,
     json_option,
     option,
@@ -31,6 +32,9 @@ from node.cli.common import (
     submit_and_wait,
     tell_refusal,
 )
+
+if TYPE_CHECKING:
+    from node.api.client import SyncClient
 
 RECORD_SIZE_BYTES_MAX = 16 * 1024 * 1024  # the vault's own limit; read no more than that
 DAY_MS = 86_400_000
@@ -64,7 +68,8 @@ def record() -> None:
 def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **options: Any) -> int:
     """Encrypt FILE for patient and custodian, hand it to the custodian's node, and register a commitment to it.
 
-    The node keeps it in its vault; the operator's token is read from its data folder.
+    The node keeps it in its vault; the operator's token is read from its data folder. Its key must be one of the
+    custodian's (`medchain member add-keys`): else it releases the record to nobody.
 
     \b
     Example:
@@ -93,7 +98,25 @@ def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **optio
     commitment = sealed.commitment
     document = {"record": commitment.hex(), "patient": patient, "kind": kind, "size_bytes": len(content)}
     click.echo(f"record {commitment.hex()}", err=True)
-    return send("records.register", document, makes="record", **options)
+    status = send("records.register", document, makes="record", **options)
+    if status == Exit.REFUSED:
+        _tell_who_was_first(client, commitment)
+    return status
+
+
+def _tell_who_was_first(client: SyncClient, commitment: bytes) -> None:
+    """The salt is fresh: whoever has registered this commitment saw ours on its way into a block."""
+    from node.api.client import ApiError
+
+    try:
+        custodian = client.record(commitment)["custodian"]
+    except ApiError:
+        return  # nobody has: it was refused for another reason, which has been told
+    click.echo(
+        f"{escaped(custodian)} registered this commitment while it was on its way into a block. That opens nothing:\n"
+        "your node keeps the record sealed and releases it to nobody. Now add the record again; its commitment is new.",
+        err=True,
+    )
 
 
 @record.command()

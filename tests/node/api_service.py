@@ -89,6 +89,7 @@ class FakeService:
         self.commits_while_waiting = True
         self.waiting = 0
         self.time_ms = START_MS
+        self.wall_ms = START_MS  # the node's own clock: behind the chain's, until a test moves it
         self._nonce = 0
         self._moved = asyncio.Event()
 
@@ -212,7 +213,7 @@ async def running(
 ) -> AsyncIterator[tuple[FakeService, ApiServer]]:
     """A service with its API on a free port."""
     service = FakeService(new_config(home, **limits), vault=vault)
-    server = ApiServer(service, service.config)
+    server = ApiServer(service, service.config, clock_ms=lambda: service.wall_ms)
     await server.start()
     try:
         yield service, server

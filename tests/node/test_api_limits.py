@@ -6,15 +6,21 @@ import asyncio
 import logging
 import socket
 import time
+from contextlib import ExitStack
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiohttp import HttpVersion11
 
 from ledger.codec import encode
 from ledger.modules.payments import Transfer
 from ledger.modules.records import Grant
 from node.api import server as server_module
+from node.api.exchange import Answer
+from node.api.server import LARGE_SIZE_BYTES
 from tests.node.api_http import ask, connect, get, raw, read_reply, request_bytes
 from tests.node.api_service import HOSPITAL, START_MS, running
 
@@ -140,6 +146,47 @@ async def test_an_answer_that_is_not_read_costs_the_connection(
     async with running(tmp_path, request_timeout_ms=DEADLINE_MS) as (service, server):
         service.store.genesis_json = "x" * 8_000_000  # more than the kernel buffers
         await not_reading(server.url, request_bytes("GET", "/v1/genesis"), caplog)
+
+
+@pytest.mark.asyncio
+async def test_large_answers_that_nobody_reads_are_bounded_in_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size_bytes = 8_000_000  # more than the kernel buffers
+    monkeypatch.setattr(server_module, "UNREAD_SIZE_BYTES_MAX", 2 * size_bytes)
+    async with running(tmp_path) as (service, server):
+        service.store.genesis_json = "x" * size_bytes
+        with ExitStack() as stack:
+            statuses = set()
+            for _ in range(12):
+                client = stack.enter_context(await unread(server.url, request_bytes("GET", "/v1/genesis")))
+                head = await asyncio.get_running_loop().sock_recv(client, len("HTTP/1.1 200"))
+                statuses.add(head[-3:])
+            assert statuses == {b"200", b"503"}
+            assert server._runner is not None
+            inner: Any = server._runner.server
+            # The last that was begun goes beyond the limit: else one larger than all of it could never be sent.
+            assert 2 * size_bytes < inner.unread_size_bytes() < 3 * size_bytes
+            refused = await get(server.url, "/v1/genesis")
+            assert (refused.status, refused.json["code"], refused.headers["retry-after"]) == (503, "MC3002", "1")
+            assert (await get(server.url, "/v1/health")).status == 200
+        async with asyncio.timeout(5):
+            while (await get(server.url, "/v1/genesis")).status != 200:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.asyncio
+async def test_a_large_body_is_neither_copied_nor_kept() -> None:
+    body = b"x" * (LARGE_SIZE_BYTES + 1)
+    written: list[bytes] = []
+    transport = SimpleNamespace(write=written.append, is_closing=lambda: False)
+    request: Any = SimpleNamespace(
+        transport=transport, keep_alive=True, version=HttpVersion11, method="GET", writer=None
+    )
+    answer = server_module._Whole(Answer(body))
+    await answer.prepare(request)
+    assert written[-1] is body
+    assert answer._answer.body == b""
 
 
 @pytest.mark.asyncio

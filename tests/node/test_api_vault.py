@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ledger.errors import ConfigError
+from ledger.errors import Code, ConfigError
 from ledger.genesis import Parameters
 from ledger.modules.records import Access, Grant, Register, Revoke, Withdraw
 from node.api import tokens
 from node.api.server import ApiServer
+from node.api.vault_access import ACCESS_AGE_MS_MAX, VAULT_SLOTS
 from node.vault import SEALED_SIZE_BYTES_MAX, SealedRecord, Vault, open_record, seal
+from tests.ledger.chain import key_pair
 from tests.node.api_http import Reply, ask, get
 from tests.node.api_service import CLINIC, HOSPITAL, INSURER, PATIENT, START_MS, FakeService, running
 
@@ -99,6 +102,88 @@ async def test_one_logged_access_is_not_a_key_for_ever(tmp_path: Path, monkeypat
             service.commit()
         reply = await fetch(server, sealed.commitment, access.id)
         assert (reply.status, reply.json["code"]) == (403, "MC1007")
+
+
+@pytest.mark.asyncio
+async def test_who_registers_anothers_record_first_gets_nothing_from_the_vault_that_holds_it(tmp_path: Path) -> None:
+    """The commitment is public in a batch before it is ordered: its registration proves nothing about who has it."""
+    async with running(tmp_path, vault=Vault(tmp_path / "vault")) as (service, server):
+        sealed = sealed_record()
+        record = sealed.commitment
+        await put(server, tmp_path, sealed.data)
+        service.send(INSURER, Register(record, key_pair("anyone").public, "Observation", 1))
+        late = service.send(HOSPITAL, Register(record, PATIENT.public, "Observation", len(sealed.data)))
+        access = service.send(INSURER, Access(record, "treatment", "x"))
+        codes = [receipt.code for tx in (late, access) if (receipt := service.store.receipt(tx.id)) is not None]
+        assert codes == [Code.RECORD_EXISTS, Code.OK]
+        reply = await fetch(server, record, access.id)
+        assert (reply.status, reply.json["code"]) == (403, "MC2109")
+        assert "the record's custodian is insurer; this node's key signs for hospital" in reply.json["detail"]
+
+
+@pytest.mark.asyncio
+async def test_a_node_whose_key_signs_for_no_institution_releases_nothing(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        access = service.send(HOSPITAL, Access(sealed.commitment, "treatment", "x"))
+        service.vault_key = key_pair("stranger")
+        reply = await fetch(server, sealed.commitment, access.id)
+        assert (reply.status, reply.json["code"]) == (403, "MC2109")
+        assert "this node's key signs for no institution" in reply.json["detail"]
+
+
+@pytest.mark.asyncio
+async def test_a_grant_that_ended_opens_nothing_though_no_block_has_come_since(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        record, expires_ms = sealed.commitment, service.time_ms + 5_000
+        service.send(PATIENT, Grant("clinic", ("treatment",), expires_ms, (record,), None, None))
+        access = service.send(CLINIC, Access(record, "treatment", "ward round"))
+        service.wall_ms = expires_ms - 1
+        assert (await fetch(server, record, access.id)).status == 200
+        service.wall_ms = expires_ms
+        reply = await fetch(server, record, access.id)
+        assert (reply.status, reply.json["code"]) == (403, "MC2105")
+
+
+@pytest.mark.asyncio
+async def test_an_access_grows_old_on_a_chain_that_stands_still(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        access = service.send(HOSPITAL, Access(sealed.commitment, "treatment", "x"))
+        service.wall_ms = service.time_ms + ACCESS_AGE_MS_MAX
+        assert (await fetch(server, sealed.commitment, access.id)).status == 200
+        service.wall_ms += 1
+        reply = await fetch(server, sealed.commitment, access.id)
+        assert (reply.status, reply.json["code"]) == (403, "MC1007")
+
+
+@pytest.mark.asyncio
+async def test_a_node_that_may_have_missed_a_revocation_releases_nothing_until_it_has_caught_up(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        access = service.send(HOSPITAL, Access(sealed.commitment, "treatment", "x"))
+        service.is_ready = False
+        reply = await fetch(server, sealed.commitment, access.id)
+        assert (reply.status, reply.json["code"], reply.headers["retry-after"]) == (503, "MC3010", "1")
+        service.is_ready = True
+        assert (await fetch(server, sealed.commitment, access.id)).status == 200
+
+
+@pytest.mark.asyncio
+async def test_a_grant_that_is_revoked_while_its_reader_waits_for_its_turn_opens_nothing(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        assert server._api is not None
+        record, slots = sealed.commitment, server._api.vault_slots
+        granted = service.send(PATIENT, Grant("clinic", ("treatment",), LATER_MS, (record,), None, None))
+        access = service.send(CLINIC, Access(record, "treatment", "ward round"))
+        for _ in range(VAULT_SLOTS):
+            await slots.acquire()
+        waiting = asyncio.create_task(fetch(server, record, access.id))
+        async with asyncio.timeout(5):
+            while not slots._waiters:
+                await asyncio.sleep(0)
+        service.send(PATIENT, Revoke(granted.id))
+        for _ in range(VAULT_SLOTS):
+            slots.release()
+        reply = await waiting
+        assert (reply.status, reply.json["code"]) == (403, "MC2106")
 
 
 @pytest.mark.asyncio

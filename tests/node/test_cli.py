@@ -724,6 +724,27 @@ def test_a_record_goes_to_the_node_whose_folder_was_named(medchain: Medchain, tm
     assert "--home and --api name different nodes" in other.err
 
 
+def test_who_adds_a_record_is_told_when_another_took_its_commitment_and_when_it_was_refused_for_something_else(
+    medchain: Medchain, tmp_path: Path
+) -> None:
+    record = tmp_path / "record.json"
+    record.write_text("{}")
+    (tmp_path / "operator.token").write_text("a" * 64 + "\n")
+    (tmp_path / "operator.token").chmod(0o600)
+    add = ("record", "add", str(record), "--patient", PATIENT.public.hex(), "--kind", "X", "--key", "dev:hospital")
+    FakeClient.answers["submit_wait"] = {"code": int(Code.RECORD_EXISTS)}
+    FakeClient.answers["record"] = {"custodian": "insurer"}
+    taken = medchain(*add, "--home", str(tmp_path))
+    assert taken.status == Exit.REFUSED
+    assert "MC2101" in taken.err
+    assert "insurer registered this commitment while it was on its way into a block" in taken.err
+    assert "Now add the record again" in taken.err
+    FakeClient.answers["submit_wait"] = {"code": int(Code.ROLE_REQUIRED)}
+    FakeClient.answers["record"] = calls.ApiError(3004, 404, "no such record", False)
+    refused = medchain(*add, "--home", str(tmp_path))
+    assert (refused.status, "on its way" in refused.err) == (Exit.REFUSED, False)
+
+
 def test_the_purposes_that_the_rules_know_can_be_given_and_are_listed(medchain: Medchain) -> None:
     assert tuple(PURPOSE_OF_USE) == PURPOSES
     for command in (("consent", "grant"), ("record", "read")):

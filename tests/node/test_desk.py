@@ -1,18 +1,24 @@
-"""What one node says of the others, from what it heard of them: the desk over a replica without a network."""
+"""What one node says of the others, from what it heard of them, and what its door costs it: the desk over a replica
+without a network.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from consensus.messages import Status
 from ledger.codec import encode
+from ledger.errors import Code
 from node.config import NodeConfig
-from node.desk import Desk
+from node.desk import DOOR_SIZE_BYTES, LAG_HEIGHTS_MAX, Desk
 from node.why import SILENT_MS, STARTING_MS
 from p2p.frames import Kind
-from tests.node.test_hostile import GENESIS, MEMBERS, WALL_MS, Lab, tiny
+from tests.node.test_hostile import GENESIS, MEMBERS, WALL_MS, Lab, tiny, transaction
 
 AN_HOUR_MS = 3_600_000
 OWN = 3
@@ -24,11 +30,18 @@ class Room:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
         self.lab = Lab()
         self.out, replica = self.lab.out, self.lab.replica
+        self.checked: list[int] = []  # signatures, by post
         monkeypatch.setattr("node.desk._wall_ms", self.out.wall_ms)
-        home: Any = SimpleNamespace(genesis=GENESIS, store=replica.store)
-        driver: Any = SimpleNamespace(now_ms=self.out.now_ms, flushing_since_ms=None)
+        home: Any = SimpleNamespace(genesis=GENESIS, store=replica.store, executor=replica.executor)
+        driver: Any = SimpleNamespace(
+            now_ms=self.out.now_ms, flushing_since_ms=None, check_signatures=self.check_signatures
+        )
         self.desk = Desk(NodeConfig(home=tmp_path), home, MEMBERS[OWN], None, None)
         self.desk.open(driver, replica, SimpleNamespace())  # type: ignore[arg-type]
+
+    async def check_signatures(self, wires: Sequence[bytes]) -> list[bool]:
+        self.checked.append(len(wires))
+        return [True] * len(wires)
 
     def pass_time(self, duration_ms: int, *heard: int) -> None:
         self.out.now += duration_ms
@@ -39,6 +52,12 @@ class Room:
     def missing(self) -> dict[str, int]:
         """Since when, by key, in the steady clock's time."""
         return {one["key"]: one["since_ms"] - WALL_MS for one in self.desk.why()["missing"]}
+
+
+async def turns_of_the_loop(counted: list[None]) -> None:
+    while True:
+        await asyncio.sleep(0)
+        counted.append(None)
 
 
 @pytest.fixture
@@ -95,3 +114,39 @@ def test_a_transaction_on_a_quiet_chain_waits_since_it_came(room: Room) -> None:
     told = room.desk.why()
     assert told["halted"]
     assert "Nothing was committed for 11 s" in told["sentence"]
+
+
+@pytest.mark.asyncio
+async def test_a_long_post_gives_way_to_the_loop_while_it_is_checked_at_the_door(room: Room) -> None:
+    """Checking a patient's key costs as much as a signature: two thousand at once would hold the loop for 0.1 s."""
+    wires = [transaction(number).wire for number in range(400)]
+    counted: list[None] = []
+    counter = asyncio.create_task(turns_of_the_loop(counted))
+    outcomes = await room.desk.submit(wires)
+    counter.cancel()
+    assert [outcome.code for outcome in outcomes] == [0] * len(wires)
+    assert len(counted) >= sum(map(len, wires)) // DOOR_SIZE_BYTES - 1 > 5
+
+
+@pytest.mark.asyncio
+async def test_posts_that_are_checked_at_the_same_time_share_what_room_there_is(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(room.lab.replica.pool), "backlog_txs_max", 150)
+    posts = [[transaction(number).wire for number in range(first, first + 100)] for first in (0, 100)]
+    outcomes = await asyncio.gather(*map(room.desk.submit, posts))
+    assert sum(room.checked) == 150
+    assert sorted(outcome.code for post in outcomes for outcome in post) == [0] * 150 + [Code.POOL_FULL] * 50
+    assert room.desk._being_checked == 0
+
+
+def test_a_node_that_lags_or_has_stopped_is_not_ready(room: Room) -> None:
+    room.pass_time(1_000, 0, 1, 2)
+    assert room.desk.ready()
+    room.desk.stopped = "an example"
+    assert not room.desk.ready()
+    room.desk.stopped = None
+    for member in (0, 1):
+        status = Status(GENESIS.validator_set.epoch, 0, False, LAG_HEIGHTS_MAX + 1, 0)
+        room.lab.replica.on_frame(MEMBERS[member].public, Kind.STATUS, encode(status.to_value()))
+    assert not room.desk.ready()
