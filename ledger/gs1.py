@@ -6,13 +6,14 @@ An identifier on the chain is one of
     01/<gtin14>                 a product (class)
     00/<sscc18>                 a logistic unit
     <ai>/<value>[/<ai>/<value>] any other GS1 key
-    <absolute URI>              an object without a GS1 key
+    <URN or web address>        an object without a GS1 key
 of at most 128 characters. The first four are told apart by position, so a serial may hold a slash. Service relation
-numbers (GSRN, AI 8017 and 8018) identify people and are refused: nothing personal goes on the chain.
+numbers (GSRN, AI 8017 and 8018) identify people and are refused: nothing personal goes on the chain. So is a GS1 key
+written as a URI: it would be a second spelling of the thing, and could be a person's number.
 
-Must not know: URNs and Digital Links (node/gateway), or state.
+Must not know: how URNs and Digital Links are read (node/gateway), or state.
 Sources: GS1 General Specifications 25.0, sections 1.4 (prefixes), 3 (application identifiers), 7.9 (check digits),
-7.11 (character set 82).
+7.11 (character set 82); GS1 Digital Link URI Syntax 1.4 section 4; EPC Tag Data Standard 2.0 section 6.
 """
 
 from __future__ import annotations
@@ -39,8 +40,17 @@ _EPC = re.compile(
     rf"01/[0-9]{{14}}(?:/(?:10|21)/{_CSET_82}{{1,20}}|/235/{_CSET_82}{{1,28}})?"
     r"|00/[0-9]{18}"
     rf"|(?!0[01]/)[0-9]{{2,4}}/{_CSET_82}{{1,120}}"
-    r"|[A-Za-z][A-Za-z0-9+.\-]*:[!-~]+",
+    r"|(?:[Uu][Rr][Nn]:|[Hh][Tt][Tt][Pp][Ss]?://)[!-~]+",  # what CBV 2.0 section 8.2 has for things; no mailto, no tel
     re.ASCII,
+)
+# A GS1 key as a URI: an EPC URN but of the schemes that stand for no key, all of GS1's own resolver, or a Digital Link
+# of any domain, which is a path that ends in pairs of application identifier and value.
+_KEY_AS_URI = re.compile(
+    r"urn:epc:(?!id:(?:adi|bic|gid|imovn|usdod):).*"
+    r"|https?://id\.gs1\.org(?:[:/?#].*)?"
+    r"|https?://[^/?#]+(?:/[^/?#]*)*?/(?:01/[0-9]{8}|(?:253|255|41[47])/[0-9]{13}|8003/[0-9]{14}|402/[0-9]{17}"
+    r"|(?:00|8006|801[78])/[0-9]{18}|(?:401|8004|801[03])/[^/?#])[^/?#]*(?:/[^/?#]+/[^/?#]+)*/?(?:[?#].*)?",
+    re.ASCII | re.IGNORECASE,
 )
 # Other keys whose first digits end in a check digit: application identifier and how many digits that is.
 _CHECKED_DIGITS = {"253": 13, "255": 13, "402": 17, "414": 13, "417": 13, "8003": 14, "8006": 14}
@@ -130,7 +140,7 @@ def day_end_ms(date: int) -> int:
 
 
 def check_epc(value: Value, path: str) -> None:
-    """Refuse what is not an identifier in its one spelling, or has a wrong check digit, or names a person."""
+    """Refuse what is not an identifier in its one spelling, or has a wrong check digit, or may name a person."""
     if type(value) is not str or len(value) > EPC_LENGTH_MAX or _EPC.fullmatch(value) is None:
         raise Reject(Code.BAD_IDENTIFIER, path)
     if value[2] == "/" and value[0] == "0":
@@ -139,6 +149,8 @@ def check_epc(value: Value, path: str) -> None:
         key, slash, rest = value.partition("/")
         if key in _PERSONS:
             raise Reject(Code.BAD_IDENTIFIER, path, key)
+        if not key.isdigit() and _KEY_AS_URI.fullmatch(value) is not None:
+            raise Reject(Code.BAD_IDENTIFIER, path)
         count = _CHECKED_DIGITS.get(key)
         if not slash or count is None:
             return

@@ -21,7 +21,8 @@ MODULE_NAME = "drugs"
 
 DEPTH_MAX = 8  # pack, bundle, case, layer, pallet, container, and room to spare
 INSIDE_MAX = 1_000  # the list of what is inside is rewritten when it changes
-CONTENTS_MAX = 128  # lots, spans and faults counted in one parent; a mixed pallet has a few
+CONTENTS_MAX = 128  # pairs of lot and span packed into one parent; a mixed pallet has a few
+LISTS_MAX = 16  # of ingredients, named by one lot and rewritten with it; what comes later is in its history only
 SPANS_MAX = 16  # packing after readings; beyond, the two oldest spans are joined, which only widens extremes
 
 
@@ -37,6 +38,7 @@ class Status(IntEnum):
 
 Extremes: TypeAlias = "tuple[int, ...]"  # lowest and highest, thousandths of a degree Celsius; empty: never read
 Entry: TypeAlias = "tuple[str, int, int]"  # lot class, span, fault code or 0
+Row: TypeAlias = "tuple[str, int, int, int]"  # (*Entry, how many)
 
 
 class Item(NamedTuple):
@@ -52,7 +54,7 @@ class Item(NamedTuple):
     height: int = 0  # levels below it
     first_span: int = 0  # number of spans[0]
     spans: tuple[Extremes, ...] = ((),)
-    contents: tuple[tuple[str, int, int, int], ...] = ()  # (*Entry, how many), sorted
+    contents: tuple[tuple[str, int, int], ...] = ()  # lot class, span, how many, sorted
 
     def moved(self, status: int, custodian: str, consignee: str = "") -> Item:
         """The same with another status and holder; half the cost of `_replace`."""
@@ -64,19 +66,24 @@ class Item(NamedTuple):
 
 
 class Lot(NamedTuple):
-    """State of one lot. `temperature` as stated (hundredths), `packs` how many serials were given out."""
+    """State of one lot. `temperature` as stated (hundredths), `packs` how many serials were given out.
+
+    `ingredients`: in the state the names of lists, which the lots of one transformation share; for readers (`lot_of`)
+    what stands on them.
+    """
 
     maker: str
     expiry_date: int
     production_date: int
     temperature: tuple[int, int] | tuple[()]
-    ingredients: tuple[str, ...]
+    ingredients: tuple[bytes, ...] | tuple[str, ...]
     packs: int
     recall_reason: str
 
 
 Get: TypeAlias = Callable[..., Any]  # (table, *key parts) -> value or None
-Lots: TypeAlias = dict[str, tuple[Lot, bool]]  # by class: what a lot is, and whether it or its product is recalled
+Lots: TypeAlias = dict[str, tuple[Lot, bool]]  # those that an operation has read, by class, as `known_lot` gives them
+Moves: TypeAlias = dict[str, dict[Entry, int]]  # by parent: what it counts more or, below 0, less often than before
 
 
 def widen(extremes: Extremes, low: int, high: int) -> Extremes:
@@ -92,7 +99,27 @@ def breaks(lot: Lot, extremes: Extremes) -> bool:
 
 
 def lot_of(get: Get, lot_epc: str) -> Lot:
+    """A known lot with its ingredients, for people and the API; rules need only `lot_entry`."""
+    lot = lot_entry(get, lot_epc)
+    return lot._replace(ingredients=ingredients_of(get, lot))
+
+
+def lot_entry(get: Get, lot_epc: str) -> Lot:
     return Lot._make(get("lot", lot_epc))
+
+
+def ingredients_of(get: Get, lot: Lot) -> tuple[str, ...]:
+    """What stands on the lists that an entry names, each once."""
+    return tuple(dict.fromkeys(epc for name in lot.ingredients for epc in get("ingredients", name)))
+
+
+def known_lot(get: Get, lot_epc: str, lots: Lots) -> tuple[Lot, bool]:
+    """A lot, and whether it or its product is recalled."""
+    known = lots.get(lot_epc)
+    if known is None:
+        lot = lot_entry(get, lot_epc)
+        known = lots[lot_epc] = lot, bool(lot.recall_reason) or get("recall", lot_epc[3:17]) is not None
+    return known
 
 
 def item_of(get: Get, epc: str) -> Item:
@@ -117,14 +144,15 @@ def put_item(ctx: Context, epc: str, item: Item) -> None:
 
 
 def become_each(ctx: Context, epcs: Iterable[str], become: Callable[[str, Item], Item]) -> None:
-    """Let each become what `become` makes of it or refuses. That may depend on the item's value alone, so it is asked
-    once for neighbours that are one value in memory, as packs that went the same way are."""
+    """Let each become what `become` makes of it or refuses. That may depend on the value alone of an item with nothing
+    in it, so it is asked once for neighbours that are one value in memory, as packs that went the same way are."""
     before: Any = None
     after: tuple[Any, ...] = ()
     for epc in epcs:
         value = ctx.get("item", epc)
         if value is not before or value is None:
-            before, after = value, tuple(become(epc, read_item(value, epc)))
+            item = read_item(value, epc)
+            before, after = None if item.contents else value, tuple(become(epc, item))
         ctx.put("item", epc, value=after)
         ctx.index("serial", epc)
 
@@ -177,71 +205,113 @@ def active(get: Get, epc: str, item: Item, holder: str) -> Item:
     return item
 
 
-def entries(get: Get, item: Item, span: int) -> Iterator[tuple[Entry, int]]:
-    """How `item` counts among the contents of a parent that it entered in `span`."""
-    if item.lot:
-        fault = _fault(get, item.lot, item.spans[0], item.recalled)
-        yield (item.lot, span, fault), 1
-    for lot_epc, own_span, fault, count in item.contents:
-        fault = fault or _fault(get, lot_epc, item.span(own_span), item.recalled)
-        yield (lot_epc, span, fault), count
+def rows_inside(get: Get, epc: str, item: Item) -> tuple[Row, ...]:
+    """What is in an item by lot, span and fault, sorted."""
+    if not item.contents:
+        return ()
+    contents = tuple((lot_epc, span, 0, count) for lot_epc, span, count in item.contents)
+    faults = get("faults", epc)
+    if faults is None:
+        return contents
+    return counted((*contents, *faults), (((lot_epc, span, 0), -count) for lot_epc, span, _, count in faults))
 
 
-def _fault(get: Get, lot_epc: str, extremes: Extremes, recalled: bool) -> int:
+def rows_of(get: Get, epc: str, item: Item) -> tuple[Row, ...]:
+    """The same after the item itself, if it is of a lot: as if it were in itself since its oldest span."""
+    inside = rows_inside(get, epc, item)
+    return ((item.lot, item.first_span, 0, 1), *inside) if item.lot else inside
+
+
+def entries(get: Get, epc: str, item: Item, span: int, lots: Lots) -> Iterator[tuple[Entry, int]]:
+    """How `item` counts in a parent that it entered in `span`."""
+    for lot_epc, own_span, fault, count in rows_of(get, epc, item):
+        yield (lot_epc, span, fault or _fault(get, lot_epc, item.span(own_span), item.recalled, lots)), count
+
+
+def _fault(get: Get, lot_epc: str, extremes: Extremes, recalled: bool, lots: Lots) -> int:
     """What is wrong with a pack itself, beyond what holds for its whole lot."""
     if recalled:
         return int(Code.PACK_RECALLED)
-    if extremes and breaks(lot_of(get, lot_epc), extremes):
+    if extremes and breaks(known_lot(get, lot_epc, lots)[0], extremes):
         return int(Code.COLD_CHAIN_BROKEN)
     return 0
 
 
-def counted(
-    contents: Iterable[tuple[str, int, int, int]], changes: Iterable[tuple[Entry, int]]
-) -> tuple[tuple[str, int, int, int], ...]:
-    """`contents` with signed counts added, sorted; what reaches zero is dropped."""
-    counts = {(lot, span, fault): count for lot, span, fault, count in contents}
-    for entry, count in changes:
-        counts[entry] = counts.get(entry, 0) + count
-    if len(counts) > CONTENTS_MAX:
-        raise Reject(Code.CONTAINER_FULL, CONTENTS_MAX)
-    return tuple((*entry, counts[entry]) for entry in sorted(counts) if counts[entry] > 0)
+def counted(rows: Iterable[tuple[Any, ...]], changes: Iterable[tuple[tuple[Any, ...], int]]) -> tuple[Any, ...]:
+    """`rows`, each ending in how many, with signed counts added, sorted; what reaches zero is dropped."""
+    counts = {row[:-1]: row[-1] for row in rows}
+    for key, count in changes:
+        counts[key] = counts.get(key, 0) + count
+    return tuple((*key, counts[key]) for key in sorted(counts) if counts[key] > 0)
 
 
-def put_upwards(ctx: Context, epc: str, old: Item, new: Item) -> None:
-    """Write a changed item, and correct what its parents count if it counts differently now."""
-    put_item(ctx, epc, new)
-    while new.parent:
-        before, after = list(entries(ctx.get, old, old.entry_span)), list(entries(ctx.get, new, new.entry_span))
-        if before == after:
-            return
-        epc, old = new.parent, item_of(ctx.get, new.parent)
-        changes = [*((entry, -count) for entry, count in before), *after]
-        new = old._replace(contents=counted(old.contents, changes))
-        put_item(ctx, epc, new)
+def count_contents(item: Item, changes: Iterable[tuple[Entry, int]]) -> Item:
+    """The item with so much more or, below 0, less in it."""
+    return item._replace(contents=counted(item.contents, ((entry[:2], count) for entry, count in changes)))
+
+
+def count_faults(ctx: Context, epc: str, changes: Iterable[tuple[Entry, int]]) -> None:
+    """Write what has a fault among what is in an item. It has no limit of its own, so that no recall and no reading is
+    refused for want of room: with two faults it is at most twice as long as what was packed."""
+    before = ctx.get("faults", epc)
+    after = counted(before or (), ((entry, count) for entry, count in changes if entry[2]))
+    if after:
+        ctx.put("faults", epc, value=after)
+    elif before is not None:
+        ctx.delete("faults", epc)
+
+
+def note_faults(get: Get, epc: str, old: Item, new: Item, moves: Moves, lots: Lots) -> None:
+    """Add to `moves` what the parent of a packed item counts differently now that this was read or recalled of it."""
+    if old.recalled:
+        return  # and so is all that is in it
+    for lot_epc, span, fault, count in rows_of(get, epc, old):
+        if fault or not (new.recalled or breaks(known_lot(get, lot_epc, lots)[0], new.spans[0])):
+            continue  # the oldest span holds all readings, so what it does not break is sound: nearly always all
+        was = _fault(get, lot_epc, old.span(span), False, lots)
+        now = _fault(get, lot_epc, new.span(span), new.recalled, lots)
+        if was != now:
+            _move(moves, old.parent, (lot_epc, old.entry_span, was), -count)
+            _move(moves, old.parent, (lot_epc, old.entry_span, now), count)
+
+
+def _move(moves: Moves, parent: str, entry: Entry, count: int) -> None:
+    counts = moves.setdefault(parent, {})
+    counts[entry] = counts.get(entry, 0) + count
+
+
+def put_upwards(ctx: Context, moves: Moves, lots: Lots) -> None:
+    """Correct what parents count, and theirs, as far up as it makes a difference: each level once for all of `moves`,
+    when all items that they come from are written. Of a parent only its faults are, which are few: a thousand packs
+    may be recalled from as many full pallets at once."""
+    while moves:
+        above: Moves = {}
+        for epc, changes in moves.items():
+            count_faults(ctx, epc, changes.items())
+            item = item_of(ctx.get, epc)
+            if not item.parent:
+                continue
+            for (lot_epc, span, fault), count in changes.items():
+                fault = fault or _fault(ctx.get, lot_epc, item.span(span), item.recalled, lots)
+                _move(above, item.parent, (lot_epc, item.entry_span, fault), count)
+        moves = {parent: changes for parent, changes in above.items() if any(changes.values())}
 
 
 def refuse_unfit(
     ctx: Context, epc: str, item: Item, lots: Lots, *, returned_to: str = "", dispensed: bool = False
 ) -> None:
-    """Refuse what is recalled, expired or was too warm or cold, unless it goes back to the lot's maker. `lots`: those
-    that this operation has read."""
+    """Refuse what is recalled, expired or was too warm or cold, unless it goes back to the lot's maker."""
     if item.lot:
         own = int(Code.PACK_RECALLED) if item.recalled else 0
         _refuse_lot(ctx, epc, item.lot, item.spans[0], own, lots, returned_to, dispensed)
-    for lot_epc, span, fault, _ in item.contents:
+    for lot_epc, span, fault, _ in rows_inside(ctx.get, epc, item):
         _refuse_lot(ctx, epc, lot_epc, item.span(span), fault, lots, returned_to, dispensed)
 
 
 def _refuse_lot(
     ctx: Context, epc: str, lot_epc: str, extremes: Extremes, fault: int, lots: Lots, returned_to: str, dispensed: bool
 ) -> None:
-    known = lots.get(lot_epc)
-    if known is None:
-        lot = lot_of(ctx.get, lot_epc)
-        known = lot, bool(lot.recall_reason) or ctx.get("recall", lot_epc[3:17]) is not None
-        lots[lot_epc] = known
-    lot, is_recalled = known
+    lot, is_recalled = known_lot(ctx.get, lot_epc, lots)
     if lot.maker == returned_to:
         return
     if fault == Code.PACK_RECALLED or is_recalled:
@@ -306,7 +376,7 @@ def pack_state(reader: Reader, epc: str) -> PackState | None:
         recalled = recalled or parent.recalled
         parents.append(top.parent)
         top = parent
-    lot = lot_of(get, item.lot) if item.lot else _NO_LOT
+    lot = lot_entry(get, item.lot) if item.lot else _NO_LOT
     return PackState(
         epc=epc,
         status=Status(top.status),
@@ -319,7 +389,7 @@ def pack_state(reader: Reader, epc: str) -> PackState | None:
         expiry_date=lot.expiry_date,
         production_date=lot.production_date,
         temperature=lot.temperature or None,
-        ingredients=lot.ingredients,
+        ingredients=ingredients_of(get, lot),
         low_millidegrees=extremes[0] if extremes else None,
         high_millidegrees=extremes[1] if extremes else None,
         cold_chain_broken=breaks(lot, extremes),

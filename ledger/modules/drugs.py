@@ -3,7 +3,10 @@
 Tables
     item/<epc>                  an `Item` (ledger/modules/drug_state.py): a pack, case, pallet or other single thing
     inside/<epc>                the identifiers directly inside an item; absent when empty
-    lot/<lot class>             a `Lot`: who made it, its dates, temperature range, ingredients
+    faults/<epc>                what is recalled or spoilt among all that is inside an item; absent when nothing is
+    lot/<lot class>             a `Lot`: who made it, its dates, temperature range, lists of ingredients
+    ingredients/<hash>          identifiers of what lots were made of; by what it holds, so it is written once for all
+                                lots of a transformation, and never changed
     recall/<gtin>               reason; the whole product is recalled
 
 Custody. One institution holds an item; shipping puts it in transit to one consignee, who alone receives it (the shipper
@@ -15,8 +18,8 @@ transformations, observations and packing lists, but have no custodian.
 
 Cold chain. A lot may have a temperature range. An observation widens the extremes of the observed item only. Each item
 has spans of extremes: what goes in after a reading starts a new span, so that it inherits, when it comes out, what was
-read since it went in and nothing older. Each parent also counts what is in it by lot, span and fault, so that shipping
-a pallet checks every lot in it without visiting a pack.
+read since it went in and nothing older. Each parent also counts what is in it by lot and span, and by fault, so that
+shipping a pallet checks every lot in it without visiting a pack.
 
 Who may observe: the holder; in transit also the consignee and any distributor (the carrier is not a party to the
 shipment, and its signature says who logged); a regulator always.
@@ -33,7 +36,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ledger.codec import Value
+from ledger.codec import Value, encode
+from ledger.crypto import hash_bytes
 from ledger.errors import Code, FieldReject, Reject
 from ledger.gs1 import (
     LOT_UNKNOWN,
@@ -63,23 +67,29 @@ from ledger.modules.drug_operations import (
     VoidShipment,
 )
 from ledger.modules.drug_state import (
+    CONTENTS_MAX,
     DEPTH_MAX,
     INSIDE_MAX,
+    LISTS_MAX,
     MODULE_NAME,
     Entry,
     Item,
     Lot,
     Lots,
+    Moves,
     PackState,
     Status,
     active,
     alone,
     become_each,
-    counted,
+    count_contents,
+    count_faults,
     entries,
     in_hand,
+    ingredients_of,
     item_of,
-    lot_of,
+    lot_entry,
+    note_faults,
     open_span,
     outermost,
     pack_state,
@@ -109,10 +119,17 @@ def _check_facts(op: Commission | Transform) -> None:
         raise Reject(Code.BAD_DATE, "production_date")
 
 
-def _state_lot(
-    ctx: Context, lot_epc: str, op: Commission | Transform, ingredients: tuple[str, ...], packs: int
-) -> None:
-    """Make the lot known, or check that what is said of it agrees.
+def _list_ingredients(ctx: Context, ingredients: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Write the list, if it is one, and give its name for lots to hold."""
+    if not ingredients:
+        return ()
+    name = hash_bytes(encode(ingredients))
+    ctx.put("ingredients", name, value=ingredients)
+    return (name,)
+
+
+def _state_lot(ctx: Context, lot_epc: str, op: Commission | Transform, lists: tuple[bytes, ...], packs: int) -> None:
+    """Make the lot known, or check that what is said of it agrees. `lists`: names of lists of ingredients.
 
     What is not stated yet may be filled in until the first pack of the lot exists; from then on its facts stand. Only
     ingredients add up, as one lot may take several transformations.
@@ -120,7 +137,7 @@ def _state_lot(
     stated = (op.expiry_date, op.production_date, op.temperature or ())
     value = ctx.get("lot", lot_epc)
     if value is None:
-        ctx.put("lot", lot_epc, value=(ctx.member.id, *stated, ingredients, packs, ""))
+        ctx.put("lot", lot_epc, value=(ctx.member.id, *stated, lists, packs, ""))
         return
     lot = Lot._make(value)
     if lot.maker != ctx.member.id:  # the prefix changed hands while the lot was in production
@@ -129,11 +146,11 @@ def _state_lot(
     for name, said, before in zip(("expiry_date", "production_date", "temperature"), stated, known, strict=True):
         if said and said != before and (before or lot.packs):
             raise Reject(Code.LOT_EXISTS, lot_epc, name)
-    if isinstance(op, Commission) and ingredients and lot.ingredients and ingredients != lot.ingredients:
+    if isinstance(op, Commission) and lists and lot.ingredients and op.ingredients != ingredients_of(ctx.get, lot):
         raise Reject(Code.LOT_EXISTS, lot_epc, "ingredients")
     facts: tuple[Value, ...] = tuple(said or before for said, before in zip(stated, known, strict=True))
-    ingredients = tuple(dict.fromkeys((*lot.ingredients, *ingredients)))[:INGREDIENTS_MAX]
-    ctx.put("lot", lot_epc, value=(lot.maker, *facts, ingredients, lot.packs + packs, lot.recall_reason))
+    every = tuple(dict.fromkeys((*lot.ingredients, *lists)))[:LISTS_MAX]
+    ctx.put("lot", lot_epc, value=(lot.maker, *facts, every, lot.packs + packs, lot.recall_reason))
 
 
 def _own_gtin(ctx: Context, gtin: str) -> None:
@@ -144,7 +161,7 @@ def _own_gtin(ctx: Context, gtin: str) -> None:
 def _commission(op: Commission, ctx: Context) -> None:
     _own_gtin(ctx, op.gtin)
     lot_epc = lot_class(op.gtin, op.lot)
-    _state_lot(ctx, lot_epc, op, op.ingredients, len(op.serials))
+    _state_lot(ctx, lot_epc, op, _list_ingredients(ctx, op.ingredients), len(op.serials))
     _make_packs(ctx, f"01/{op.gtin}/21/", op.serials, lot_epc)
     ctx.index("lot", lot_index_key(lot_epc))
     ctx.index("custodian", ctx.member.id)
@@ -183,9 +200,10 @@ def _check_transform(op: Transform) -> None:
 
 
 def _transform(op: Transform, ctx: Context) -> None:
+    lots: Lots = {}
     for epc, _, _ in op.inputs:
-        _consume(ctx, epc)
-    ingredients = tuple(epc for epc, _, _ in op.inputs)[:INGREDIENTS_MAX]
+        _consume(ctx, epc, lots)
+    lists = _list_ingredients(ctx, tuple(epc for epc, _, _ in op.inputs)[:INGREDIENTS_MAX] if op.outputs else ())
     packs: dict[str, list[str]] = {}
     for epc, _, _ in op.outputs:
         gtin = gtin_of(epc)
@@ -193,7 +211,7 @@ def _transform(op: Transform, ctx: Context) -> None:
             raise Reject(Code.BAD_IDENTIFIER, epc)
         _own_gtin(ctx, gtin)
         if is_lot(epc):
-            _state_lot(ctx, epc, op, ingredients, 0)
+            _state_lot(ctx, epc, op, lists, 0)
             ctx.index("lot", lot_index_key(epc))
         elif is_pack(epc):
             packs.setdefault(gtin, []).append(epc)
@@ -201,13 +219,13 @@ def _transform(op: Transform, ctx: Context) -> None:
             raise Reject(Code.BAD_IDENTIFIER, epc)
     for gtin, epcs in packs.items():
         lot_epc = lot_class(gtin, op.lot or LOT_UNKNOWN)
-        _state_lot(ctx, lot_epc, op, ingredients, len(epcs))
+        _state_lot(ctx, lot_epc, op, lists, len(epcs))
         _make_packs(ctx, "", epcs, lot_epc)
         ctx.index("lot", lot_index_key(lot_epc))
     ctx.index("custodian", ctx.member.id)
 
 
-def _consume(ctx: Context, epc: str) -> None:
+def _consume(ctx: Context, epc: str, lots: Lots) -> None:
     """Use up one input. A lot may come from outside the chain; if it is known, it must not be recalled."""
     me = ctx.member.id
     if is_class(epc):
@@ -218,7 +236,7 @@ def _consume(ctx: Context, epc: str) -> None:
             ctx.index("lot", lot_index_key(epc))
         return
     item = in_hand(ctx.get, epc, me)
-    refuse_unfit(ctx, epc, item, {})
+    refuse_unfit(ctx, epc, item, lots)
     put_item(ctx, epc, item.moved(int(Status.CONSUMED), me))
     ctx.index("serial", epc)
 
@@ -232,6 +250,7 @@ def _aggregate(op: Aggregate, ctx: Context) -> None:
     parent = open_span(parent)
     entry_span = parent.first_span + len(parent.spans) - 1
     entered: list[tuple[Entry, int]] = []
+    lots: Lots = {}
     height = parent.height
     for child in op.children:
         if child == op.parent:
@@ -240,7 +259,7 @@ def _aggregate(op: Aggregate, ctx: Context) -> None:
             continue
         item = in_hand(ctx.get, child, me)
         height = max(height, item.height + 1)
-        entered.extend(entries(ctx.get, item, entry_span))
+        entered.extend(entries(ctx.get, child, item, entry_span, lots))
         put_item(ctx, child, item._replace(parent=op.parent, entry_span=entry_span))
         ctx.index("serial", child)
     if height >= DEPTH_MAX:
@@ -251,7 +270,11 @@ def _aggregate(op: Aggregate, ctx: Context) -> None:
     if len(inside) > INSIDE_MAX:
         raise Reject(Code.CONTAINER_FULL, op.parent, INSIDE_MAX)
     ctx.put("inside", op.parent, value=inside)
-    put_item(ctx, op.parent, parent._replace(height=height, contents=counted(parent.contents, entered)))
+    parent = count_contents(parent._replace(height=height), entered)
+    if len(parent.contents) > CONTENTS_MAX:
+        raise Reject(Code.CONTAINER_FULL, op.parent, CONTENTS_MAX)
+    put_item(ctx, op.parent, parent)
+    count_faults(ctx, op.parent, entered)
     ctx.index("serial", op.parent)
     ctx.index("custodian", me)
 
@@ -264,22 +287,27 @@ def _disaggregate(op: Disaggregate, ctx: Context) -> None:
     if not leaving:
         raise Reject(Code.NOT_IN_PARENT, op.parent)
     listed, gone = frozenset(inside), frozenset(leaving)
+    remaining = tuple(child for child in inside if child not in gone)
     left: list[tuple[Entry, int]] = []
+    lots: Lots = {}
     for child in leaving:
         if child not in listed:
             raise Reject(Code.NOT_IN_PARENT, child, op.parent)
         if is_class(child):
             continue
         item = item_of(ctx.get, child)
-        left.extend((entry, -count) for entry, count in entries(ctx.get, item, item.entry_span))
+        if remaining:  # else nothing is left to count
+            left.extend((entry, -count) for entry, count in entries(ctx.get, child, item, item.entry_span, lots))
         put_item(ctx, child, unpacked(item, parent))
         ctx.index("serial", child)
-    remaining = tuple(child for child in inside if child not in gone)
     if remaining:
         ctx.put("inside", op.parent, value=remaining)
-        parent = parent._replace(contents=counted(parent.contents, left))
+        parent = count_contents(parent, left)
+        count_faults(ctx, op.parent, left)
     else:
         ctx.delete("inside", op.parent)
+        if ctx.get("faults", op.parent) is not None:
+            ctx.delete("faults", op.parent)
         own = parent.spans[0] if parent.lot else ()  # an empty logistic unit forgets; a case that is a product does not
         parent = parent._replace(contents=(), height=0, first_span=0, spans=(own,))
     put_item(ctx, op.parent, parent)
@@ -362,6 +390,8 @@ def _observe(op: Observe, ctx: Context) -> None:
     measured = [_millidegrees(value, uom) for kind, value, uom in op.readings if kind == "Temperature"]
     low, high = (min(measured)[0], max(high for _, high in measured)) if measured else (0, 0)
 
+    lots: Lots = {}
+    moves: Moves = {}
     before: Any = None
     after: tuple[Any, ...] = ()
     for epc in op.epcs:
@@ -374,11 +404,13 @@ def _observe(op: Observe, ctx: Context) -> None:
             _may_observe(ctx, epc, outermost(ctx.get, item) if item.parent else item)
             seen = item._replace(spans=tuple(widen(span, low, high) for span in item.spans)) if measured else item
             before, after = value, tuple(seen)
-        if measured and item.parent:
-            put_upwards(ctx, epc, item, seen)
-        elif measured:
+            is_wider = seen.spans != item.spans
+        if is_wider:
             ctx.put("item", epc, value=after)
+            if item.parent:
+                note_faults(ctx.get, epc, item, seen, moves, lots)
         ctx.index("serial", epc)
+    put_upwards(ctx, moves, lots)
     ctx.index("custodian", ctx.member.id)
 
 
@@ -434,16 +466,22 @@ def _recall(op: Recall, ctx: Context) -> None:
     lot_epc = None if op.lot is None else lot_class(op.gtin, op.lot)
     if lot_epc is not None and ctx.get("lot", lot_epc) is None:
         raise Reject(Code.UNKNOWN_LOT, lot_epc)
+    lots: Lots = {}
+    moves: Moves = {}
     for serial in op.serials:
         epc = f"01/{op.gtin}/21/{serial}"
         item = item_of(ctx.get, epc)
         if lot_epc is not None and item.lot != lot_epc:
             raise Reject(Code.UNKNOWN_PACK, epc, lot_epc)
-        put_upwards(ctx, epc, item, item._replace(recalled=True))
+        recalled = item._replace(recalled=True)
+        put_item(ctx, epc, recalled)
+        if item.parent:
+            note_faults(ctx.get, epc, item, recalled, moves, lots)
         ctx.index("serial", epc)
+    put_upwards(ctx, moves, lots)
     if lot_epc is not None:
         if not op.serials:
-            ctx.put("lot", lot_epc, value=tuple(lot_of(ctx.get, lot_epc)._replace(recall_reason=op.reason)))
+            ctx.put("lot", lot_epc, value=tuple(lot_entry(ctx.get, lot_epc)._replace(recall_reason=op.reason)))
         ctx.index("lot", lot_index_key(lot_epc))
     elif not op.serials:
         ctx.put("recall", op.gtin, value=op.reason)

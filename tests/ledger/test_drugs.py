@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 import pytest
@@ -13,6 +14,7 @@ from ledger.errors import Code
 from ledger.fields import Operation
 from ledger.gs1 import DAY_MS, check_digit, day_end_ms, lot_class
 from ledger.modules.drug_operations import (
+    INGREDIENTS_MAX,
     ITEMS_MAX,
     Aggregate,
     Associate,
@@ -25,8 +27,20 @@ from ledger.modules.drug_operations import (
     Transform,
     VoidShipment,
 )
-from ledger.modules.drug_state import DEPTH_MAX, INSIDE_MAX, SPANS_MAX, Item
+from ledger.modules.drug_state import (
+    CONTENTS_MAX,
+    DEPTH_MAX,
+    INSIDE_MAX,
+    LISTS_MAX,
+    SPANS_MAX,
+    Entry,
+    Item,
+    entries,
+    lot_of,
+    rows_inside,
+)
 from ledger.modules.drugs import Status, pack_state, trace
+from ledger.state import Overlay, state_key
 from tests.ledger.chain import VALUE_SIZE_BYTES_MAX, Chain
 from tests.ledger.drugs_helper import (
     CARRIER,
@@ -311,6 +325,39 @@ def test_a_full_pallet_unpacks_in_one_transaction() -> None:
     assert Item._make(chain.read("drugs", "item", SSCC)).contents == ()
 
 
+def full_pallet(chain: Chain) -> tuple[str, ...]:
+    """Packs on SSCC, as many as it can tell apart: each went in after another reading."""
+    loaded = packs(CONTENTS_MAX)
+    for epc in loaded:
+        assert chain.send(MAKER, aggregate(SSCC, epc)).ok
+        assert chain.send(MAKER, observe(5, SSCC)).ok
+    return loaded
+
+
+def test_a_parent_tells_a_bounded_number_of_lots_and_spans_apart() -> None:
+    chain = stocked(CONTENTS_MAX + 2)
+    assert chain.send(MAKER, aggregate(sscc(2), pack(CONTENTS_MAX + 1))).ok
+    loaded = full_pallet(chain)
+    refused(chain.send(MAKER, aggregate(SSCC, pack(CONTENTS_MAX))), Code.CONTAINER_FULL, SSCC, CONTENTS_MAX)
+    refused(chain.send(MAKER, aggregate(SSCC, sscc(2))), Code.CONTAINER_FULL, SSCC, CONTENTS_MAX)
+    assert chain.send(MAKER, disaggregate(SSCC, loaded[0])).ok
+    assert chain.send(REGULATOR, recall(None, *(epc[21:] for epc in loaded))).ok  # a fault takes no room
+    assert chain.send(MAKER, aggregate(SSCC, sscc(2))).ok
+
+
+@pytest.mark.parametrize("operation", [Recall(GTIN, None, ("SN00005", "SN00128"), "fake", 0), observe(40, pack(5))])
+def test_no_full_parent_stands_in_the_way_of_what_makes_a_pack_unfit(operation: Operation) -> None:
+    chain = stocked(CONTENTS_MAX + 1)
+    full_pallet(chain)
+    assert chain.send(MAKER, aggregate(sscc(2), SSCC)).ok
+    assert chain.send(REGULATOR, operation).ok
+    code = Code.PACK_RECALLED if isinstance(operation, Recall) else Code.COLD_CHAIN_BROKEN
+    refused(chain.send(MAKER, ship("pharmacy", sscc(2))), code, sscc(2), LOT)
+    assert chain.send(MAKER, disaggregate(sscc(2))).ok
+    assert chain.send(MAKER, disaggregate(SSCC, pack(5))).ok
+    refused(chain.send(MAKER, ship("pharmacy", pack(5))), code, pack(5), LOT)
+
+
 def test_bulk_quantities_are_listed_in_a_parent() -> None:
     chain = stocked()
     assert chain.send(MAKER, aggregate(SSCC, LOT, pack(0))).ok
@@ -573,6 +620,86 @@ def test_packing_after_many_readings_keeps_a_bounded_record_that_only_widens() -
     assert Item._make(chain.read("drugs", "item", SSCC)).contents == ()
 
 
+def test_a_reading_that_widens_nothing_writes_nothing() -> None:
+    chain = stocked(2)
+    chain.send(MAKER, aggregate(SSCC, pack(0)))
+    assert chain.send(MAKER, observe(5, SSCC, *packs(2))).ok
+    again = chain.execute([chain.transaction(MAKER, observe(5, SSCC, *packs(2)))])
+    assert again.receipts[0].ok
+    assert again.changes == {}
+    assert len(chain.found("serial", SSCC)) == 3  # but it is part of the history
+
+
+def test_a_further_reading_of_what_is_spoilt_leaves_its_parents_alone() -> None:
+    chain = stocked()
+    chain.send(MAKER, aggregate(SSCC, pack(0)))
+    chain.send(MAKER, observe(30, pack(0)))
+    again = chain.execute([chain.transaction(MAKER, observe(31, pack(0)))])
+    assert list(again.changes) == [state_key("drugs", "item", pack(0))]
+
+
+@pytest.mark.parametrize("operation", [Recall(GTIN, None, tuple(f"L{n}" for n in range(20)), "fake", 0), observe(40)])
+def test_many_packs_of_a_pallet_become_unfit_at_the_cost_of_one_climb(
+    operation: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = new_chain()
+    inside = tuple(f"01/{GTIN}/21/L{number}" for number in range(20))
+    for number in range(20):
+        assert chain.send(MAKER, commission(f"L{number}", lot=f"LOT{number}")).ok
+    below: tuple[str, ...] = inside
+    for level in range(1, DEPTH_MAX):
+        assert chain.send(MAKER, aggregate(sscc(level), *below)).ok
+        below = (sscc(level),)
+    if isinstance(operation, Observe):
+        operation = observe(40, *inside)
+    written: list[bytes] = []
+    read: list[bytes] = []
+    put, get = Overlay.put, Overlay.get
+    monkeypatch.setattr(Overlay, "put", lambda self, key, value: (written.append(key), put(self, key, value))[1])
+    monkeypatch.setattr(Overlay, "get", lambda self, key: (read.append(key), get(self, key))[1])
+    assert chain.send(REGULATOR, operation).ok
+    packs_written = [state_key("drugs", "item", epc) for epc in inside]
+    assert written == packs_written + [state_key("drugs", "faults", sscc(level)) for level in range(1, DEPTH_MAX)]
+    for number in range(20):
+        assert read.count(state_key("drugs", "lot", lot_class(GTIN, f"LOT{number}"))) <= 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_parent_counts_what_is_in_it(seed: int) -> None:
+    """Whatever was packed, unpacked, measured and recalled at any level, together or one by one."""
+    random = Random(seed)
+    chain = new_chain()
+    every = tuple(f"01/{GTIN}/21/{number}" for number in range(12))
+    for number, epc in enumerate(every):
+        limits = ((200, 800), (0, 2500), None)[number % 3]
+        assert chain.send(MAKER, commission(epc[21:], lot=f"L{number % 3}", temperature=limits)).ok
+    units = tuple(map(sscc, range(5)))
+    assert chain.send(MAKER, CommissionContainer(units, 0)).ok
+    for _ in range(150):
+        chosen = tuple(random.sample([*every, *units], random.randint(1, 4)))
+        operation: Operation = random.choice(
+            [
+                aggregate(random.choice(units), *chosen),
+                aggregate(random.choice(units), chosen[0]),
+                disaggregate(random.choice(units)),
+                disaggregate(random.choice(units), chosen[0]),
+                observe(random.choice([5, 5, 1, 12, 30]), *chosen),
+                Recall(GTIN, None, (random.choice(every)[21:],), "fake", 0),
+            ]
+        )
+        chain.send(REGULATOR if isinstance(operation, Recall) else MAKER, operation)
+        get = partial(chain.read, "drugs")
+        for unit in units:
+            counts: dict[Entry, int] = {}
+            for epc in get("inside", unit) or ():
+                item = Item._make(get("item", epc))
+                for entry, count in entries(get, epc, item, item.entry_span, {}):
+                    counts[entry] = counts.get(entry, 0) + count
+            assert rows_inside(get, unit, Item._make(get("item", unit))) == tuple(
+                (*entry, counts[entry]) for entry in sorted(counts)
+            )
+
+
 def test_who_may_observe() -> None:
     chain = stocked()
     refused(chain.send(CARRIER, observe(5, pack(0))), Code.NOT_IN_CUSTODY)
@@ -611,6 +738,42 @@ def test_a_finished_lot_remembers_its_ingredients() -> None:
     assert state(chain, pack(0)).ingredients == (api,)
     assert state(chain, pack(0)).expiry_date == EXPIRY
     assert len(chain.found("lot", "09521234009016/API-7781")) == 1
+
+
+def written_bytes(chain: Chain, operation: Operation) -> int:
+    """What the maker's operation leaves in the state."""
+    result = chain.execute([chain.transaction(MAKER, operation)])
+    assert result.receipts[0].ok
+    return sum(len(data or b"") for _, data in result.changes.values())
+
+
+def test_many_lots_made_of_the_same_share_one_list_of_it() -> None:
+    chain = new_chain()
+    inputs = tuple(f"urn:x:{number:0122}" for number in range(INGREDIENTS_MAX))
+    outputs = tuple(lot_class(GTIN, f"LOT{number}") for number in range(INGREDIENTS_MAX))
+    assert chain.send(MAKER, CommissionContainer(inputs, 0)).ok
+    assert written_bytes(chain, transform(inputs, outputs)) < 2 * len("".join((*inputs, *outputs)))
+    assert written_bytes(chain, transform((), outputs)) < 100 * len(outputs)
+    assert lot_of(partial(chain.read, "drugs"), outputs[7]).ingredients == inputs
+
+
+def test_a_lot_remembers_what_each_of_its_transformations_took() -> None:
+    chain = new_chain()
+    first, second, third = (lot_class("09521234009016", f"API-{number}") for number in range(3))
+    for taken in ((first, second), (second, third), (first, second)):
+        assert chain.send(MAKER, transform(taken, (LOT,))).ok
+    assert lot_of(partial(chain.read, "drugs"), LOT).ingredients == (first, second, third)
+    assert chain.send(MAKER, commission("SN00000", ingredients=(first, second, third))).ok
+    refused(chain.send(MAKER, commission("SN00001", ingredients=(first, second))), Code.LOT_EXISTS, LOT, "ingredients")
+    assert state(chain, pack(0)).ingredients == (first, second, third)
+
+
+def test_a_lot_names_a_bounded_number_of_lists() -> None:
+    chain = new_chain()
+    taken = tuple(lot_class("09521234009016", f"API-{number}") for number in range(LISTS_MAX + 1))
+    for ingredient in taken:
+        assert chain.send(MAKER, transform((ingredient,), (LOT,))).ok
+    assert lot_of(partial(chain.read, "drugs"), LOT).ingredients == taken[:LISTS_MAX]
 
 
 def test_packs_are_consumed_and_made() -> None:
@@ -724,6 +887,17 @@ class Shared(Chain):
     _values: dict[bytes, Value] = {}  # noqa: RUF012 - values never change
 
 
+def test_pallets_that_are_one_value_are_judged_each_by_what_is_in_it() -> None:
+    chain = new_chain(Shared)
+    assert chain.send(MAKER, commission(*(epc[21:] for epc in packs(2)))).ok
+    for number in range(2):
+        assert chain.send(MAKER, aggregate(sscc(number), pack(number))).ok
+    assert chain.send(REGULATOR, recall(None, pack(1)[21:])).ok
+    assert chain.read("drugs", "item", sscc(0)) is chain.read("drugs", "item", sscc(1))
+    refused(chain.send(MAKER, ship("pharmacy", sscc(0), sscc(1))), Code.PACK_RECALLED, sscc(1), LOT)
+    assert chain.send(MAKER, ship("pharmacy", sscc(0))).ok
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_packs_judged_together_fare_as_if_each_were_judged_alone(seed: int) -> None:
     """What is in memory differs from node to node, and must decide nothing."""
@@ -749,6 +923,7 @@ def test_packs_judged_together_fare_as_if_each_were_judged_alone(seed: int) -> N
                 disaggregate(random.choice(cases), *things[:2]),
                 dispense(*things[:2]),
                 Decommission(things[:1], "lost", 0),
+                recall(None, random.choice(every)[21:]),
             ]
         )
         sender, operation = makers[number] if number < 2 else (random.choice(senders), operation)

@@ -80,6 +80,15 @@ def test_what_is_not_digits_has_no_valid_check_digit(text: str) -> None:
         "8006/095212340010100102/21/999",
         "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
         "https://example.com/asset/7",
+        "https://example.com/01/welcome",
+        "http://example.com/batch/401/notes/page",
+        "https://example.com/order/414/12345678",
+        "urn:example:logger:7",
+        "urn:epc:id:bic:CSQU3054383",
+        "urn:epc:id:imovn:9176187",
+        "urn:epc:id:gid:95100000.12345.400",
+        "urn:epc:id:usdod:2S194.12345678901",
+        "urn:epc:id:adi:W81X9C.3KL984PX1.2WMA52",
     ],
 )
 def test_identifiers_of_every_kind_are_accepted(epc: str) -> None:
@@ -125,6 +134,35 @@ def test_identifiers_of_people_are_refused() -> None:
     for ai in ("8017", "8018"):
         digits = "95252084000000001"
         assert code_of(Epc(), f"{ai}/{digits}{check_digit(digits)}") == Code.BAD_IDENTIFIER
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "urn:epc:id:gsrn:0614141.1234567890",
+        "URN:EPC:id:gsrnp:0614141.1234567890",
+        "urn:epc:id:sgtin:0614141.112345.400",
+        "urn:epc:class:lgtin:4012345.012345.998877",
+        "urn:epc:idpat:sgtin:4012345.*.*",
+        "urn:epc:tag:sgtin-96:3.0614141.112345.400",
+        "https://id.gs1.org/8018/061414112345678902",
+        "https://id.gs1.org/gtin/09521234001010",
+        "HTTP://ID.GS1.ORG:80/01/09521234001010",
+        f"https://example.com/stem/01/{GTIN}/21/SN1",
+        f"https://example.com/01/{GTIN}?17=280630",
+        "https://example.com/00/395212340000000014",
+        "https://example.com/8004/400000112345",
+    ],
+)
+def test_a_key_written_as_a_uri_is_no_second_spelling(uri: str) -> None:
+    assert code_of(Epc(), uri) == Code.BAD_IDENTIFIER
+
+
+@pytest.mark.parametrize(
+    "uri", ["mailto:jane.doe@example.org", "tel:+4930123456", "geo:31.23,121.47", "u:7", "data:,x", "http:8018"]
+)
+def test_only_urns_and_web_addresses_name_what_has_no_key(uri: str) -> None:
+    assert code_of(Epc(), uri) == Code.BAD_IDENTIFIER
 
 
 def test_gtin_field_wants_fourteen_digits_with_their_check_digit() -> None:
