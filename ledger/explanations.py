@@ -104,7 +104,7 @@ _MEMBERS: dict[Code, Explanation] = {
         "The epoch is too far back: its validators are no longer in the state.", "Nothing can be done any more."
     ),
     Code.PROPOSAL_OUTDATED: Explanation(
-        "The institution, or whose the key is, has changed since this was proposed.", "Propose what is wanted now."
+        "The institution has changed since this was proposed.", "Propose what is wanted now."
     ),
 }
 

@@ -67,7 +67,7 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
     shutil.rmtree(draft, ignore_errors=True)
     with DataDir(path) as folder:
         records = _records(folder, damages)
-        diverged = _diverged_at(folder.db)
+        diverged, owed = _noted_in(folder.db)
         sound = _is_sound(folder.db, genesis, registry, progress, damages)
         draft.mkdir(mode=0o700)
         if not sound:
@@ -76,13 +76,13 @@ def repair(config: NodeConfig, progress: Progress) -> Report:
             store = ChainStore(kv)
             for named in {key} if records is None else muted(records):
                 store.mute(named)
-            lost = 0 if records is None else _forgotten(records, store.tip.parameters.log_window)
+            lost = 0 if records is None else max(owed, _forgotten(records, store.tip.parameters.log_window))
             if diverged and records is not None:
                 # What this node vouched for may have been wrong, and would differ from what it executes now. The others
                 # went on without it, so a later checkpoint was certified or will be.
                 lost = max(lost, diverged, _vouched(records))
             if store.tip.height < lost:
-                if sound:
+                if sound and not owed:
                     damages.append(f"{folder.db} ends at height {store.tip.height}, and was at {lost}")
                 store.refetch(lost)
             report = (store.refetching, store.is_muted(key, for_good=True))
@@ -131,13 +131,14 @@ def _records(folder: DataDir, damages: list[str]) -> list[Record] | None:
         return None
 
 
-def _diverged_at(path: Path) -> int:
-    """The height where the store's state is not the certified one; 0 if it is, or cannot be read."""
+def _noted_in(path: Path) -> tuple[int, int]:
+    """The heights where the store's state is not the certified one, and up to which a former repair has it fetch blocks;
+    0 where it does not say so, or cannot be read."""
     with suppress(StorageError, CodecError), closing(LevelDB(path)) as kv:
         upgrade(kv)
-        diverged = ChainStore(kv).diverged
-        return 0 if diverged is None else diverged[0]
-    return 0
+        store = ChainStore(kv)
+        return 0 if store.diverged is None else store.diverged[0], store.refetching
+    return 0, 0
 
 
 def _is_sound(path: Path, genesis: Genesis, registry: Registry, progress: Progress, damages: list[str]) -> bool:

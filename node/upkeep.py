@@ -10,7 +10,7 @@ import asyncio
 from p2p.config import Log
 from storage.chain import ChainStore
 from storage.kv import KeyValue
-from storage.pruning import prune
+from storage.pruning import keep_blocks_min, prune
 
 LOOK_EVERY_S = 5.0
 SLACK_MIN = 64  # blocks kept beyond what was asked for, at most, or a quarter: the index is read through each time
@@ -21,12 +21,12 @@ class Upkeep:
 
     def __init__(self, kv: KeyValue, store: ChainStore, keep_blocks: int, log: Log) -> None:
         self._kv, self._store, self._keep, self._log = kv, store, keep_blocks, log
-        self._slack = max(SLACK_MIN, keep_blocks // 4)
 
     async def run(self) -> None:
         """Until cancelled."""
         while self._keep:
-            if self._store.tip.height - self._store.pruned > self._keep + self._slack:
+            keep = max(self._keep, keep_blocks_min(self._store.tip.parameters))
+            if self._store.tip.height - self._store.pruned > keep + max(SLACK_MIN, keep // 4):
                 await self._prune()
             await asyncio.sleep(LOOK_EVERY_S)
 

@@ -179,6 +179,8 @@ class BatchPool:
                 return False
             if sum(count[one] for one in peers) > config.held_batches_per_peer_max:
                 return False
+            if count[origin] > config.held_batches_per_peer_max // 4:  # one of them leaves others room
+                return False
         return (
             used[origin] <= config.held_bytes_per_peer_max
             and count[origin] <= config.held_batches_per_peer_max

@@ -308,8 +308,9 @@ def _disaggregate(op: Disaggregate, ctx: Context) -> None:
         ctx.delete("inside", op.parent)
         if ctx.get("faults", op.parent) is not None:
             ctx.delete("faults", op.parent)
-        own = parent.spans[0] if parent.lot else ()  # an empty logistic unit forgets; a case that is a product does not
-        parent = parent._replace(contents=(), height=0, first_span=0, spans=(own,))
+        # An empty logistic unit forgets; a case that is a product does not.
+        own, recalled = (parent.spans[0], parent.recalled) if parent.lot else ((), False)
+        parent = parent._replace(contents=(), height=0, first_span=0, spans=(own,), recalled=recalled)
     put_item(ctx, op.parent, parent)
     ctx.index("serial", op.parent)
     ctx.index("custodian", me)

@@ -282,13 +282,15 @@ def _propose_institution(op: ProposeInstitution, ctx: Context) -> None:
     _validator_key(ctx)
     if _check_free(ctx, op.key, op.id):
         _check_joins(ctx, op.key, op.proof, op.id, "key")
-    _open_proposal(ctx, ("institution", *op.to_fields()[:-1], _standing(ctx, op.id, op.key)))
+    owns = ctx.get("key", op.key) == op.id
+    _open_proposal(ctx, ("institution", *op.to_fields()[:-1], _standing(ctx, op.id), owns))
 
 
-def _standing(ctx: Context, member_id: str, key: bytes) -> bytes:
-    """What an institution is, and whose the key. Approvals are for a change of that, and do not outlive another one:
-    else the last of them, however late, would undo a suspension, or bring a key back that was given up."""
-    return hash_bytes(encode((ctx.get("institution", member_id), ctx.get("key", key))))
+def _standing(ctx: Context, member_id: str) -> bytes:
+    """What an institution is. Approvals are for a change of that, and do not outlive another one: else the last of them,
+    however late, would undo a suspension. Keys are no part of it: an institution changes its own, and could keep itself
+    from being suspended."""
+    return hash_bytes(encode(ctx.get("institution", member_id)))
 
 
 def _propose_validators(op: ProposeValidators, ctx: Context) -> None:
@@ -366,10 +368,13 @@ def _vote(op: Vote, ctx: Context) -> None:
 
 def _enact(ctx: Context, change: Any, validators: ValidatorSet) -> None:
     if change[0] == "institution":
-        member_id, name, roles, key, prefixes, glns, active, standing = change[1:]
-        if standing != _standing(ctx, member_id, key):
+        member_id, name, roles, key, prefixes, glns, active, standing, owned = change[1:]
+        if standing != _standing(ctx, member_id):
             raise Reject(Code.PROPOSAL_OUTDATED)
-        _claim_key(ctx, key, member_id)
+        is_new = ctx.get("institution", member_id) is None
+        # A key that was its own and was given up since stays away; one that is another's now is no reason to wait.
+        if is_new or (active and not owned and ctx.get("key", key) is None):
+            _claim_key(ctx, key, member_id)
         _put_institution(ctx, Member(member_id, name, roles, prefixes, glns, active))
         return
     if ctx.get("next_validators") is not None:

@@ -35,7 +35,8 @@ def prune(home: Path, keep: int | None, as_json: bool) -> None:
     try:
         kv, store = opened.kv, opened.store
         needed = keep_blocks_min(store.tip.parameters)
-        keep = loaded.storage.keep_blocks if keep is None else keep
+        if keep is None and loaded.storage.keep_blocks:
+            keep = max(loaded.storage.keep_blocks, needed)
         if not keep:
             raise click.UsageError("say how many blocks to keep with --keep, or set storage.keep_blocks")
         if keep < needed:

@@ -505,6 +505,22 @@ def test_what_comes_out_of_a_recalled_case_is_recalled() -> None:
     assert state(chain, pack(0)).recalled
 
 
+def test_a_box_that_comes_out_of_a_recalled_case_is_not_shipped_on_until_it_is_empty() -> None:
+    """Nobody may evade a recall by unpacking one level; and a tote that was in there is not at fault."""
+    chain = stocked()
+    case, box = f"01/{CASE_GTIN}/21/CS1", sscc(1)
+    chain.send(MAKER, commission("CS1", gtin=CASE_GTIN))
+    chain.send(MAKER, aggregate(box, pack(0)))
+    chain.send(MAKER, aggregate(case, box))
+    assert chain.send(REGULATOR, recall(None, "CS1", gtin=CASE_GTIN)).ok
+    assert chain.send(MAKER, disaggregate(case)).ok
+    refused(chain.send(MAKER, ship("pharmacy", box)), Code.PACK_RECALLED, box, LOT)
+    assert chain.send(MAKER, disaggregate(box)).ok
+    assert state(chain, pack(0)).recalled
+    assert chain.send(MAKER, aggregate(box, pack(1))).ok
+    assert not state(chain, pack(1)).recalled
+
+
 # Cold chain
 
 

@@ -168,8 +168,29 @@ def test_a_key_given_up_since_does_not_come_back_by_an_old_proposal(chain: Chain
     assert clinic is not None
     old = propose(chain, ProposeInstitution("clinic", "Renamed", clinic.roles, NEW.public, (), (), True, b""))
     assert chain.send(CLINIC, RemoveKeys((NEW.public,))).ok
-    assert approve(chain, old, 1, 2) == [Code.OK, Code.PROPOSAL_OUTDATED]
+    assert approve(chain, old, 1, 2) == [Code.OK, Code.OK]
     assert member_by_key(chain, NEW.public) is None
+    renamed = member_by_id(chain, "clinic")
+    assert renamed is not None
+    assert renamed.name == "Renamed"
+
+
+@pytest.mark.parametrize("named", [CLINIC, NEW], ids=["its own key", "a key that it then takes"])
+def test_an_institution_cannot_keep_itself_from_being_suspended(chain: Chain, named: KeyPair) -> None:
+    """A proposal names a key; the suspect may give that up, or claim it with the proof that it read there."""
+    clinic, brought = member_by_id(chain, "clinic"), proof(chain, named, "clinic")
+    assert clinic is not None
+    suspension = ProposeInstitution("clinic", "Clinic", clinic.roles, named.public, (), (), False, brought)
+    proposal = propose(chain, suspension)
+    assert chain.send(CLINIC, add_keys(chain, "clinic", CLERK)).ok
+    if named is CLINIC:
+        assert chain.send(CLERK, RemoveKeys((CLINIC.public,))).ok
+    else:
+        assert chain.send(CLINIC, AddKeys((NEW.public,), (brought,))).ok
+    assert approve(chain, proposal, 1, 2) == [Code.OK, Code.OK]
+    found = member_by_id(chain, "clinic")
+    assert found is not None
+    assert not found.active
 
 
 def test_the_proposer_may_withdraw(chain: Chain) -> None:
@@ -313,7 +334,7 @@ def test_keys_belong_to_one_institution_and_one_always_stays(chain: Chain) -> No
 def test_a_key_taken_while_a_proposal_is_open_refuses_its_enactment(chain: Chain) -> None:
     proposal = propose(chain, admit(chain))
     chain.send(CLINIC, add_keys(chain, "clinic", NEW))
-    assert approve(chain, proposal, 1, 2) == [Code.OK, Code.PROPOSAL_OUTDATED]
+    assert approve(chain, proposal, 1, 2) == [Code.OK, Code.KEY_TAKEN]
     assert member_by_id(chain, "new") is None
 
 

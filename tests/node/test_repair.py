@@ -91,6 +91,7 @@ def test_after_another_state_than_the_certified_one_all_that_it_vouched_for_is_f
     report = mended(home)
     assert report.refetch == height
     assert not report.muted
+    assert mended(home).refetch == height, "and a second repair does not take that back"
 
 
 def test_a_damaged_log_mutes_the_key_for_good(home: Path) -> None:
