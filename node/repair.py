@@ -132,8 +132,8 @@ def _records(folder: DataDir, damages: list[str]) -> list[Record] | None:
 
 
 def _noted_in(path: Path) -> tuple[int, int]:
-    """The heights where the store's state is not the certified one, and up to which a former repair has it fetch blocks;
-    0 where it does not say so, or cannot be read."""
+    """The heights where the store's state is not the certified one, and up to which a former repair has it fetch
+    blocks; 0 where it does not say so, or cannot be read."""
     with suppress(StorageError, CodecError), closing(LevelDB(path)) as kv:
         upgrade(kv)
         store = ChainStore(kv)

@@ -301,9 +301,8 @@ def refuse_unfit(
     ctx: Context, epc: str, item: Item, lots: Lots, *, returned_to: str = "", dispensed: bool = False
 ) -> None:
     """Refuse what is recalled, expired or was too warm or cold, unless it goes back to the lot's maker."""
-    own = (
-        int(Code.PACK_RECALLED) if item.recalled else 0
-    )  # a unit may be that came out of a recalled case, with all in it
+    # A unit that came out of a recalled case is recalled, too, with all that is in it.
+    own = int(Code.PACK_RECALLED) if item.recalled else 0
     if item.lot:
         _refuse_lot(ctx, epc, item.lot, item.spans[0], own, lots, returned_to, dispensed)
     for lot_epc, span, fault, _ in rows_inside(ctx.get, epc, item):

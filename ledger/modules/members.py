@@ -287,9 +287,9 @@ def _propose_institution(op: ProposeInstitution, ctx: Context) -> None:
 
 
 def _standing(ctx: Context, member_id: str) -> bytes:
-    """What an institution is. Approvals are for a change of that, and do not outlive another one: else the last of them,
-    however late, would undo a suspension. Keys are no part of it: an institution changes its own, and could keep itself
-    from being suspended."""
+    """What an institution is. Approvals are for a change of that, and do not outlive another one: else the last of
+    them, however late, would undo a suspension. Keys are no part of it: an institution changes its own, and could keep
+    itself from being suspended."""
     return hash_bytes(encode(ctx.get("institution", member_id)))
 
 

@@ -192,8 +192,8 @@ def test_the_command_prunes_a_stopped_home(home: Path, capfd: pytest.CaptureFixt
 async def test_a_node_told_to_keep_less_keeps_what_the_protocol_needs(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That may grow with a decision of the others: nobody's next start may fail for it, nor read the whole index each time
-    it looks, with nothing to prune."""
+    """That may grow with a decision of the others: nobody's next start may fail for it, nor may the whole index be read
+    again and again with nothing to prune."""
     rounds: list[int] = []
 
     def counted(kv: KeyValue, store: ChainStore, keep: int) -> Iterator[int]:
