@@ -9,7 +9,8 @@ An identifier on the chain is one of
     <URN or web address>        an object without a GS1 key
 of at most 128 characters. The first four are told apart by position, so a serial may hold a slash. Service relation
 numbers (GSRN, AI 8017 and 8018) identify people and are refused: nothing personal goes on the chain. So is a GS1 key
-written as a URI: it would be a second spelling of the thing, and could be a person's number.
+written as a URI: it would be a second spelling of the thing, and could be a person's number. Both hold as well for what
+only refers to a place, a process or a document, which may otherwise be any text.
 
 Must not know: how URNs and Digital Links are read (node/gateway), or state.
 Sources: GS1 General Specifications 25.0, sections 1.4 (prefixes), 3 (application identifiers), 7.9 (check digits),
@@ -26,6 +27,7 @@ from typing import Any
 
 from ledger.codec import Value
 from ledger.errors import Code, FieldReject, Reject
+from ledger.fields import Text
 
 EPC_LENGTH_MAX = 128  # the longest GS1 key (GIAI, 30 characters) is far below; URIs of objects are short by nature
 SERIAL_LENGTH_MAX = 20  # AI 21 and AI 10: X..20
@@ -55,6 +57,9 @@ _KEY_AS_URI = re.compile(
 # Other keys whose first digits end in a check digit: application identifier and how many digits that is.
 _CHECKED_DIGITS = {"253": 13, "255": 13, "402": 17, "414": 13, "417": 13, "8003": 14, "8006": 14}
 _PERSONS = frozenset({"8017", "8018"})
+# A service relation number: the chain's text, a Digital Link with its identifier or its old short name, also escaped or
+# in a query, an element string, and EPC URNs of every kind.
+_PERSON = re.compile(r"(?:(?<![0-9])801[78]|gsrnp?)(?:[/)=]|%2f)[0-9]{18}|urn:epc:[^:]*:gsrn", re.ASCII | re.IGNORECASE)
 
 
 def check_digit(digits: str) -> int:
@@ -139,6 +144,11 @@ def day_end_ms(date: int) -> int:
     return (days_from_civil(date // 10_000, date // 100 % 100, date % 100) + 1) * DAY_MS
 
 
+def names_person(text: str) -> bool:
+    """Whether a text is or holds the number of a person, in any spelling that GS1 gives it."""
+    return _PERSON.search(text) is not None
+
+
 def check_epc(value: Value, path: str) -> None:
     """Refuse what is not an identifier in its one spelling, or has a wrong check digit, or may name a person."""
     if type(value) is not str or len(value) > EPC_LENGTH_MAX or _EPC.fullmatch(value) is None:
@@ -147,9 +157,7 @@ def check_epc(value: Value, path: str) -> None:
         digits = value[3:17] if value[1] == "1" else value[3:]
     else:
         key, slash, rest = value.partition("/")
-        if key in _PERSONS:
-            raise Reject(Code.BAD_IDENTIFIER, path, key)
-        if not key.isdigit() and _KEY_AS_URI.fullmatch(value) is not None:
+        if key in _PERSONS or names_person(value) or _KEY_AS_URI.fullmatch(value) is not None:
             raise Reject(Code.BAD_IDENTIFIER, path)
         count = _CHECKED_DIGITS.get(key)
         if not slash or count is None:
@@ -170,6 +178,17 @@ class Epc:
 
     def describe(self) -> dict[str, Any]:
         return {"type": "string", "format": "epc", "minLength": 3, "maxLength": EPC_LENGTH_MAX}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference(Text):
+    """Text that names a place, a process or a document: a GS1 key in its one spelling or anything else, but nobody."""
+
+    def check(self, value: Value, path: str) -> None:
+        Text.check(self, value, path)
+        assert isinstance(value, str)
+        if names_person(value) or _KEY_AS_URI.fullmatch(value) is not None:
+            raise Reject(Code.BAD_IDENTIFIER, path)
 
 
 @dataclass(frozen=True, slots=True)

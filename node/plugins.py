@@ -46,8 +46,9 @@ def load_registry(genesis: Genesis) -> Registry:
 def _collect(point: EntryPoint, wanted: int, modules: list[RuleModule], problems: list[str]) -> None:
     try:
         module = point.load()
-    except (ImportError, AttributeError) as error:
-        problems.append(f"rule module {point.name}: {point.value} cannot be imported: {error}")
+    except Exception as error:  # a stranger's code runs here: whatever it raises is its fault, and its name is wanted
+        problem = f"{point.value} cannot be imported: {type(error).__name__}: {error}"
+        problems.append(f"rule module {point.name}: {problem}")
         return
     if not isinstance(module, RuleModule) or module.name != point.name:
         problems.append(f"rule module {point.name}: {point.value} is not a rule module of that name")

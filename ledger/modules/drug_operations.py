@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 from ledger.fields import Choice, Flag, Hash, Integer, ListOf, Maybe, Operation, Text, Tuple
-from ledger.gs1 import Date, Epc, Gtin, Text82
+from ledger.gs1 import Date, Epc, Gtin, Reference, Text82
 
 ITEMS_MAX = 1_000  # a packaging line's load; a thousand 20-character serials take 22 KiB of a transaction's 64
 INGREDIENTS_MAX = 100
@@ -72,7 +72,7 @@ class Transform(Operation):
     expiry_date: Annotated[int, Date()]
     production_date: Annotated[int, Date()]
     temperature: Annotated[TemperatureRange, RANGE]
-    process: Annotated[str, Text(128, 0)]
+    process: Annotated[str, Reference(128, 0)]
     time_ms: Annotated[int, TIME]
 
 
@@ -132,7 +132,7 @@ class Observe(Operation):
     epcs: Annotated[tuple[str, ...], EPCS]
     time_ms: Annotated[int, TIME]
     readings: Annotated[Quantities, READINGS]
-    location: Annotated[str | None, Maybe(Text(128))]
+    location: Annotated[str | None, Maybe(Reference(128))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class Link(Operation):
 
     NAME = "drugs.link"
     epcs: Annotated[tuple[str, ...], EPCS]
-    documents: Annotated[tuple[str, ...], ListOf(Text(256), DOCUMENTS_MAX, 1, distinct=True)]
+    documents: Annotated[tuple[str, ...], ListOf(Reference(256), DOCUMENTS_MAX, 1, distinct=True)]
     action: Annotated[str, Choice(("add", "observe", "delete"))]
     time_ms: Annotated[int, TIME]
 

@@ -18,9 +18,9 @@ transactions of other events than TransactionEvent are not carried to the chain.
 as two members of any namespace, `minimumTemperature` and `maximumTemperature`, in degrees Celsius.
 
 Refused here, because no operation could say it: error declarations (the chain does not forget; what went wrong is
-corrected by another event), shipping without a destination party, private event types, and identifiers of people
-(GSRN), which must not reach a block even in a refused transaction. All else is left to the rules, which refuse it with
-a code.
+corrected by another event), shipping without one destination party, private event types, events that name no object,
+numbers beyond the chain's, alarms without a number, and identifiers of people (GSRN), which must not reach a block even
+in a refused transaction. All else is left to the rules, which refuse it with a code.
 
 Must not know: JSON, keys, or how operations are sent.
 Source: EPCIS 2.0 section 7.4, CBV 2.0 sections 7.1 and 7.3.
@@ -32,8 +32,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Protocol
 
+from ledger.codec import Value
 from ledger.fields import Operation
-from ledger.gs1 import LOT_UNKNOWN, is_pack
+from ledger.gs1 import LOT_UNKNOWN, is_pack, names_person
 from ledger.modules.drug_operations import (
     ITEMS_MAX,
     READINGS_MAX,
@@ -74,7 +75,24 @@ _MOVING = frozenset({"shipping", "void_shipping", "receiving"})
 _DISPENSING = frozenset({"dispensing", "retail_selling"})
 _ENDING = frozenset({"decommissioning", "destroying"})
 _PARTY_TYPES = ("possessing_party", "owning_party", "location")  # custody is possession
-_PERSONS = ("8017/", "8018/", "urn:epc:id:gsrn")
+# Where an event holds what its operations name: fields of its class, and members of its JSON.
+_NAMING = {
+    "epcs": "epcList",
+    "quantities": "quantityList",
+    "parent": "parentID",
+    "children": "childEPCs",
+    "child_quantities": "childQuantityList",
+    "inputs": "inputEPCList",
+    "input_quantities": "inputQuantityList",
+    "outputs": "outputEPCList",
+    "output_quantities": "outputQuantityList",
+    "transformation_id": "transformationID",
+    "biz_transactions": "bizTransactionList",
+    "read_point": "readPoint",
+    "biz_location": "bizLocation",
+    "biz_step": "bizStep",
+    "disposition": "disposition",
+}
 
 
 class Directory(Protocol):
@@ -95,10 +113,57 @@ class CaptureRefused(ValueError):
 
 
 def to_operations(event: EpcisEvent, directory: Directory) -> list[Operation]:
-    """The operations of one event, in the order in which to send them; raises CaptureRefused."""
+    """The operations of one event, at least one, in the order in which to send them; raises CaptureRefused."""
     if event.error_declaration is not None:
         raise CaptureRefused(f"{event.pointer}/errorDeclaration", "the chain takes no declaration of an earlier error")
-    _refuse_persons(event)
+    _refuse_lost_numbers(event)
+    operations = _operations(event, directory)
+    if not operations:
+        raise CaptureRefused(f"{event.pointer}/epcList", "names no object that something is said of")
+    _refuse_persons(event, operations)
+    return operations
+
+
+def _refuse_lost_numbers(event: EpcisEvent) -> None:
+    """What no operation can carry must not pass for an amount unstated, or a sighting at which nothing was amiss."""
+    for problem in event.problems:
+        if problem.rule == "range":
+            raise CaptureRefused(problem.pointer, problem.reason)
+    for report in event.sensor_reports:
+        if report.exception is not None and not any(_readings(report)):
+            raise CaptureRefused(f"{event.pointer}/sensorElementList", "an alarm without a number that was measured")
+
+
+def _refuse_persons(event: EpcisEvent, operations: Iterable[Operation]) -> None:
+    """Looks at what leaves, all of it, so that no field of an event can be forgotten here."""
+    for operation in operations:
+        for text in _texts(operation.to_fields()):
+            if names_person(text):
+                raise CaptureRefused(event.pointer + _place(event, text), "identifies a person, not a thing")
+
+
+def _texts(value: Value) -> Iterator[str]:
+    """Every text in an operation's fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _texts(part)
+
+
+def _place(event: EpcisEvent, text: str) -> str:
+    """The pointer within the event of what became `text` in an operation; empty if it stands in none of `_NAMING`."""
+    for name, member in _NAMING.items():
+        held = getattr(event, name, None)
+        if held == text:
+            return f"/{member}"
+        for index, entry in enumerate(held if isinstance(held, tuple) else ()):
+            if text in (entry, getattr(entry, "class_id", None), getattr(entry, "id", None)):
+                return f"/{member}/{index}"
+    return ""
+
+
+def _operations(event: EpcisEvent, directory: Directory) -> list[Operation]:
     match event:
         case ObjectEvent():
             own, seen = _of_object(event, directory), (*event.epcs, *_classes(event.quantities))
@@ -120,24 +185,6 @@ def to_operations(event: EpcisEvent, directory: Directory) -> list[Operation]:
         return measured  # the sighting is in the measurement
     is_new = event.action is Action.ADD or isinstance(event, TransformationEvent)
     return [*own, *measured] if is_new else [*measured, *own]
-
-
-def _refuse_persons(event: EpcisEvent) -> None:
-    for name, field in (
-        ("epcs", "epcList"),
-        ("children", "childEPCs"),
-        ("inputs", "inputEPCList"),
-        ("outputs", "outputEPCList"),
-    ):
-        for index, epc in enumerate(getattr(event, name, ())):
-            if epc.startswith(_PERSONS):
-                raise CaptureRefused(f"{event.pointer}/{field}/{index}", "identifies a person, not a thing")
-    carried = event.biz_transactions if isinstance(event, TransactionEvent) else ()
-    for index, document in enumerate(carried):
-        if document.id.startswith(_PERSONS):
-            raise CaptureRefused(f"{event.pointer}/bizTransactionList/{index}", "identifies a person, not a thing")
-    if (getattr(event, "parent", None) or "").startswith(_PERSONS):
-        raise CaptureRefused(f"{event.pointer}/parentID", "identifies a person, not a thing")
 
 
 def _of_object(event: ObjectEvent, directory: Directory) -> list[Operation]:
@@ -234,20 +281,17 @@ def _decommission(event: EpcisEvent, epcs: tuple[str, ...]) -> Operation:
 
 
 def _consignee(event: EpcisEvent, directory: Directory) -> str:
-    """The institution shipped to; a GLN that no member has stands for itself, and the chain refuses it."""
-    found = ""
-    for kind in _PARTY_TYPES:
-        for party in event.destinations:
-            gln = _gln(party.id) if party.type == kind else None
-            if gln is None:
-                continue
-            institution = directory.institution_by_gln(gln)
-            if institution is not None:
-                return institution
-            found = found or gln
-    if not found:
-        raise CaptureRefused(f"{event.pointer}/destinationList", "shipping names no destination with a GLN")
-    return found
+    """The institution shipped to; a GLN that no member has stands for itself, and the chain refuses it.
+
+    The first type of party that is named decides alone: goods for a possessor who is a stranger are not the owner's.
+    """
+    named = {party.type for party in event.destinations}
+    kind = next((kind for kind in _PARTY_TYPES if kind in named), None)
+    glns = {_gln(party.id) for party in event.destinations if party.type == kind}
+    gln = glns.pop() if len(glns) == 1 else None
+    if gln is None:
+        raise CaptureRefused(f"{event.pointer}/destinationList", "shipping needs one destination party with a GLN")
+    return directory.institution_by_gln(gln) or gln
 
 
 def _gln(party: str) -> str | None:
@@ -301,11 +345,11 @@ def _observations(event: EpcisEvent, epcs: Sequence[str]) -> Iterator[Operation]
 
 
 def _readings(report: SensorReport) -> Iterator[tuple[str, int, str]]:
-    """A report's value and extremes; its mean only where it has nothing else."""
-    values = [value for value in (report.value_milli, report.min_milli, report.max_milli) if value is not None]
-    if not values and report.mean_milli is not None:
-        values = [report.mean_milli]
-    for value in values:
+    """A report's value and extremes, finer ones as both their neighbours; its mean only where it has nothing else."""
+    spans = [span for span in (report.value_milli, report.min_milli, report.max_milli) if span is not None]
+    if not spans and report.mean_milli is not None:
+        spans = [report.mean_milli]
+    for value in dict.fromkeys(edge for span in spans for edge in span):
         yield report.type, value, report.uom or ""
 
 

@@ -40,8 +40,13 @@ class Vocabulary:
 
     terms: frozenset[str]
     urn: str  # prefix of the URN form; empty where there is none
-    web_class: str  # what precedes the word in web and compact form, e.g. `BizStep-`
+    web_classes: tuple[str, ...]  # what precedes the word in web and compact form, e.g. `BizStep-`
     namespace: str  # compact prefix: cbv or gs1
+
+    def word(self, local: str) -> str | None:
+        """The word that a local name of the namespace spells; None for others."""
+        bare = (local.removeprefix(web_class) for web_class in self.web_classes if local.startswith(web_class))
+        return next((word for word in bare if word in self.terms), None)
 
 
 def words(text: str) -> frozenset[str]:
@@ -58,7 +63,7 @@ BIZ_STEP = Vocabulary(
         "transporting unloading unpacking void_shipping"
     ),
     "urn:epcglobal:cbv:bizstep:",
-    "BizStep-",
+    ("BizStep-",),
     "cbv",
 )
 DISPOSITION = Vocabulary(
@@ -70,26 +75,30 @@ DISPOSITION = Vocabulary(
         "stolen unavailable unknown"
     ),
     "urn:epcglobal:cbv:disp:",
-    "Disp-",
+    ("Disp-",),
     "cbv",
 )
 BIZ_TRANSACTION_TYPE = Vocabulary(
     words("bol cert desadv inv pedigree po poc prodorder recadv rma testprd testres upevt"),
     "urn:epcglobal:cbv:btt:",
-    "BTT-",
+    ("BTT-",),
     "cbv",
 )
-SOURCE_DEST_TYPE = Vocabulary(words("location owning_party possessing_party"), "urn:epcglobal:cbv:sdt:", "SDT-", "cbv")
-ERROR_REASON = Vocabulary(words("did_not_occur incorrect_data"), "urn:epcglobal:cbv:er:", "ER-", "cbv")
+SOURCE_DEST_TYPE = Vocabulary(
+    words("location owning_party possessing_party"), "urn:epcglobal:cbv:sdt:", ("SDT-",), "cbv"
+)
+ERROR_REASON = Vocabulary(words("did_not_occur incorrect_data"), "urn:epcglobal:cbv:er:", ("ER-",), "cbv")
 COMPONENT = Vocabulary(
     words(
         "altitude axial_distance azimuth easting elevation_angle height latitude longitude northing polar_angle "
         "spherical_radius x y z"
     ),
     "urn:epcglobal:cbv:comp:",
-    "Comp-",
+    ("Comp-",),
     "cbv",
 )
+# Published documents have the bare word behind the prefix, the web vocabulary a class before it; MT- is the class of a
+# draft, which tools still send.
 # Latitude and Longitude are not in the published list, but are what position loggers send; they mean no ambiguity.
 MEASUREMENT_TYPE = Vocabulary(
     words(
@@ -105,10 +114,10 @@ MEASUREMENT_TYPE = Vocabulary(
         "Volume VolumeFlowRate VolumeFraction VolumetricFlux Wavenumber"
     ),
     "",
-    "",
+    ("", "MeasurementType-", "MT-"),
     "gs1",
 )
-SENSOR_EXCEPTION = Vocabulary(words("ALARM_CONDITION ERROR_CONDITION"), "", "", "gs1")
+SENSOR_EXCEPTION = Vocabulary(words("ALARM_CONDITION ERROR_CONDITION"), "", ("", "SensorAlertType-"), "gs1")
 
 # Prefixes that the EPCIS context declares, so that no document need repeat them.
 STANDARD_PREFIXES = frozenset(
@@ -136,7 +145,8 @@ def term_name(vocabulary: Vocabulary, text: str) -> str | None:
     """The bare word of a standard term in any spelling; the text itself when foreign; None when it is neither.
 
     A compact form whose local name does not claim the vocabulary (`cbv:my_own_party`) counts as foreign: published
-    documents use such names. Whether foreign text is a URI is the caller's question.
+    documents use such names. Where words stand bare behind the prefix (`gs1:Temperature`) every local name claims it.
+    Whether foreign text is a URI is the caller's question.
     """
     if text in vocabulary.terms:
         return text
@@ -147,17 +157,10 @@ def term_name(vocabulary: Vocabulary, text: str) -> str | None:
         return word if word in vocabulary.terms else None
     prefix, _, local = text.partition(":")
     if prefix == vocabulary.namespace:
-        word = local.removeprefix(vocabulary.web_class)
-        if word in vocabulary.terms and local.startswith(vocabulary.web_class):
-            return word
-        return None if vocabulary.web_class and local.startswith(vocabulary.web_class) else text
+        return vocabulary.word(local) or (None if local.startswith(vocabulary.web_classes) else text)
     for namespace, pattern in _WEB.items():
-        match = pattern.fullmatch(text)
-        if match is None:
-            continue
-        word = match.group(1).removeprefix(vocabulary.web_class)
-        standard = namespace == vocabulary.namespace and match.group(1) == vocabulary.web_class + word
-        return word if standard and word in vocabulary.terms else None
+        if match := pattern.fullmatch(text):
+            return vocabulary.word(match.group(1)) if namespace == vocabulary.namespace else None
     return text
 
 

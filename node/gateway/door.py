@@ -13,7 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from decimal import Decimal
+from fractions import Fraction
+from math import ceil, floor
 from typing import Any, TypeVar
 
 from ledger.gs1 import days_from_civil, month_days
@@ -167,7 +169,10 @@ class Door:
         return text
 
     def identifier(self, value: object, pointer: str, level: str = "") -> str | None:
-        """The chain's text of an object, place or party; `level` notes a class meant as an instance or vice versa."""
+        """The chain's text of an object, place, party, document or device; what claims to be a GS1 key must be one.
+
+        `level` notes a class meant as an instance or vice versa.
+        """
         text = self.uri(value, pointer)
         if text is None:
             return None
@@ -183,14 +188,6 @@ class Door:
         elif level == "class" and not key.is_class:
             self.flag(pointer, "instance-level", "names an instance where a class is meant")
         return key.canonical
-
-    def reference(self, value: object, pointer: str) -> str | None:
-        """An address that may be a GS1 key but need not be: a document, a device."""
-        text = self.uri(value, pointer)
-        try:
-            return None if text is None else gs1.canonical(text)
-        except gs1.Gs1Refused:
-            return text
 
     def term(self, value: object, pointer: str, vocabulary: cbv.Vocabulary, rule: str) -> str | None:
         text = self.text(value, pointer)
@@ -235,21 +232,16 @@ class Door:
             return None
         return Decimal(value)
 
-    def milli(self, value: object, pointer: str) -> int | None:
-        """A number in thousandths; what does not fit is noted, since the standard allows any double."""
+    def milli(self, value: object, pointer: str) -> tuple[int, int] | None:
+        """The thousandths at or below and at or above a number; what does not fit is noted: any double is allowed."""
         number = self.number(value, pointer)
         if number is None:
             return None
-        if abs(number.adjusted()) > 40 and number:
-            self.flag(pointer, "range", "beyond the range or precision kept")
-            return 0 if number.adjusted() < 0 else None
-        with localcontext() as context:
-            context.prec = 120
-            scaled = number.scaleb(3)
-            rounded = scaled.to_integral_value(ROUND_HALF_EVEN)
-        if rounded != scaled:
+        scaled = Fraction(number) * 1000  # exact, unlike a Decimal, which rounds to its context
+        low, high = floor(scaled), ceil(scaled)
+        if low != high:
             self.flag(pointer, "precision", "finer than thousandths")
-        if abs(rounded) > MILLI_MAX:
-            self.flag(pointer, "range", "beyond the range or precision kept")
+        if max(-low, high) > MILLI_MAX:
+            self.flag(pointer, "range", "beyond the range that the chain's integers have")
             return None
-        return int(rounded)
+        return low, high

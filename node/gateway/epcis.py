@@ -312,7 +312,8 @@ def _read_quantities(door: Door, value: object, pointer: str) -> tuple[Quantity,
             if number is not None and (number <= 0 or ("uom" not in members and number % 1)):
                 door.refuse(at, "quantity", "must be above zero, and whole where no unit is given")
             elif number is not None:
-                milli = door.milli(number, at)
+                rounded = door.milli(number, at)
+                milli = None if rounded is None else rounded[1]  # up: something never becomes nothing
         return None if class_id is None else Quantity(class_id, milli, uom)
 
     return door.each(value, pointer, read)
@@ -333,7 +334,7 @@ def _read_biz_transactions(door: Door, value: object, pointer: str) -> tuple[Biz
         if "type" in members:
             at = pointer_join(inner, "type")
             kind = door.term(members["type"], at, cbv.BIZ_TRANSACTION_TYPE, "biz-transaction-type")
-        name = door.reference(members["bizTransaction"], pointer_join(inner, "bizTransaction"))
+        name = door.identifier(members["bizTransaction"], pointer_join(inner, "bizTransaction"))
         return None if name is None else BizTransaction(kind, name)
 
     return door.each(value, pointer, read)
@@ -513,7 +514,7 @@ _READERS: dict[str, tuple[str, _Reader]] = {
     "inputQuantityList": ("input_quantities", _read_quantities),
     "outputEPCList": ("outputs", _read_epcs),
     "outputQuantityList": ("output_quantities", _read_quantities),
-    "transformationID": ("transformation_id", Door.reference),
+    "transformationID": ("transformation_id", Door.identifier),
 }
 _FINISH: dict[str, Callable[..., EpcisEvent]] = {
     "ObjectEvent": ObjectEvent,

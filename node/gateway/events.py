@@ -2,7 +2,7 @@
 
 Lives here: frozen dataclasses, one per event type, and the problem record. Times are Unix milliseconds, identifiers the
 chain's text (or the original URI where it is no GS1 key), standard terms bare words (or the URI of a foreign one),
-measured values integers in thousandths: no float anywhere.
+amounts integers in thousandths, measured values the two between which they lie: no float anywhere.
 
 Must not know: JSON, and what an event does on the chain.
 Source: EPCIS 2.0 section 7.4 (event types).
@@ -75,13 +75,17 @@ class Party:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensorReport:
-    """One report, with time and device of its element's metadata where it has none of its own."""
+    """One report, with time and device of its element's metadata where it has none of its own.
+
+    What was measured is (at or below, at or above) in thousandths, the same twice unless it was finer: one of the two
+    alone could hide that a lower or an upper limit is broken.
+    """
 
     type: str
-    value_milli: int | None = None
-    min_milli: int | None = None
-    max_milli: int | None = None
-    mean_milli: int | None = None
+    value_milli: tuple[int, int] | None = None
+    min_milli: tuple[int, int] | None = None
+    max_milli: tuple[int, int] | None = None
+    mean_milli: tuple[int, int] | None = None
     uom: str | None = None
     time_ms: int | None = None
     start_time_ms: int | None = None

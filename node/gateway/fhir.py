@@ -10,7 +10,7 @@ Must not know: the chain, keys, files. Source: hl7.org/fhir/R4 (json.html, conse
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, localcontext
 from typing import Any, Final
@@ -25,11 +25,14 @@ __all__ = [
     "DispenseTerms",
     "FhirRefused",
     "FhirResource",
+    "GrantTerms",
     "Problem",
+    "claim_amount",
     "claim_terms",
     "consent_terms",
     "dispense_terms",
     "entries",
+    "grant_terms",
     "kind_code",
     "parse",
     "personal_strings",
@@ -55,7 +58,8 @@ def _minor_units() -> dict[str, int]:
     return {code: places for places, codes in ((0, none), (2, two), (3, three), (4, four)) for code in codes.split()}
 
 
-_MINOR_UNITS: Final[Mapping[str, int]] = _minor_units()
+MINOR_UNITS: Final[Mapping[str, int]] = _minor_units()
+UNSAID: Final = ("action", "code", "data", "dataPeriod", "securityLabel")  # conditions of a consent that no grant has
 
 
 class FhirRefused(ValueError):
@@ -176,18 +180,6 @@ class ConsentTerms:
             return False
         return (self.rule.decide(actor, purpose, kind, at_ms) or self.base) == "permit"
 
-    def grants(self) -> tuple[ConsentRule, ...]:
-        """Every permitting rule, outer before inner; none unless active. A denial nested in one is not subtracted: ask
-        `permits` for the actor before granting."""
-        return tuple(_permitting(self.rule)) if self.status == "active" else ()
-
-
-def _permitting(rule: ConsentRule) -> Iterator[ConsentRule]:
-    if rule.decision == "permit":
-        yield rule
-    for inner in rule.exceptions:
-        yield from _permitting(inner)
-
 
 def consent_terms(resource: FhirResource) -> ConsentTerms | None:
     """The terms of a Consent (consent.html, 6.2.5); None for other resources. Where R4 leaves a reading open, the one
@@ -198,7 +190,7 @@ def consent_terms(resource: FhirResource) -> ConsentTerms | None:
       permitted outside it;
     - an exception without `type` denies; its conditions are cut to those of the provision around it.
 
-    Conditions that no grant can express (action, code, data, security label) are left to the custodian.
+    Conditions of `UNSAID` are not in the terms: `grant_terms` refuses them.
     """
     if resource.type != "Consent":
         return None
@@ -241,6 +233,50 @@ def _rule(provision: Json, parent: ConsentRule, decision: str) -> ConsentRule | 
     return replace(bare, exceptions=tuple(rule for rule in inner if rule is not None))
 
 
+@dataclass(frozen=True, slots=True)
+class GrantTerms:
+    """What one grant says from when it is given until before `end_ms`. `reader` and `purposes` as in ConsentRule."""
+
+    reader: str
+    purposes: tuple[str, ...]
+    end_ms: int
+
+
+def grant_terms(resource: FhirResource, kinds: Collection[str], at_ms: int) -> GrantTerms:
+    """The grant that a Consent is, if given at `at_ms` over records of these kinds, or of any where none is named.
+
+    FhirRefused unless one grant says no more than the consent: it is in force, permits one reader until an end, and
+    excepts nothing from that. A base policy that permits more counts for nothing: what is granted must be written.
+    """
+    terms = consent_terms(resource)
+    if terms is None:
+        raise _refused("/resourceType", "not a Consent")
+    if terms.status != "active":
+        raise _refused("/status", "not active")
+    for name in UNSAID:
+        if _conditioned(resource.value.get("provision", {}), name):
+            raise _refused(f"/provision/{name}", "a condition that no grant can express")
+    rule = terms.rule
+    while rule.decision == "deny" and len(rule.exceptions) == 1:
+        rule = rule.exceptions[0]  # which is cut to the conditions around it, so that nothing else matters
+    if rule.decision != "permit" or rule.exceptions:
+        raise _refused("/provision", "one permission without exceptions is needed for one grant")
+    if len(rule.actors) != 1:
+        raise _refused("/provision/actor", "one reader is needed for one grant")
+    if not rule.purposes:
+        raise _refused("/provision/purpose", "a grant needs its purposes")
+    if rule.end_ms is None or not (rule.start_ms or 0) <= at_ms < rule.end_ms:
+        raise _refused("/provision/period", "a grant begins at once and needs an end ahead")
+    if not all(rule.decide(rule.actors[0], code, kind, at_ms) for code in rule.purposes for kind in kinds or ("",)):
+        raise _refused("/provision/class", "does not permit every kind of these records")
+    return GrantTerms(rule.actors[0], rule.purposes, rule.end_ms)
+
+
+def _conditioned(provision: Json, name: str) -> bool:
+    """Whether the provision or one inside has this condition."""
+    return name in provision or any(_conditioned(inner, name) for inner in provision.get("provision", ()))
+
+
 def _narrowed(own: tuple[str, ...], parent: tuple[str, ...]) -> tuple[str, ...] | None:
     """What both admit, where empty admits all; None if nothing."""
     if not own or not parent:
@@ -263,7 +299,8 @@ def claim_terms(resource: FhirResource) -> ClaimTerms | None:
     """The terms of a claim, its answer or its explanation; None for other resources and for one that names no amount.
 
     The total is the stated one (of the category `submitted`), else the sum of the items. FhirRefused if currencies are
-    mixed, missing or without minor units, or an amount is negative or no whole number of minor units.
+    mixed, missing or without minor units, an amount is negative or no whole number of minor units, or only some of the
+    items that are to be summed name theirs.
     """
     if resource.type not in ("Claim", "ClaimResponse", "ExplanationOfBenefit"):
         return None
@@ -282,7 +319,10 @@ def claim_terms(resource: FhirResource) -> ClaimTerms | None:
         elif "benefit" in codes:
             benefit.append(amount)
     if not submitted:
-        submitted = [amount for index, item in enumerate(items) for amount in _item_amounts(item, f"/item/{index}")]
+        asked = [_item_amounts(item, f"/item/{index}") for index, item in enumerate(items)]
+        submitted = [amount for amounts in asked for amount in amounts]
+        if submitted and [] in asked:
+            raise _refused(f"/item/{asked.index([])}", "names no amount, though others do")
     if not submitted and not benefit:
         return None
     currencies = {_currency(amount): amount for amount in (*submitted, *benefit)}
@@ -293,6 +333,21 @@ def claim_terms(resource: FhirResource) -> ClaimTerms | None:
     total_minor = _sum_minor(submitted, currency) if submitted else benefit_minor
     assert total_minor is not None
     return ClaimTerms(value.get("status", ""), currency, total_minor, benefit_minor, len(items))
+
+
+def claim_amount(resource: FhirResource, currency: str, exponent: int) -> int:
+    """What an active claim asks of a payer in `currency`, which counts in `exponent` decimal places; FhirRefused if it
+    is not in force, or in other money."""
+    terms = claim_terms(resource)
+    if terms is None:
+        raise _refused("/total", "the claim names no amount")
+    if terms.status != "active":
+        raise _refused("/status", "not active")
+    if terms.currency != currency:
+        raise _refused("/total/currency", "another currency than the policy's")
+    if MINOR_UNITS[currency] != exponent:
+        raise _refused("/total/currency", "the chain counts this currency in other decimal places")
+    return terms.total_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +375,7 @@ def _currency(amount: _Amount) -> str:
     currency = amount.money.get("currency")
     if not isinstance(currency, str):
         raise _refused(amount.pointer + "/currency", "required")
-    if currency not in _MINOR_UNITS:
+    if currency not in MINOR_UNITS:
         raise _refused(amount.pointer + "/currency", "not an active ISO 4217 currency with minor units")
     return currency
 
@@ -335,7 +390,7 @@ def _sum_minor(amounts: list[_Amount], currency: str) -> int:
         number = _product(Decimal(amount.money["value"]), amount.factor)
         sign, digits, exponent = number.as_tuple()
         assert isinstance(exponent, int)
-        places = exponent + _MINOR_UNITS[currency]
+        places = exponent + MINOR_UNITS[currency]
         if abs(places) > MONEY_PLACES_MAX or len(digits) > MONEY_PLACES_MAX:
             raise _refused(pointer, "amount out of range")
         whole = int("".join(map(str, digits)))

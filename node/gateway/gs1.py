@@ -24,7 +24,6 @@ from ledger.gs1 import check_digit, check_digit_valid
 __all__ = [
     "Gs1Key",
     "Gs1Refused",
-    "canonical",
     "company_prefix",
     "from_canonical",
     "is_absolute_uri",
@@ -146,12 +145,6 @@ def parse_uri(uri: str) -> Gs1Key | None:
     if uri.lower().startswith("urn:epc:"):
         return parse_urn(uri)
     return parse_digital_link(uri)
-
-
-def canonical(uri: str) -> str:
-    """The chain's text of a URI: the key's, or the URI itself when it names no GS1 key."""
-    key = parse_uri(uri)
-    return uri if key is None else key.canonical
 
 
 def company_prefix(key: Gs1Key) -> str | None:

@@ -64,7 +64,7 @@ def _read_metadata(door: Door, value: object, pointer: str) -> dict[str, Any]:
             field = {"time": "time_ms", "startTime": "start_time_ms", "endTime": "end_time_ms"}[name]
             shared[field] = door.time_ms(content, at)
         elif name == "deviceID":
-            shared["device_id"] = door.reference(content, at)
+            shared["device_id"] = door.identifier(content, at)
         elif name in _METADATA:
             door.uri(content, at)
     return shared
@@ -89,7 +89,7 @@ def _read_report(door: Door, value: object, pointer: str, shared: dict[str, Any]
         elif name == "time":
             fields["time_ms"] = door.time_ms(content, at)
         elif name == "deviceID":
-            fields["device_id"] = door.reference(content, at)
+            fields["device_id"] = door.identifier(content, at)
         elif name == "exception":
             fields["exception"] = door.term(content, at, cbv.SENSOR_EXCEPTION, "sensor-exception")
         elif name == "component":

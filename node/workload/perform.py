@@ -7,6 +7,8 @@ Must not know: how a transaction becomes final, or how many nodes there are.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -14,6 +16,7 @@ from ledger.errors import Code, Reject
 from ledger.fields import Operation
 from ledger.modules.payments import Claim as ClaimOperation
 from ledger.modules.payments import Confirm as ConfirmOperation
+from ledger.modules.payments import CreateCurrency, Policy
 from ledger.modules.records import PURPOSE_OF_USE, Access, Grant, Register
 from ledger.modules.records import Revoke as RevokeOperation
 from node import vault
@@ -28,6 +31,7 @@ __all__ = ["DOCUMENT_SIZE_BYTES_MAX", "MEDIA_TYPE", "Final", "Outcome", "Perform
 MEDIA_TYPE = "application/fhir+json"
 DOCUMENT_SIZE_BYTES_MAX = 8 * 1024 * 1024  # an EPCIS document; a day of a packaging line comes in parts
 ORGANISATION = "Organization/"
+EXPONENT = 2  # decimal places of the currencies that a development chain begins with
 
 _PURPOSES = {code: purpose for purpose, code in PURPOSE_OF_USE.items()}
 
@@ -78,17 +82,26 @@ class Outcome:
 class _Kept:
     commitment: bytes
     custodian: str
+    kind: str
     resource: bytes = field(repr=False)
 
 
 class Performer:
-    """Remembers what local names stand for. One for a whole stream; steps of different stories may overlap."""
+    """Remembers what local names stand for, and in which money policies and currencies of the stream count.
 
-    def __init__(self, cast: Cast, transport: Transport) -> None:
+    One for a whole stream; steps of different stories may overlap. `now_ms` tells about the chain's time.
+    """
+
+    def __init__(
+        self, cast: Cast, transport: Transport, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    ) -> None:
         self._cast = cast
         self._transport = transport
+        self._now_ms = now_ms
         self._records: dict[str, _Kept] = {}
         self._grants: dict[str, bytes] = {}
+        self._currencies: dict[bytes, str] = {}  # of policies
+        self._exponents: dict[str, int] = {}  # of currencies
 
     async def perform(self, step: Step) -> Outcome:
         """Carry it out. Never raises for a refusal, whoever refuses."""
@@ -112,7 +125,7 @@ class Performer:
                 case Confirm():
                     return await self._send(sender, self._confirmation(act))
                 case Send():
-                    return await self._send(sender, act.operation)
+                    return await self._send_as_is(sender, act.operation)
         except (DoorRefused, fhir.FhirRefused) as refused:
             return Outcome(int(AT_THE_DOOR), (refused.pointer or "/", refused.reason))
         except capture.CaptureRefused as refused:
@@ -133,6 +146,16 @@ class Performer:
             outcome = replace(outcome, transactions=done)
         return outcome
 
+    async def _send_as_is(self, sender: str, operation: Operation) -> Outcome:
+        """Notes the money of policies and currencies, in which later claims are to be read."""
+        outcome = await self._send(sender, operation)
+        match operation:
+            case Policy() if outcome.code == 0:
+                self._currencies[operation.policy] = operation.currency
+            case CreateCurrency() if outcome.code == 0:
+                self._exponents[operation.currency] = operation.exponent
+        return outcome
+
     async def _capture(self, sender: str, act: Capture) -> Outcome:
         events = epcis.parse(loads(act.document, size_bytes_max=DOCUMENT_SIZE_BYTES_MAX))
         return await self._send(
@@ -141,27 +164,21 @@ class Performer:
 
     async def _keep(self, sender: str, act: Keep) -> Outcome:
         resource = fhir.parse(act.resource)
+        kind = fhir.kind_code(resource)
         patient = self._cast.key(act.patient).public
         readers = (patient, self._cast.key(sender).public, *self._transport.vault_keys(sender))
         sealed = vault.seal(act.resource, media_type=MEDIA_TYPE, recipients=tuple(dict.fromkeys(readers)))
         await self._transport.keep(sender, sealed.data)
-        outcome = await self._send(
-            sender, Register(sealed.commitment, patient, fhir.kind_code(resource), len(act.resource))
-        )
+        outcome = await self._send(sender, Register(sealed.commitment, patient, kind, len(act.resource)))
         if outcome.code == 0:
-            self._records[act.record] = _Kept(sealed.commitment, sender, act.resource)
+            self._records[act.record] = _Kept(sealed.commitment, sender, kind, act.resource)
         return outcome
 
     def _agreed(self, act: Agree) -> Grant:
-        terms = fhir.consent_terms(fhir.parse(act.consent))
-        rules = () if terms is None else terms.grants()
-        if len(rules) != 1 or len(rules[0].actors) != 1 or rules[0].end_ms is None:
-            raise fhir.FhirRefused((fhir.Problem("/provision", "one reader and an end are needed for one grant"),))
-        rule = rules[0]
-        purposes = tuple(_PURPOSES[code] for code in rule.purposes if code in _PURPOSES)
-        reader = rule.actors[0].removeprefix(ORGANISATION)
-        assert rule.end_ms is not None
-        return self._grant_of(act.records, reader, purposes, rule.end_ms)
+        kinds = {self._kept(name).kind for name in act.records}
+        terms = fhir.grant_terms(fhir.parse(act.consent), kinds, self._now_ms())
+        purposes = tuple(_PURPOSES[code] for code in terms.purposes if code in _PURPOSES)
+        return self._grant_of(act.records, terms.reader.removeprefix(ORGANISATION), purposes, terms.end_ms)
 
     def _allowed(self, act: Allow) -> Grant:
         return self._grant_of(act.records, self._cast.party(act.reader), act.purposes, act.expires_ms)
@@ -208,15 +225,16 @@ class Performer:
         return self._grants[name]
 
     def _bill(self, act: Bill) -> ClaimOperation:
-        return ClaimOperation(act.claim, act.policy, _total(act.document), self._kept(act.treatment).commitment)
+        amount = self._asked(act.document, act.policy)
+        return ClaimOperation(act.claim, act.policy, amount, self._kept(act.treatment).commitment)
 
     def _confirmation(self, act: Confirm) -> ConfirmOperation:
-        amount = _total(act.document) + act.more
+        amount = self._asked(act.document, act.policy) + act.more
         return ConfirmOperation(act.claim, act.policy, act.provider, amount, self._kept(act.treatment).commitment)
 
-
-def _total(document: bytes) -> int:
-    terms = fhir.claim_terms(fhir.parse(document))
-    if terms is None:
-        raise fhir.FhirRefused((fhir.Problem("/total", "the claim names no amount"),))
-    return terms.total_minor
+    def _asked(self, document: bytes, policy: bytes) -> int:
+        """The total of a FHIR Claim, in the money of an earlier policy."""
+        if policy not in self._currencies:
+            raise Reject(Code.UNKNOWN_POLICY)
+        currency = self._currencies[policy]
+        return fhir.claim_amount(fhir.parse(document), currency, self._exponents.get(currency, EXPONENT))

@@ -33,7 +33,6 @@ __all__ = ["published", "published_modules"]
 FILES_MAX = 10_000  # a demonstration, not an import
 RECORDS_PER_FILE_MAX = 256  # one grant covers a file's records
 MONEY = 10**12  # minor units issued to insurer and patients in each currency found
-EXPONENT = 2  # how a currency made here is shown; the chain counts minor units whatever it is
 LICENCE_PREFIX = "LICENCE"
 
 _MAKING = frozenset({"commissioning", "creating_class_instance"})
@@ -234,6 +233,6 @@ def _claim(
 def _money(cast: Cast, currencies: Mapping[str, None]) -> Iterator[Step]:
     """Currencies that the chain may not have yet; for those that it has, the refusal does no harm."""
     for currency in currencies:
-        create = CreateCurrency(currency, "insurer", EXPONENT)
+        create = CreateCurrency(currency, "insurer", fhir.MINOR_UNITS[currency])
         yield Step(0, f"currency {currency}", "regulator", Send(create), None)
         yield Step(0, f"money in {currency}", "insurer", Send(Issue(currency, "insurer", MONEY)))

@@ -792,6 +792,19 @@ def test_a_lot_names_a_bounded_number_of_lists() -> None:
     assert lot_of(partial(chain.read, "drugs"), LOT).ingredients == taken[:LISTS_MAX]
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Observe((pack(0),), 0, (), "8018/952520840000000013"),
+        transform((pack(0),), (f"01/{CASE_GTIN}/21/KIT1",), process="urn:epc:id:gsrn:9525208.0000000001"),
+        Link((pack(0),), ("urn:po:1", "https://example.org/8017/952520840000000013"), "add", 0),
+    ],
+    ids=lambda op: op.NAME,
+)
+def test_no_place_process_or_document_is_a_person(operation: Operation) -> None:
+    refused(stocked().send(MAKER, operation), Code.BAD_IDENTIFIER)
+
+
 def test_packs_are_consumed_and_made() -> None:
     chain = stocked()
     made = f"01/{CASE_GTIN}/21/KIT1"

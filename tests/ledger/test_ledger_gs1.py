@@ -14,6 +14,7 @@ from ledger.gs1 import (
     Date,
     Epc,
     Gtin,
+    Reference,
     Text82,
     check_digit,
     check_digit_valid,
@@ -26,6 +27,7 @@ from ledger.gs1 import (
     is_pack,
     lot_class,
     lot_index_key,
+    names_person,
     owns_gtin,
     owns_sscc,
     sgtin,
@@ -163,6 +165,67 @@ def test_a_key_written_as_a_uri_is_no_second_spelling(uri: str) -> None:
 )
 def test_only_urns_and_web_addresses_name_what_has_no_key(uri: str) -> None:
     assert code_of(Epc(), uri) == Code.BAD_IDENTIFIER
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8018/952520840000000013",
+        "https://id.gs1.org/8018/952520840000000013?linkType=x",
+        "https://example.org/8018/952520840000000013#v",
+        "https://example.org/8018/952520840000000013/visits",
+        "https://example.org/8018%2F952520840000000013",
+        "https://example.org/gsrnp/952520840000000013",
+        "https://example.org/?8018=952520840000000013",
+        "(8018)952520840000000013",
+        "urn:epc:ID:gsrn:9525208.0000000001",
+        "URN:EPC:tag:gsrnp-96:0.9525208.0000000001",
+    ],
+)
+def test_a_persons_number_is_known_in_every_spelling(text: str) -> None:
+    assert names_person(text)
+    assert code_of(Reference(128), text) == Code.BAD_IDENTIFIER
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8018/26",
+        "01/09521234001010/21/8018/26",
+        "https://example.org/order/18018/952520840000000013",
+        "urn:epc:id:giai:9525208.gsrn",
+    ],
+)
+def test_what_only_looks_like_a_persons_number_is_none(text: str) -> None:
+    assert not names_person(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "414/9521234000013/254/ts4711",
+        "253/06141410000121618034",
+        "urn:epcglobal:cbv:bt:9520011111116:A123",
+        "http://transaction.acme.com/po/12345678",
+        "urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+        "geo:31.23,121.47",
+        "cold room 4",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    ],
+)
+def test_places_processes_and_documents_are_named_in_any_words(text: str) -> None:
+    Reference(128).check(text, "field")
+
+
+@pytest.mark.parametrize("text", ["urn:epc:id:sgln:4012345.00005.0", "https://id.gs1.org/414/9521234000013"])
+def test_a_place_with_a_key_has_no_second_name(text: str) -> None:
+    assert code_of(Reference(128), text) == Code.BAD_IDENTIFIER
+
+
+def test_a_reference_is_a_short_text() -> None:
+    Reference(128, 0).check("", "field")
+    for wrong in ("", "x" * 129, "a\n", 7):
+        assert code_of(Reference(128), wrong) == Code.BAD_FIELD
 
 
 def test_gtin_field_wants_fourteen_digits_with_their_check_digit() -> None:

@@ -60,6 +60,7 @@ BASES: dict[str, dict[str, Any]] = {
         "outputEPCList": [PACK],
     },
 }
+PERSON = "952999900000000123"
 DROP = object()
 
 
@@ -254,6 +255,10 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("object", {"bizTransactionList": [{"type": "po"}]}, "bizTransactionList/0/bizTransaction", "required"),
     ("object", {"bizTransactionList": [{"type": "order", "bizTransaction": "urn:x:1"}]}, "bizTransactionList/0/type", "biz-transaction-type"),
     ("object", {"bizTransactionList": [{"bizTransaction": "PO 4711"}]}, "bizTransactionList/0/bizTransaction", "uri"),
+    ("object", {"bizTransactionList": [{"bizTransaction": f"https://id.gs1.org/8018/{PERSON}?linkType=x"}]}, "bizTransactionList/0/bizTransaction", "gs1-digital-link"),
+    ("object", {"bizTransactionList": [{"bizTransaction": f"https://example.org/8018/{PERSON}#v"}]}, "bizTransactionList/0/bizTransaction", "gs1-digital-link"),
+    ("object", {"bizTransactionList": [{"bizTransaction": "urn:epc:ID:gsrn:9529999.0000000012"}]}, "bizTransactionList/0/bizTransaction", "gs1-syntax"),
+    ("transformation", {"transformationID": "urn:epc:id:gdti:0614141.1"}, "transformationID", "gs1-syntax"),
     ("object", {"sourceList": [{"type": "owner", "source": "urn:x:1"}]}, "sourceList/0/type", "source-destination-type"),
     ("object", {"sourceList": [{"source": "urn:x:1"}]}, "sourceList/0/type", "required"),
     ("object", {"sourceList": [{"type": "location", "source": "urn:x:1", "ex:a": 1}]}, "sourceList/0/ex:a", "unknown-field"),
@@ -270,6 +275,9 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("object", {"sensorElementList": [{"sensorReport": [{"value": 4}]}]}, "sensorElementList/0/sensorReport/0/type", "required"),
     ("object", sensor(type="Warmth"), "sensorElementList/0/sensorReport/0/type", "measurement-type"),
     ("object", sensor(type="https://gs1.org/voc/Warmth"), "sensorElementList/0/sensorReport/0/type", "measurement-type"),
+    ("object", sensor(type="gs1:Temprature"), "sensorElementList/0/sensorReport/0/type", "measurement-type"),
+    ("object", sensor(type="gs1:MT-Temprature"), "sensorElementList/0/sensorReport/0/type", "measurement-type"),
+    ("object", sensor(exception="gs1:ALARM"), "sensorElementList/0/sensorReport/0/exception", "sensor-exception"),
     ("object", sensor(value="4.1"), "sensorElementList/0/sensorReport/0/value", "number"),
     ("object", sensor(value=4.1, uom="celsius"), "sensorElementList/0/sensorReport/0/uom", "uom"),
     ("object", sensor(time="2026-07-01"), "sensorElementList/0/sensorReport/0/time", "time"),
@@ -503,9 +511,9 @@ def test_sensor_reports_inherit_time_and_device() -> None:
     ]
     read = event("object", sensorElementList=[{"sensorMetadata": metadata, "sensorReport": reports}])
     warm, north = read.sensor_reports
-    assert (warm.type, warm.value_milli, warm.min_milli, warm.uom) == ("Temperature", 4100, -500, "CEL")
+    assert (warm.type, warm.value_milli, warm.min_milli, warm.uom) == ("Temperature", (4100, 4100), (-500, -500), "CEL")
     assert (warm.time_ms, warm.device_id) == (1_782_954_000_000, "8004/9521234LOGGER1")
-    assert (north.value_milli, north.time_ms, north.device_id) == (31_230, 1_782_954_001_000, "urn:x:other")
+    assert (north.value_milli, north.time_ms, north.device_id) == ((31_230, 31_230), 1_782_954_001_000, "urn:x:other")
     assert warm.document == b'{"minValue":-0.5,"type":"Temperature","uom":"CEL","value":4.1}'
 
 
@@ -516,12 +524,34 @@ def test_sensor_reports_inherit_time_and_device() -> None:
         (quantity() | {"quantityList": [{"epcClass": PACK}]}, "instance-level"),
         (quantity(quantity=0.0005, uom="KGM"), "precision"),
         (quantity(quantity=1e30, uom="KGM"), "range"),
-        (sensor(value=1e-300), "range"),
+        (sensor(value=1e-300), "precision"),
         (sensor(value=1e300), "range"),
     ],
 )
 def test_what_a_rule_may_refuse_is_let_in_with_a_problem(changes: dict[str, Any], rule: str) -> None:
     assert [problem.rule for problem in event("object", **changes).problems] == [rule]
+
+
+@pytest.mark.parametrize(
+    ("value", "milli"),
+    [
+        (8.0004, (8_000, 8_001)),
+        (1.9996, (1_999, 2_000)),
+        (-18.0004, (-18_001, -18_000)),
+        (1e-300, (0, 1)),
+        (8, (8_000, 8_000)),
+        (1e300, None),
+    ],
+)
+def test_what_was_measured_lies_between_the_thousandths_kept(value: float, milli: tuple[int, int] | None) -> None:
+    (report,) = event("object", **sensor(value=value)).sensor_reports
+    assert report.value_milli == milli
+
+
+def test_an_amount_finer_than_thousandths_is_rounded_up_and_never_to_nothing() -> None:
+    read = event("object", **quantity(quantity=0.0001, uom="KGM"))
+    assert isinstance(read, ObjectEvent)
+    assert read.quantities[0].quantity_milli == 1
 
 
 def test_error_declarations_are_kept() -> None:
@@ -538,9 +568,18 @@ def test_error_declarations_are_kept() -> None:
 )
 def test_every_standard_word_has_four_spellings(vocabulary: cbv.Vocabulary) -> None:
     for word in sorted(vocabulary.terms):
-        local = vocabulary.web_class + word
+        local = vocabulary.web_classes[0] + word
         spellings = (word, vocabulary.urn + word, f"https://ref.gs1.org/cbv/{local}", f"cbv:{local}")
         assert {cbv.term_name(vocabulary, text) for text in spellings} == {word}
+
+
+@pytest.mark.parametrize(
+    "text", ["Temperature", "gs1:Temperature", "gs1:MeasurementType-Temperature", "gs1:MT-Temperature",
+             "https://gs1.org/voc/Temperature", "https://gs1.org/voc/MeasurementType-Temperature"]
+)  # fmt: skip
+def test_a_temperature_is_one_in_every_spelling_that_loggers_use(text: str) -> None:
+    (report,) = event("object", **sensor(type=text, value=4)).sensor_reports
+    assert report.type == "Temperature"
 
 
 def test_a_float_never_enters() -> None:

@@ -21,10 +21,13 @@ from node.gateway.fhir import (
     DispenseTerms,
     FhirRefused,
     FhirResource,
+    GrantTerms,
+    claim_amount,
     claim_terms,
     consent_terms,
     dispense_terms,
     entries,
+    grant_terms,
     kind_code,
     parse,
     personal_strings,
@@ -389,7 +392,6 @@ def test_consent_without_provision_is_its_policy() -> None:
 def test_consent_that_is_not_active_permits_nothing(status: str) -> None:
     terms = consent("OPTIN", {"type": "permit", "actor": actor("Organization/a")}, status)
     assert not terms.permits("Organization/a", "TREAT", "Patient", ANY_MS)
-    assert terms.grants() == ()
 
 
 def test_permit_names_reader_purpose_kind_and_period() -> None:
@@ -397,7 +399,7 @@ def test_permit_names_reader_purpose_kind_and_period() -> None:
     period = {"start": "2020-01-01T01:00:00+01:00", "end": "2020-01-31"}
     provision = {"type": "permit", "actor": actor("Organization/a"), "purpose": purpose, "period": period}
     terms = consent("OPTOUT", provision | {"class": [{"code": "Observation"}]})
-    (rule,) = terms.grants()
+    rule = terms.rule
     start_ms = 1_577_836_800_000
     end_ms = start_ms + 31 * 24 * HOUR_MS
     assert (rule.decision, rule.actors, rule.purposes) == ("permit", ("Organization/a",), ("TREAT",))
@@ -443,7 +445,7 @@ def test_untyped_root_bounds_the_whole_consent() -> None:
     assert terms.permits("Practitioner/x", "TREAT", "MedicationRequest", inside_ms)
     assert not terms.permits("Practitioner/x", "TREAT", "Patient", inside_ms)
     assert not terms.permits("Practitioner/x", "TREAT", "MedicationRequest", inside_ms - 1)
-    (rule,) = terms.grants()
+    (rule,) = terms.rule.exceptions
     assert (rule.start_ms, rule.end_ms) == (inside_ms, inside_ms + HOUR_MS // 2)
 
 
@@ -474,6 +476,79 @@ def test_period_ends_with_the_last_moment_that_its_precision_means(end: str, end
 def test_far_dates_do_not_overflow() -> None:
     for end in ("9999", "9999-12", "9999-12-31", "0001", "0001-01-01T00:00:00+14:00"):
         consent("OPTOUT", {"type": "permit", "period": {"end": end}})
+
+
+# --- From a consent to a grant ----------------------------------------------------------------------------------------
+
+NOW_MS = 1_790_000_000_000  # in 2026
+GRANTING: dict[str, Any] = {
+    "type": "permit",
+    "actor": actor("Organization/a"),
+    "purpose": [{"code": "TREAT"}, {"code": "HRESCH"}],
+    "period": {"start": "2026", "end": "2030"},
+    "class": [{"code": "Observation"}, {"code": "Encounter"}],
+}
+OBSERVATIONS = ("Observation",)
+
+
+def agreed(provision: dict[str, Any], policy: str = "OPTOUT", **more: Any) -> FhirResource:
+    return door(CONSENT | {"policyRule": {"coding": [{"code": policy}]}, "provision": provision, **more})
+
+
+def test_a_consent_that_permits_one_reader_is_a_grant() -> None:
+    expected = GrantTerms("Organization/a", ("TREAT", "HRESCH"), 1_924_992_000_000)
+    assert grant_terms(agreed(GRANTING), OBSERVATIONS, NOW_MS) == expected
+    bounded = {"period": {"end": "2040"}, "provision": [GRANTING]}
+    assert grant_terms(agreed(bounded), ("Observation", "Encounter"), NOW_MS) == expected
+
+
+DENIAL = {"type": "deny", "actor": actor("Organization/a")}
+
+
+@pytest.mark.parametrize(
+    ("provision", "pointer"),
+    [
+        (GRANTING | {"provision": [DENIAL]}, "/provision"),
+        (GRANTING | {"provision": [DENIAL | {"period": {"start": "2029"}}]}, "/provision"),
+        ({"provision": [GRANTING, DENIAL | {"period": {"start": "2029"}}]}, "/provision"),
+        ({"provision": [GRANTING, GRANTING]}, "/provision"),
+        (DENIAL, "/provision"),
+        (GRANTING | {"actor": actor("Organization/a", "Organization/b")}, "/provision/actor"),
+        ({name: value for name, value in GRANTING.items() if name != "actor"}, "/provision/actor"),
+        ({name: value for name, value in GRANTING.items() if name != "purpose"}, "/provision/purpose"),
+        (GRANTING | {"period": {"start": "2026"}}, "/provision/period"),
+        (GRANTING | {"period": {"start": "2030", "end": "2031"}}, "/provision/period"),
+        (GRANTING | {"period": {"start": "2020", "end": "2025"}}, "/provision/period"),
+        (GRANTING | {"class": [{"code": "Encounter"}]}, "/provision/class"),
+        (GRANTING | {"code": [CODE]}, "/provision/code"),
+        (GRANTING | {"dataPeriod": {"start": "2010", "end": "2011"}}, "/provision/dataPeriod"),
+        ({"action": [CODE], "provision": [GRANTING]}, "/provision/action"),
+    ],
+)
+@pytest.mark.parametrize("policy", ["OPTOUT", "OPTIN"])
+def test_a_consent_that_says_less_than_a_grant_would_is_refused(
+    provision: dict[str, Any], pointer: str, policy: str
+) -> None:
+    with pytest.raises(FhirRefused) as caught:
+        grant_terms(agreed(provision, policy), OBSERVATIONS, NOW_MS)
+    assert caught.value.pointer == pointer
+
+
+def test_a_consent_for_some_kinds_is_no_grant_over_any_record() -> None:
+    with pytest.raises(FhirRefused) as caught:
+        grant_terms(agreed(GRANTING), (), NOW_MS)
+    assert caught.value.pointer == "/provision/class"
+    of_any = {name: value for name, value in GRANTING.items() if name != "class"}
+    assert grant_terms(agreed(of_any), (), NOW_MS).reader == "Organization/a"
+
+
+def test_only_an_active_consent_is_a_grant() -> None:
+    with pytest.raises(FhirRefused) as caught:
+        grant_terms(agreed(GRANTING, status="rejected"), OBSERVATIONS, NOW_MS)
+    assert caught.value.pointer == "/status"
+    with pytest.raises(FhirRefused) as caught:
+        grant_terms(door(PATIENT), OBSERVATIONS, NOW_MS)
+    assert caught.value.pointer == "/resourceType"
 
 
 # --- Money ----------------------------------------------------------------------------------------------------------
@@ -512,6 +587,8 @@ def test_claim_total_is_exact_in_minor_units(amount: str, currency: str, minor: 
         ({"total": {"currency": "USD"}}, "/total/value"),
         ({"item": [item(net=money(1)), item(net=money(1, "EUR"))]}, "/item/1/net/currency"),
         ({"item": [item(net=money(1)), item(net=money(0.001))]}, "/item/1/net/value"),
+        ({"item": [item(net=money(1)), item(detail=[item(net=money(9))])]}, "/item/1"),
+        ({"item": [item(), item(net=money(1))]}, "/item/0"),
     ],
 )
 def test_claim_amount_that_cannot_be_paid_is_refused(fields: dict[str, Any], pointer: str) -> None:
@@ -534,6 +611,33 @@ def test_missing_total_is_the_sum_of_the_items() -> None:
 def test_claim_without_any_amount_has_no_terms() -> None:
     assert claim_terms(door(CLAIM)) is None
     assert claim_terms(door(PATIENT)) is None
+
+
+def test_a_claim_asks_its_total_in_the_policys_currency() -> None:
+    assert claim_amount(door(CLAIM | {"total": money(120)}), "USD", 2) == 12_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({}, "/total"),
+        ({"total": money(120, "EUR")}, "/total/currency"),
+        ({"total": money(12_000, "JPY")}, "/total/currency"),
+        ({"total": money(120), "status": "entered-in-error"}, "/status"),
+        ({"total": money(120), "status": "draft"}, "/status"),
+    ],
+)
+def test_a_claim_in_other_money_or_not_in_force_is_not_paid(fields: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(FhirRefused) as caught:
+        claim_amount(door(CLAIM | fields), "USD", 2)
+    assert caught.value.pointer == pointer
+
+
+def test_a_currency_kept_in_other_decimal_places_than_the_claims_is_not_paid() -> None:
+    with pytest.raises(FhirRefused) as caught:
+        claim_amount(door(CLAIM | {"total": money(12_000, "JPY")}), "JPY", 2)
+    assert caught.value.pointer == "/total/currency"
+    assert claim_amount(door(CLAIM | {"total": money(12_000, "JPY")}), "JPY", 0) == 12_000
 
 
 def test_answer_to_a_claim_has_total_and_benefit() -> None:

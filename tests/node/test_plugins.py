@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,18 @@ def test_an_entry_point_that_does_not_hold_what_it_says_is_named(
     found = [*plugins.available_modules().values(), EntryPoint("extra", value, plugins.GROUP)]
     monkeypatch.setattr(plugins, "entry_points", lambda group: found)
     with pytest.raises(ConfigError, match=part):
+        plugins.load_registry(genesis(extra={"version": 1}))
+
+
+@pytest.mark.parametrize("source", ["def f(:", "1 / 0", "raise KeyError('x')"])
+def test_a_plug_in_that_breaks_while_it_is_imported_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "broken_rules.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = [*plugins.available_modules().values(), EntryPoint("extra", "broken_rules:MODULE", plugins.GROUP)]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: found)
+    with pytest.raises(ConfigError, match=r"rule module extra: broken_rules:MODULE cannot be imported: .*Error"):
         plugins.load_registry(genesis(extra={"version": 1}))
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
+from ledger.crypto import hash_bytes
 from ledger.errors import Code
+from ledger.modules.payments import CreateCurrency, Policy
 from node.cluster.plan import development_modules
 from node.gateway import fhir
 from node.workload import SIZES, Cast, Performer, Size, Step, generate, published, published_modules
+from node.workload.care import resource
 from node.workload.goods import FRAUDS, fraud_story
-from node.workload.steps import AT_THE_DOOR, Allow, Capture, Keep, Read, Revoke
+from node.workload.steps import AT_THE_DOOR, Agree, Allow, Bill, Capture, Keep, Read, Revoke, Send
 from tests.node.workload_chain import NOW_MS, MemoryTransport
 
 # Published examples lie beside the project, or where MEDCHAIN_TEST_DATA says. Skipped without, but a failure in CI.
@@ -26,7 +32,7 @@ FEW = Size(lots=3, patients=3, frauds=1, payments=1)
 
 def carry_out(cast: Cast, steps: list[Step], transport: MemoryTransport | None = None) -> list[tuple[Step, int]]:
     """Each step with the code it ended in."""
-    performer = Performer(cast, transport or MemoryTransport(cast))
+    performer = Performer(cast, transport or MemoryTransport(cast), lambda: NOW_MS)
 
     async def run() -> list[tuple[Step, int]]:
         return [(step, (await performer.perform(step)).code) for step in steps]
@@ -136,9 +142,56 @@ def test_what_follows_a_refused_step_is_refused_too() -> None:
         Step(1, "read", "pharmacy", Read("r", "treatment"), int(Code.UNKNOWN_RECORD)),
         Step(1, "grant", "someone", Allow("g", "pharmacy", ("treatment",), NOW_MS, ("r",)), int(Code.UNKNOWN_RECORD)),
         Step(1, "revoke", "someone", Revoke("g"), int(Code.UNKNOWN_GRANT)),
+        Step(1, "claim", "hospital", Bill(b"", b"", "r", b"{}"), int(Code.UNKNOWN_POLICY)),
         Step(1, "not EPCIS", "maker", Capture(b"[1]"), int(AT_THE_DOOR)),
     ]
     assert differing(carry_out(cast, steps)) == []
+
+
+def changed(document: bytes, **members: Any) -> bytes:
+    return resource(json.loads(document) | members)
+
+
+def test_a_consent_that_denies_its_own_reader_gives_no_grant() -> None:
+    cast, steps = few()
+    consented = next(step for step in steps if isinstance(step.act, Agree))
+    assert isinstance(consented.act, Agree)
+    provision = json.loads(consented.act.consent)["provision"]
+    denied = provision | {"provision": [{"type": "deny", "actor": provision["actor"]}]}
+    act = replace(consented.act, consent=changed(consented.act.consent, provision=denied))
+    story = [step for step in steps if step.story == consented.story]
+    before = story[: story.index(consented)]
+    assert differing(carry_out(cast, [*before, replace(consented, act=act, expected=int(AT_THE_DOOR))])) == []
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{"total": {"value": 300, "currency": "EUR"}}, {"status": "entered-in-error"}],
+    ids=["other money", "not in force"],
+)
+def test_a_claim_that_is_not_what_the_policy_pays_is_not_sent(members: dict[str, Any]) -> None:
+    cast, steps = few()
+    billed = next(step for step in steps if isinstance(step.act, Bill))
+    assert isinstance(billed.act, Bill)
+    act = replace(billed.act, claim=hash_bytes(b"another"), document=changed(billed.act.document, **members))
+    story = [step for step in steps if step.story == billed.story]
+    before = story[: story.index(billed)]
+    assert differing(carry_out(cast, [*before, replace(billed, act=act, expected=int(AT_THE_DOOR))])) == []
+
+
+def test_a_currency_made_here_is_compared_by_its_decimal_places() -> None:
+    cast, steps = few()
+    billed = next(step for step in steps if isinstance(step.act, Bill))
+    assert isinstance(billed.act, Bill)
+    visit = next(step for step in steps if isinstance(step.act, Keep) and step.act.record == billed.act.treatment)
+    policy, me = hash_bytes(b"policy"), cast.key(visit.act.patient).public  # type: ignore[union-attr]
+    terms = Policy(policy, me, "JPY", 8_000, None, 10**6, 10**6, NOW_MS - 1, NOW_MS + 10**9)
+    document = changed(billed.act.document, total={"value": 300, "currency": "JPY"})
+    bill = replace(billed, act=replace(billed.act, policy=policy, document=document))
+    for exponent, expected in ((2, int(AT_THE_DOOR)), (0, 0)):
+        create = Step(0, "create", "regulator", Send(CreateCurrency("JPY", "insurer", exponent)))
+        sold = Step(0, "policy", "insurer", Send(terms))
+        assert differing(carry_out(cast, [create, visit, sold, replace(bill, expected=expected)])) == []
 
 
 def test_a_patient_takes_part_once() -> None:
