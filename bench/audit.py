@@ -20,7 +20,7 @@ from ledger.crypto import hash_bytes, verify
 from ledger.errors import Reject
 from ledger.execution import Executor
 from ledger.genesis import Genesis
-from ledger.proofcheck import Proven, Refused, Trusted, check
+from ledger.proofcheck import OF_ONE_COPY, Proven, Refused, Trusted, check
 from ledger.stateproof import RECEIPT_PROOF_HEIGHTS_MAX
 from node.cluster.plan import GENESIS_FILE
 from node.home import DATA, read_genesis
@@ -107,9 +107,9 @@ def _places(store: ChainStore, random: Random, count: int) -> Iterator[tuple[byt
     assert store.tip.parameters.checkpoint_interval <= RECEIPT_PROOF_HEIGHTS_MAX
     for number in range(count if filled else 0):
         receipt = random.choice(store.receipts(filled[number % len(filled)]))
-        # A copy that was refused has no place of its own.
+        # A copy that was refused has no place of its own, and its receipt says nothing of the transaction.
         place = store.receipt(receipt.tx_id)
-        if place is not None:
+        if place is not None and place.code not in OF_ONE_COPY:
             yield receipt.tx_id, place.code
 
 

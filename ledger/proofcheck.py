@@ -19,6 +19,9 @@ BUNDLE_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
 ITEMS_MAX: Final = 100_000
 DEPTH_MAX: Final = 8
 SIGNATURES_MAX: Final = 128  # of a certificate: as many validators as there can be, or more
+# Refusals of one copy of a transaction (MC1007 to 1009): it came too late, too early, or after another. What became of
+# that other one, which may have been executed, they do not say.
+OF_ONE_COPY: Final = frozenset({1007, 1008, 1009})
 
 VerifySignature = Callable[[bytes, bytes, bytes], bool]
 """(public key, message, signature), 33 and 65 bytes: whether it covers `key || message` under the chain's rule."""
@@ -165,7 +168,8 @@ def _state(trusted: Trusted, verify: VerifySignature, header: Any, checkpoint: A
 def _transaction(
     trusted: Trusted, verify: VerifySignature, wire: Any, steps: Any, proposal: Any, certificate: Any
 ) -> Proven:
-    """That a transaction was ordered."""
+    """That a transaction was ordered. A commit vote says only that its signer saw a quorum prepare, which may be so
+    without a decision: this takes a quorum of the epoch's own set, so that set must be the trusted one."""
     match proposal, certificate:
         case (height, time_ms, tuple(batches), bool()), (epoch, view, signatures):
             pass
@@ -173,6 +177,8 @@ def _transaction(
             raise Refused("not a certified proposal")
     if not all(map(_is_number, (height, time_ms, epoch, view))) or not all(map(_is_33_bytes, batches)):
         raise Refused("not a certified proposal")
+    if epoch != trusted.epoch:
+        raise Refused("decided in another epoch than that of those trusted")
     if type(wire) is not bytes:
         raise Refused("not a transaction")
     tx_id = _hash(b"\x00" + wire)
@@ -200,6 +206,8 @@ def _receipt(
             pass
         case _:
             raise Refused("not a receipt")
+    if code in OF_ONE_COPY:
+        raise Refused("says only that one copy was refused; another may have been executed")
     if not all(map(_is_33_bytes, (previous, *following))):
         raise Refused("not a chain of results")
     height = top - len(following)

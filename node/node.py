@@ -25,6 +25,7 @@ from node.api.server import ApiServer
 from node.config import NodeConfig
 from node.desk import Desk
 from node.driver import Driver
+from node.erasure import keep_erased
 from node.home import Home, open_home
 from node.logs import make_logger
 from node.network import known_keys, transport_config
@@ -77,7 +78,8 @@ class Node:
             for peer in config.p2p.peers:
                 self.transport.add_address(bytes.fromhex(peer.key), peer.host, peer.port)
             await self.api.start()
-            self._tasks = [asyncio.create_task(work) for work in (self._recover(home), self._inquire())]
+            works = (self._recover(home), self._inquire(), keep_erased(self.desk, self._log))
+            self._tasks = [asyncio.create_task(work) for work in works]
         except BaseException:
             home.close()
             raise

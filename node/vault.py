@@ -326,7 +326,7 @@ class Vault:
         with self._lock:
             if self._tombstone(commitment).exists():
                 raise Erased("this record was erased here")
-            if commitment in self._sizes:
+            if self._is_held(commitment):
                 if self._read(commitment) != sealed.data:
                     raise AlreadyHeld("other bytes are held under this commitment")
                 return commitment
@@ -381,8 +381,14 @@ class Vault:
     def _check_held(self, commitment: bytes) -> None:
         if self._tombstone(commitment).exists():
             raise Erased("this record was erased here")
-        if commitment not in self._sizes:
+        if not self._is_held(commitment):
             raise NotHeld("this vault does not hold the record")
+
+    def _is_held(self, commitment: bytes) -> bool:
+        """An operator may have removed the file under a running node: then it counts no more."""
+        if commitment in self._sizes and not self._record(commitment).exists():
+            del self._sizes[commitment]
+        return commitment in self._sizes
 
     def _record(self, commitment: bytes) -> Path:
         # The one place where a name is made: from 33 bytes to 66 hex digits, so no path can come from outside.

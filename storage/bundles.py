@@ -2,7 +2,7 @@
 
 A bundle begins at the validators of an epoch that its reader trusts. Links lead from there to the epoch of the claim:
 each is the checkpoint that closes an epoch, and the next set under its state root. Epochs are left out where a quorum
-of those trusted so far still signed later on.
+of those trusted so far still signed a later checkpoint.
 
 Must not know: how a bundle is checked, or what a fact means.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 from ledger.block import Certificate, CheckpointCertificate, Signatures
 from ledger.codec import Value, encode
 from ledger.crypto import hash_bytes
-from ledger.proofcheck import FORMAT
+from ledger.errors import code_label
+from ledger.proofcheck import FORMAT, OF_ONE_COPY
 from ledger.stateproof import Inclusion
 from ledger.validators import ValidatorSet
 from storage.chain import ChainStore
@@ -72,13 +73,17 @@ class Bundler:
         proposal, certificate = proof.proposal, proof.certificate
         signed = (certificate.epoch, certificate.view, self._by_key(certificate))
         claim = ("transaction", placed[2].wire, _steps(proof.inclusion), proposal.to_value(), signed)
-        return self._bundle(certificate.epoch, certificate.signatures, claim)
+        # It is a decision to whoever trusts the set of its epoch, whoever else may be among the signers.
+        return self._bundle(certificate.epoch, (), claim)
 
     def receipt(self, tx_id: bytes) -> bytes:
         """What execution made of a transaction."""
         proof = self._store.prove_receipt(tx_id)
         if proof is None:
             raise Unprovable("no certified checkpoint covers this transaction yet")
+        if proof.receipt.code in OF_ONE_COPY:
+            label = code_label(proof.receipt.code)
+            raise Unprovable(f"its receipt ({label}) says only that one copy was refused, not that none was executed")
         checkpoint = proof.checkpoint
         way = (proof.receipt.to_value(), _steps(proof.inclusion), proof.previous_results, proof.following)
         claim = ("receipt", *way, self._checkpoint(checkpoint))
@@ -87,6 +92,7 @@ class Bundler:
     # History
 
     def _bundle(self, epoch: int, signatures: Signatures, claim: tuple[Value, ...]) -> bytes:
+        """With links to a set of which a quorum is among the signatures, at the latest to that of `epoch`."""
         if epoch < self._since:
             raise Unprovable(f"it is of epoch {epoch}: begin with the validators of that epoch or an earlier one")
         signers = self._signers(epoch, signatures)

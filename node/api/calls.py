@@ -306,6 +306,10 @@ def vault_get(commitment: Id, access: Id) -> Call[bytes]:
     return Call("GET", target, lambda body: body, headers={"Accept": "application/octet-stream"})
 
 
+def vault_erase(commitment: Id, token: str) -> Call[Json]:
+    return Call("DELETE", f"/v1/vault/{_id(commitment)}", _object, headers={"Authorization": f"Bearer {token}"})
+
+
 class EventParser:
     """Server-sent events from lines (WHATWG HTML, section 9.2.6): the data as JSON, and the last id seen."""
 

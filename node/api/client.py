@@ -205,6 +205,9 @@ class Client:
     async def vault_get(self, commitment: Id, access: Id) -> bytes:
         return await self.send(calls.vault_get(commitment, access))
 
+    async def vault_erase(self, commitment: Id, token: str) -> Json:
+        return await self.send(calls.vault_erase(commitment, token))
+
     async def events(self, after: str = "0:0", limit: int | None = None, follow: bool = False) -> AsyncIterator[Json]:
         """Ordered transactions beyond `after`, at most `limit`. With `follow` it goes on as they come, and resumes
         where it was when a stream breaks; Unreachable once the node does not answer at all.
@@ -418,6 +421,9 @@ class SyncClient:
 
     def vault_get(self, commitment: Id, access: Id) -> bytes:
         return self.send(calls.vault_get(commitment, access))
+
+    def vault_erase(self, commitment: Id, token: str) -> Json:
+        return self.send(calls.vault_erase(commitment, token))
 
     def events(self, after: str = "0:0", limit: int | None = None, follow: bool = False) -> Iterator[Json]:
         """As `Client.events`."""

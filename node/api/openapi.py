@@ -106,6 +106,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "Claim": _object({"claim": _HEX, "policy": _HEX, "provider": _TEXT, "amount": _INT, "state": _TEXT}),
     "Policy": _object({"policy": _HEX, "insurer": _TEXT, "patient": _HEX, "active": {"type": "boolean"}}),
     "Stored": _object({"record": _HEX, "size_bytes": _INT}),
+    "Erased": _object({"record": _HEX}),
     "Object": _ANY,
     "List": _list(_ANY),
 }  # fmt: skip

@@ -218,6 +218,12 @@ ROUTES: Final[tuple[Route, ...]] = (
             Code.RECORD_ERASED, Code.NOT_ACCEPTING,
         ),
     ),
+    Route(
+        "DELETE", "/v1/vault/{commitment}", vault_access.erase,
+        "Erase a record from this vault, for good; it is not taken again. `records.erased` then tells the chain.",
+        "vault", "Erased", path=(_RECORD,), operator=True,
+        codes=(Code.UNAUTHORISED, Code.NOT_FOUND, Code.RECORD_ERASED),
+    ),
     Route("GET", "/v1/status", chain_reads.status, "This node and its view of the chain.", "node", "Object"),
     Route("GET", "/v1/why", chain_reads.why, "Whether the chain moves, and if not, why.", "node", "Object"),
     Route("GET", "/v1/peers", chain_reads.peers, "Connected nodes.", "node", "List"),

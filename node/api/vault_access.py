@@ -1,5 +1,6 @@
-"""Keeping and releasing encrypted records. A record leaves only its custodian's node, only against a committed, allowed
-`records.access` of the last minutes, and then sealed for the key that signed it: nobody else can read the answer.
+"""Keeping, releasing and erasing encrypted records. A record leaves only its custodian's node, only against a
+committed, allowed `records.access` of the last minutes, and then sealed for the key that signed it: nobody else can
+read the answer.
 
 What allowed the access must hold when the record leaves, by the chain's time and by the clock: a chain without
 transactions stands still, and grants end all the same. A node that may have missed what the chain decided since then
@@ -65,6 +66,17 @@ async def put(api: Api, request: Request) -> Answer:
     except VaultError as error:
         raise _problem(error) from None
     return Answer.json({"record": commitment.hex(), "size_bytes": len(request.body)}, 201)
+
+
+async def erase(api: Api, request: Request) -> Answer:
+    """For good, at the operator's word. The chain is told by `records.erased`, once the record is gone."""
+    vault, _ = _vault(api)
+    commitment = request.path["commitment"]
+    try:
+        await asyncio.to_thread(vault.erase, commitment)
+    except VaultError as error:
+        raise _problem(error) from None
+    return Answer.json({"record": commitment.hex()})
 
 
 async def get(api: Api, request: Request) -> Answer:

@@ -79,6 +79,9 @@ def transaction(transaction_id: str, out: str, since: int, api_url: str) -> None
 def receipt(transaction_id: str, out: str, since: int, api_url: str) -> None:
     """Prove what execution made of a transaction: accepted, or refused and why.
 
+    There is no proof where it was only ever refused as expired, valid for too long or replayed: that is said of one
+    copy, and another may have been accepted.
+
     \b
     Example:
         medchain prove receipt 01ab... --out accepted.proof

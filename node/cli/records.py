@@ -55,7 +55,7 @@ def _sending(options: dict[str, Any]) -> dict[str, Any]:
 
 @click.group()
 def record() -> None:
-    """Medical records: add, get, read, history."""
+    """Medical records: add, get, read, erase, history."""
 
 
 @record.command()
@@ -68,8 +68,8 @@ def record() -> None:
 def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **options: Any) -> int:
     """Encrypt FILE for patient and custodian, hand it to the custodian's node, and register a commitment to it.
 
-    The node keeps it in its vault; the operator's token is read from its data folder. Its key must be one of the
-    custodian's (`medchain member add-keys`): else it releases the record to nobody.
+    The node keeps it in its vault; its key and the operator's token are read from its data folder. The key must be one
+    of the custodian's (`medchain member add-keys`): else it releases the record to nobody.
 
     \b
     Example:
@@ -77,24 +77,12 @@ def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **optio
             --home cluster/hospital
     """
     from node import keys, vault
-    from node.api import tokens
-    from node.api.client import ApiError
 
     content = file.read(RECORD_SIZE_BYTES_MAX + 1)
-    try:
-        token = tokens.load(home)
-    except FileError as error:
-        raise FileError(f"{error}; --home takes the folder of the node that --api asks") from None
-    client = connect(options["api_url"])
-    readers = [_public_key(patient), keys.resolve(options["key_reference"]).public, _public_key(client.status()["key"])]
+    client, token, custodian = _own_node(home, options["api_url"])
+    readers = [_public_key(patient), keys.resolve(options["key_reference"]).public, custodian]
     sealed = vault.seal(content, media_type=media_type, recipients=list(dict.fromkeys(readers)))
-    try:
-        client.vault_put(sealed.data, token)
-    except ApiError as error:
-        if error.code != Code.UNAUTHORISED:
-            raise
-        what = f"the token in {home} is not of the node at {options['api_url']}: --home and --api name different nodes"
-        raise Failure(Code.UNAUTHORISED, what) from None
+    client.vault_put(sealed.data, token)
     commitment = sealed.commitment
     document = {"record": commitment.hex(), "patient": patient, "kind": kind, "size_bytes": len(content)}
     click.echo(f"record {commitment.hex()}", err=True)
@@ -102,6 +90,24 @@ def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **optio
     if status == Exit.REFUSED:
         _tell_who_was_first(client, commitment)
     return status
+
+
+def _own_node(home: Path, api_url: str) -> tuple[SyncClient, str, bytes]:
+    """The node of `home`, which must be the one that answers at `api_url`; the operator's token and the node's key.
+
+    The key is the one that lies here, whatever the node says: a record sealed for a foreign node's could be read there.
+    """
+    from node import config, keys
+    from node.api import tokens
+
+    try:
+        token, key = tokens.load(home), keys.load(config.load(home).key_path).public
+    except FileError as error:
+        raise FileError(f"{error}; --home takes the folder of the node that --api asks") from None
+    client = connect(api_url)
+    if client.status().get("key") != key.hex():
+        raise click.UsageError(f"--home and --api name different nodes: {escaped(api_url)} has not the key in {home}.")
+    return client, token, key
 
 
 def _tell_who_was_first(client: SyncClient, commitment: bytes) -> None:
@@ -164,6 +170,38 @@ def read(record_id: str, purpose: str, reason: str, output: Path | None, **optio
         with open(output, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as target:
             target.write(opened.plaintext)
     return Exit.DONE
+
+
+@record.command()
+@click.argument("record_id")
+@home_option
+@send_options
+def erase(record_id: str, home: Path, **options: Any) -> int:
+    """Erase a record from the custodian's vault, for good, and then tell the chain that it is.
+
+    For one that its patient has withdrawn, or that is past its retention. Whoever was given a copy keeps it, and so do
+    backups made with --with-vault: erase those as well. If it fails halfway, do it again.
+
+    \b
+    Example:
+        medchain record erase 01ab... --key dev:hospital --home cluster/hospital
+    """
+    from node import keys
+    from node.api.client import ApiError
+
+    client, token, _ = _own_node(home, options["api_url"])
+    # What the chain would refuse is asked first: nothing brings a record back.
+    custodian = client.record(record_id)["custodian"]
+    sender = client.member(keys.resolve(options["key_reference"]).public.hex())["id"]
+    if sender != custodian:
+        what = f"the custodian is {escaped(custodian)}, and --key signs for {escaped(sender)}; nothing was erased"
+        raise Failure(Code.NOT_THE_CUSTODIAN, what)
+    try:
+        client.vault_erase(record_id, token)
+    except ApiError as error:
+        if error.code != Code.RECORD_ERASED:  # by a call before, which did not get as far as the chain
+            raise
+    return send("records.erased", {"record": record_id}, **options)
 
 
 @record.command()

@@ -206,6 +206,42 @@ async def test_an_erased_record_is_gone_and_not_taken_again(tmp_path: Path) -> N
         assert (again.status, again.json["code"]) == (410, "MC2110")
 
 
+async def erase(server: ApiServer, home: Path, record: bytes) -> Reply:
+    headers = {"Authorization": f"Bearer {tokens.load(home)}"}
+    return await ask(server.url, "DELETE", f"/v1/vault/{record.hex()}", None, headers)
+
+
+@pytest.mark.asyncio
+async def test_an_operator_erases_a_record_once(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        assert service.vault is not None
+        unknown = await erase(server, tmp_path, sealed_record().commitment)
+        assert (unknown.status, unknown.json["code"]) == (404, "MC3004")
+        done = await erase(server, tmp_path, sealed.commitment)
+        assert (done.status, done.json) == (200, {"record": sealed.commitment.hex()})
+        assert service.vault.list() == ()
+        again = await erase(server, tmp_path, sealed.commitment)
+        assert (again.status, again.json["code"]) == (410, "MC2110")
+
+
+@pytest.mark.asyncio
+async def test_only_operators_erase(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        assert service.vault is not None
+        reply = await ask(server.url, "DELETE", f"/v1/vault/{sealed.commitment.hex()}")
+        assert (reply.status, reply.json["code"]) == (401, "MC3008")
+        assert service.vault.list() == (sealed.commitment,)
+
+
+@pytest.mark.asyncio
+async def test_a_record_whose_file_an_operator_removed_is_not_found(tmp_path: Path) -> None:
+    async with holding(tmp_path) as (service, server, sealed):
+        access = service.send(HOSPITAL, Access(sealed.commitment, "treatment", "x"))
+        (tmp_path / "vault" / sealed.commitment.hex()).unlink()
+        reply = await fetch(server, sealed.commitment, access.id)
+        assert (reply.status, reply.json["code"]) == (404, "MC3004")
+
+
 @pytest.mark.asyncio
 async def test_what_is_no_sealed_record_is_not_stored(tmp_path: Path) -> None:
     async with holding(tmp_path) as (_, server, _sealed):

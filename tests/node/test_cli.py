@@ -25,7 +25,7 @@ from ledger.genesis import development_key
 from ledger.modules.parties import join_statement
 from ledger.modules.records import PURPOSE_OF_USE
 from ledger.transaction import Transaction
-from node import cli, config, vault
+from node import cli, config, keys, vault
 from node.api import calls, client
 from node.cli import common, reference
 from node.cli.chain import Height
@@ -99,6 +99,13 @@ class Result:
 
 
 Medchain = Callable[..., Result]
+
+
+def make_home(folder: Path) -> None:
+    """What a command reads in the folder of the node that answers it: the operator's token, and the node's key."""
+    keys.save(folder / "node.key", development_key("maker"))
+    (folder / "operator.token").write_text("a" * 64 + "\n")
+    (folder / "operator.token").chmod(0o600)
 
 
 @pytest.fixture
@@ -582,8 +589,7 @@ def test_a_record_goes_encrypted_to_the_custodians_node_and_comes_back_to_a_read
 ) -> None:
     content = b'{"resourceType": "Observation"}'
     (tmp_path / "observation.json").write_bytes(content)
-    (tmp_path / "operator.token").write_text("a" * 64 + "\n")
-    (tmp_path / "operator.token").chmod(0o600)
+    make_home(tmp_path)
     stored: list[bytes] = []
     FakeClient.answers["vault_put"] = lambda data, token: stored.append(data)
     patient = PATIENT.public.hex()
@@ -597,6 +603,8 @@ def test_a_record_goes_encrypted_to_the_custodians_node_and_comes_back_to_a_read
     assert result.json["record"] == commitment.hex()
     assert tx.fields == (commitment, PATIENT.public, "Observation", len(content))
     assert b"Observation" not in stored[0]
+    readers = {PATIENT.public, development_key("hospital").public, development_key("maker").public}
+    assert set(vault.SealedRecord.from_bytes(stored[0]).recipients) == readers
 
     FakeClient.answers["vault_get"] = lambda record, access: stored[0]
     read = ("record", "read", commitment.hex(), "--purpose", "patient_request", "--key", "dev:patient")
@@ -709,19 +717,76 @@ def test_a_file_that_cannot_be_used_is_named_with_a_code_of_its_own(medchain: Me
     assert (absent.status, "does not exist" in absent.err) == (Exit.USAGE, True)
 
 
-def test_a_record_goes_to_the_node_whose_folder_was_named(medchain: Medchain, tmp_path: Path) -> None:
+def test_a_record_and_the_operators_token_go_only_to_the_node_whose_folder_was_named(
+    medchain: Medchain, tmp_path: Path
+) -> None:
     record = tmp_path / "record.json"
     record.write_text("{}")
-    add = ("record", "add", str(record), "--patient", PATIENT.public.hex(), "--kind", "X", "--key", "dev:hospital")
-    without = medchain(*add, "--home", str(tmp_path))
-    assert without.status == Exit.USAGE
-    assert "operator.token: No such file or directory; --home takes the folder of the node" in without.err
-    (tmp_path / "operator.token").write_text("a" * 64 + "\n")
-    (tmp_path / "operator.token").chmod(0o600)
-    FakeClient.answers["vault_put"] = calls.ApiError(3008, 401, "Send the token.", False)
-    other = medchain(*add, "--home", str(tmp_path))
-    assert (other.status, FakeClient.sent) == (Exit.REFUSED, [])
-    assert "--home and --api name different nodes" in other.err
+    asked: list[object] = []
+    FakeClient.answers["vault_put"] = lambda *arguments: asked.append(arguments)
+    FakeClient.answers["vault_erase"] = lambda *arguments: asked.append(arguments)
+    key = ("--key", "dev:hospital", "--home", str(tmp_path))
+    add = ("record", "add", str(record), "--patient", PATIENT.public.hex(), "--kind", "X", *key)
+    for command in (add, ("record", "erase", ID, *key)):
+        without = medchain(*command)
+        assert without.status == Exit.USAGE
+        assert "operator.token: No such file or directory; --home takes the folder of the node" in without.err
+    make_home(tmp_path)
+    FakeClient.answers["status"] = {"key": PATIENT.public.hex()}
+    for command in (add, ("record", "erase", ID, *key)):
+        other = medchain(*command)
+        assert other.status == Exit.USAGE
+        assert "--home and --api name different nodes" in other.err
+    assert (asked, FakeClient.sent) == ([], [])
+
+
+@pytest.fixture
+def erasing(medchain: Medchain, tmp_path: Path) -> tuple[Callable[[], Result], list[tuple[str, str]]]:
+    """The command, at a hospital that keeps a record; and what its node was told to erase, with which token."""
+    make_home(tmp_path)
+    erased: list[tuple[str, str]] = []
+    FakeClient.answers["vault_erase"] = lambda record, token: erased.append((record, token))
+    FakeClient.answers["record"] = {"custodian": "hospital", "state": "withdrawn"}
+    FakeClient.answers["member"] = lambda key: {"id": {development_key("hospital").public.hex(): "hospital"}[key]}
+    return lambda: medchain("record", "erase", ID, "--key", "dev:hospital", "--home", str(tmp_path)), erased
+
+
+def test_a_record_is_erased_from_the_vault_before_the_chain_is_told(
+    erasing: tuple[Callable[[], Result], list[tuple[str, str]]],
+) -> None:
+    erase, erased = erasing
+    FakeClient.answers["vault_erase"] = calls.Unreachable("here", "nobody")
+    assert (erase().status, FakeClient.sent) == (Exit.UNREACHABLE, [])
+    FakeClient.answers["vault_erase"] = lambda record, token: erased.append((record, token))
+    result = erase()
+    assert (result.status, erased) == (Exit.DONE, [(ID, "a" * 64)])
+    assert [(tx.operation, tx.fields) for tx in FakeClient.sent] == [("records.erased", (bytes.fromhex(ID),))]
+
+
+def test_who_erased_a_record_and_could_not_tell_the_chain_does_it_again(
+    erasing: tuple[Callable[[], Result], list[tuple[str, str]]],
+) -> None:
+    FakeClient.answers["vault_erase"] = calls.ApiError(int(Code.RECORD_ERASED), 410, "gone", False)
+    assert erasing[0]().status == Exit.DONE
+    assert [tx.operation for tx in FakeClient.sent] == ["records.erased"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"record": {"custodian": "insurer", "state": "held"}}, "MC2109 the custodian is insurer"),
+        ({"record": calls.ApiError(int(Code.NOT_FOUND), 404, "no such record", False)}, "MC3004 no such record"),
+        ({"vault_erase": calls.ApiError(int(Code.NOT_FOUND), 404, "no such record in this vault", False)}, "MC3004"),
+    ],
+)  # fmt: skip
+def test_nothing_is_said_erased_and_nothing_erased_that_cannot_be_said(
+    erasing: tuple[Callable[[], Result], list[tuple[str, str]]], answer: dict[str, Any], why: str
+) -> None:
+    erase, erased = erasing
+    FakeClient.answers |= answer
+    result = erase()
+    assert (result.status, erased, FakeClient.sent) == (Exit.REFUSED, [], [])
+    assert why in result.err
 
 
 def test_who_adds_a_record_is_told_when_another_took_its_commitment_and_when_it_was_refused_for_something_else(
@@ -729,8 +794,7 @@ def test_who_adds_a_record_is_told_when_another_took_its_commitment_and_when_it_
 ) -> None:
     record = tmp_path / "record.json"
     record.write_text("{}")
-    (tmp_path / "operator.token").write_text("a" * 64 + "\n")
-    (tmp_path / "operator.token").chmod(0o600)
+    make_home(tmp_path)
     add = ("record", "add", str(record), "--patient", PATIENT.public.hex(), "--kind", "X", "--key", "dev:hospital")
     FakeClient.answers["submit_wait"] = {"code": int(Code.RECORD_EXISTS)}
     FakeClient.answers["record"] = {"custodian": "insurer"}

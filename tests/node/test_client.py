@@ -137,6 +137,9 @@ async def test_a_record_goes_through_the_vault(kind: str, tmp_path: Path) -> Non
         assert (await run("record", sealed.commitment))["kind"] == "Note"
         assert len((await run("record_history", sealed.commitment))["items"]) == 2
         assert len((await run("patient_records", PATIENT.public))["items"]) == 1
+        assert await run("vault_erase", sealed.commitment, tokens.load(tmp_path)) == {"record": stored["record"]}
+        with pytest.raises(ApiError, match="MC2110"):
+            await run("vault_get", sealed.commitment, access.id)
 
 
 @pytest.mark.asyncio

@@ -54,6 +54,17 @@ async def test_a_node_gives_bundles_of_state_transactions_and_receipts(tmp_path:
         assert "epoch 3 has not begun" in later.json["detail"]
 
 
+@pytest.mark.asyncio
+async def test_who_asks_for_a_receipt_that_refuses_one_copy_is_told_why_there_is_no_proof(tmp_path: Path) -> None:
+    async with running(tmp_path) as (service, server):
+        service.pool.append(service.transaction(HOSPITAL, Transfer("EUR", "maker", 5, "x"), valid_until=0))
+        (late,) = service.pool
+        service.commit(seal=True)
+        reply = await get(server.url, f"/v1/proofs/receipts/{late.id.hex()}")
+        assert (reply.status, reply.json["code"]) == (404, "MC3004")
+        assert "its receipt (MC1007) says only that one copy was refused" in reply.json["detail"]
+
+
 async def make_bundle(tmp_path: Path, *keys: bytes) -> None:
     """A bundle of a balance, numbered ones of more keys, and the genesis beside them."""
     async with running(tmp_path) as (service, server):

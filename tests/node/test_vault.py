@@ -358,6 +358,19 @@ def test_damaged_or_exchanged_file_is_not_handed_out(tmp_path: Path) -> None:
             folder.get(sealed.commitment)
 
 
+def test_a_record_whose_file_an_operator_removed_is_not_held_and_can_be_kept_again(tmp_path: Path) -> None:
+    folder = Vault(tmp_path / "vault")
+    sealed = sealed_secret()
+    folder.put(sealed)
+    for call in (folder.get, folder.erase):
+        (tmp_path / "vault" / sealed.commitment.hex()).unlink()
+        with pytest.raises(NotHeld):
+            call(sealed.commitment)
+        assert folder.list() == ()
+        folder.put(sealed)
+    assert folder.get(sealed.commitment) == sealed
+
+
 def test_size_limit_counts_what_is_held(tmp_path: Path) -> None:
     sealed = sealed_secret()
     folder = Vault(tmp_path / "vault", size_bytes_max=len(sealed.data) + 10)

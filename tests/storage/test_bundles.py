@@ -10,17 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import codec
+from ledger import codec, merkle
+from ledger.block import Certificate, Phase, Proposal, receipts_root
 from ledger.crypto import KeyPair, hash_bytes, verify
 from ledger.errors import Code
 from ledger.proofcheck import Proven, Refused, Trusted, check, decode, encode
-from storage.bundles import Bundler, Unprovable
+from ledger.stateproof import Inclusion
+from ledger.transaction import Batch
+from storage.bundles import Bundler, Unprovable, _steps
 from storage.memory import MemoryKeyValue
 from tests.ledger.test_codec import VALUES
 from tests.storage.test_chain import (
     GENESIS,
     KEYS,
     NEW_KEY,
+    PARAMETERS,
     Cluster,
     Node,
     busy,
@@ -37,6 +41,12 @@ def certify(node: Node) -> None:
     for height in range(1, node.store.tip.height + 1):
         if node.store.state_root(height) is not None:
             node.store.put_checkpoint(checkpoint_of(node.store, height))
+
+
+def certify_now(node: Node) -> None:
+    """What was ordered so far is under a certified checkpoint."""
+    node.run(seal=True)
+    certify(node)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +117,70 @@ def test_a_link_leads_to_the_next_validators_where_too_few_of_the_old_ones_sign(
     assert (later.epoch, later.keys) == (1, chain.store.tip.validators.keys)
     assert not refused(bundle, later)
     assert refused(with_link, later), "a link of an epoch before the trusted one"
+
+
+def test_a_transaction_of_a_later_epoch_comes_with_the_links_to_its_validators(chain: Node) -> None:
+    """Also where a quorum of those trusted is among the signers, which is enough for a checkpoint."""
+    bundle, proven = bundles(chain)["later transaction"]
+    assert (proven.trusted.epoch, proven.trusted.keys) == (1, chain.store.tip.validators.keys)
+    _, _, links, claim, _ = decode(bundle)
+    assert len(links) == 1
+    with pytest.raises(Refused, match="another epoch"):
+        check(sealed((), claim), AT_GENESIS, verify)
+
+
+def test_who_is_a_quorum_of_an_earlier_set_alone_decides_nothing() -> None:
+    """A commit vote says only that its signer saw a quorum prepare: three of genesis' four may honestly have voted for
+    what the ten of a later epoch then decided otherwise."""
+    never_ordered = Cluster().note("never", 1)
+    proposal = Proposal(500, 123_456, (Batch((never_ordered.wire,)).digest,), False)
+    statement = Certificate(1, 0, 500, Phase.COMMIT, proposal.digest, ()).statement(GENESIS.chain_id)
+    three = sorted(KEYS, key=lambda key: key.public)[:3]
+    signed = (1, 0, tuple((key.public, key.sign(statement)) for key in three))
+    with pytest.raises(Refused, match="another epoch"):
+        check(sealed((), ("transaction", never_ordered.wire, b"", proposal.to_value(), signed)), AT_GENESIS, verify)
+
+
+def receipt_at(node: Node, height: int, position: int) -> bytes:
+    """What anyone can make of blocks that are public: a bundle of any receipt, also of a copy's."""
+    store, bundler = node.store, Bundler(node.store)
+    checkpoint = next(found for each in range(height, store.tip.height + 1) if (found := store.checkpoint(each)))
+    receipts, previous = store.receipts(height), store.results_hash(height - 1)
+    path = merkle.path([receipt.leaf() for receipt in receipts], position)
+    following = tuple(receipts_root(store.receipts(each)) for each in range(height + 1, checkpoint.height + 1))
+    way = (receipts[position].to_value(), _steps(Inclusion(position, len(receipts), path)), previous, following)
+    return sealed((), ("receipt", *way, bundler._checkpoint(checkpoint)))
+
+
+def test_a_receipt_that_refuses_one_copy_proves_nothing_of_the_transaction() -> None:
+    """One that is ordered too early is refused, and one within its time and one after it, once it was executed."""
+    node = Node(MemoryKeyValue(), Cluster())
+    last = 1 + PARAMETERS.validity_heights_max
+    tx = node.cluster.note("once", 1, valid_until=last + 1)
+    codes = [node.run([tx, node.cluster.note("x", 1, valid_until=9)]).receipts[0].code for _ in range(3)]
+    while node.store.tip.height <= last:
+        node.run()
+    codes.append(node.run([tx, node.cluster.note("y", 1, valid_until=last + 9)]).receipts[0].code)
+    height = node.store.tip.height
+    certify_now(node)
+    assert codes == [Code.VALIDITY_TOO_LONG, Code.OK, Code.REPLAYED, Code.EXPIRED]
+    proven = check(Bundler(node.store).receipt(tx.id), AT_GENESIS, verify)
+    assert (proven.height, proven.fact["code"]) == (2, Code.OK)
+    assert check(receipt_at(node, 2, 0), AT_GENESIS, verify) == proven
+    for each in (1, 3, height):
+        with pytest.raises(Refused, match="one copy was refused"):
+            check(receipt_at(node, each, 0), AT_GENESIS, verify)
+
+
+def test_no_bundle_is_made_of_a_receipt_that_refuses_one_copy() -> None:
+    """That a transaction was never executed, no tree on the chain says."""
+    node = Node(MemoryKeyValue(), Cluster())
+    node.run()
+    late = node.cluster.note("late", 1, valid_until=1)
+    assert node.run([late]).receipts[0].code == Code.EXPIRED
+    certify_now(node)
+    with pytest.raises(Unprovable, match="one copy was refused"):
+        Bundler(node.store).receipt(late.id)
 
 
 def test_who_trusts_other_validators_or_another_chain_is_not_convinced(chain: Node) -> None:
