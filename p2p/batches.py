@@ -169,7 +169,7 @@ class BatchPool:
     def _has_room(self, digest: bytes, size_bytes: int, origin: Hashable, members: Collection[Hashable]) -> bool:
         if digest in self._ordered:
             return False
-        config = self.config
+        config, members = self.config, frozenset(members)  # asked for each peer below, and there may be 128 of both
         used, count = Counter(self._held_bytes), self._held_count.copy()
         used[origin] += size_bytes
         count[origin] += 1

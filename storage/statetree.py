@@ -1,9 +1,9 @@
 """The state after the tip, and its commitment at the last checkpoint.
 
 Entries lie in buckets by the hash of their key. The commitment (ledger/stateproof.py) is computed at checkpoints only;
-`StateTree` keeps its digests in memory (2.2 MB) and on disk the leaves alone. Between checkpoints the
-state moves on and the tree does not, so the values at the last root of whatever has changed since are kept too (`U`
-records): proofs are always as of the last root, even after a crash, whatever the tip.
+`StateTree` keeps its digests in memory (2.2 MB) and on disk the leaves alone. Between checkpoints the state moves on
+and the tree does not, so the values at the last root of whatever has changed since are kept too (`U` records): proofs
+are always as of the last root, even after a crash, whatever the tip.
 
 Everything is staged first and adopted after the caller's atomic write: a write that fails leaves memory as it was.
 

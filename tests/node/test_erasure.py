@@ -30,11 +30,15 @@ def sealed_record() -> SealedRecord:
     return seal(b"{}", media_type="application/json", recipients=[HOSPITAL.public, PATIENT.public])
 
 
+def with_vault(tmp_path: Path) -> tuple[Vault, FakeService]:
+    vault = Vault(tmp_path / "vault")
+    return vault, FakeService(new_config(tmp_path), vault=vault)
+
+
 @pytest.mark.asyncio
 async def test_only_what_the_chain_calls_erased_of_this_institution_is_erased(tmp_path: Path) -> None:
     """A stranger may have registered a commitment that it saw on its way: its word erases nothing of ours."""
-    vault = Vault(tmp_path / "vault")
-    service = FakeService(new_config(tmp_path), vault=vault)
+    vault, service = with_vault(tmp_path)
     unknown, held, withdrawn, erased, of_another = records = [sealed_record() for _ in range(5)]
     for sealed in records:
         vault.put(sealed)
@@ -54,8 +58,7 @@ async def test_only_what_the_chain_calls_erased_of_this_institution_is_erased(tm
 async def test_one_that_cannot_be_erased_now_keeps_no_other_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vault = Vault(tmp_path / "vault")
-    service = FakeService(new_config(tmp_path), vault=vault)
+    vault, service = with_vault(tmp_path)
     for sealed in (sealed_record(), sealed_record()):
         vault.put(sealed)
         service.send(HOSPITAL, Register(sealed.commitment, PATIENT.public, "Note", 2))
@@ -81,8 +84,7 @@ async def test_what_a_node_learns_as_it_catches_up_is_erased_when_it_looks_again
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erasure, "LOOK_EVERY_S", 0)
-    vault, sealed = Vault(tmp_path / "vault"), sealed_record()
-    service = FakeService(new_config(tmp_path), vault=vault)
+    (vault, service), sealed = with_vault(tmp_path), sealed_record()
     vault.put(sealed)
     service.send(HOSPITAL, Register(sealed.commitment, PATIENT.public, "Note", 2))
     looking = asyncio.create_task(erasure.keep_erased(service, LOG))
@@ -98,8 +100,7 @@ async def test_what_a_node_learns_as_it_catches_up_is_erased_when_it_looks_again
 async def test_a_store_that_cannot_be_read_is_told_and_ends_the_looking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vault = Vault(tmp_path / "vault")
-    service = FakeService(new_config(tmp_path), vault=vault)
+    vault, service = with_vault(tmp_path)
     vault.put(sealed_record())
     damage = Corruption("row")
 
