@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from ledger.modules import records
-from ledger.modules.records import RecordEntry, RecordState
+from ledger.modules.records import RecordState, record_of
 from ledger.rules import member_by_key
-from ledger.state import state_key
 from node.service import NodeService
 from node.vault import VaultError
 from storage.errors import StorageError
@@ -52,8 +50,7 @@ async def erase_due(service: NodeService, log: Any) -> None:
 
 def _is_due(service: NodeService, commitment: bytes) -> bool:
     """Whether our own institution said that it is erased: whoever else registered our commitment has no say here."""
-    value = service.store.get(state_key(records.MODULE_NAME, "record", commitment))
-    entry = RecordEntry._make(value) if isinstance(value, tuple) else None
+    entry = record_of(service.store, commitment)
     if entry is None or entry.state != RecordState.ERASED or service.vault_key is None:
         return False
     own = member_by_key(service.store, service.vault_key.public)

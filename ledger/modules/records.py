@@ -27,6 +27,7 @@ from ledger.errors import Code, FieldReject, Reject
 from ledger.fields import Choice, Hash, Integer, Key, ListOf, Maybe, Operation, Text
 from ledger.modules.parties import Party, acting_party, check_key, check_party
 from ledger.rules import Context, Role, Rule, RuleModule
+from ledger.state import Reader, state_key
 
 MODULE_NAME = "records"
 
@@ -125,6 +126,12 @@ class RecordEntry(NamedTuple):
     kind: str
     size_bytes: int
     state: int
+
+
+def record_of(reader: Reader, commitment: bytes) -> RecordEntry | None:
+    """A record, for readers of the state outside of a transaction; None where nobody has registered it."""
+    value = reader.get(state_key(MODULE_NAME, "record", commitment))
+    return RecordEntry._make(value) if isinstance(value, tuple) else None
 
 
 class GrantEntry(NamedTuple):

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ledger.gs1 import day_end_ms, lot_class
-from ledger.modules import payments, records
+from ledger.modules import payments
 from ledger.modules.drug_state import DEPTH_MAX, MODULE_NAME, PackState, Status, lot_of, pack_state
 from ledger.modules.drug_trace import Found, stays, trace
-from ledger.modules.records import RecordEntry, RecordState
+from ledger.modules.records import RecordEntry, RecordState, record_of
 from ledger.state import state_key
 from ledger.transaction import Transaction
 from node.api.exchange import Answer, Api, Place, Request, long_read
@@ -51,10 +51,10 @@ async def _history(api: Api, request: Request, index: str, key: bytes, wanted: W
 
 
 def _record(api: Api, commitment: bytes) -> RecordEntry:
-    value = api.service.store.get(state_key(records.MODULE_NAME, "record", commitment))
-    if not isinstance(value, tuple):
+    entry = record_of(api.service.store, commitment)
+    if entry is None:
         raise not_found("record")
-    return RecordEntry._make(value)
+    return entry
 
 
 def _record_json(commitment: bytes, entry: RecordEntry) -> dict[str, Any]:

@@ -17,9 +17,9 @@ import hmac
 from ledger.crypto import KeyPair
 from ledger.errors import Code, Reject
 from ledger.modules import records
-from ledger.modules.records import RecordEntry, RecordState
+from ledger.modules.records import RecordState, record_of
 from ledger.rules import Context, member_by_key
-from ledger.state import Overlay, state_key
+from ledger.state import Overlay
 from ledger.transaction import Transaction
 from node.api.exchange import Answer, Api, Request
 from node.api.problems import Problem, bad_request, not_found, rejected
@@ -110,8 +110,7 @@ def _allowed_reader(api: Api, own_key: bytes, commitment: bytes, access: bytes) 
         raise problem
     now_ms = max(store.tip.time_ms, api.clock_ms())
     _check_recent(api, height, now_ms)
-    value = store.get(state_key(records.MODULE_NAME, "record", commitment))
-    entry = RecordEntry._make(value) if isinstance(value, tuple) else None
+    entry = record_of(store, commitment)
     if entry is None or entry.state == RecordState.ERASED:
         raise Problem(Code.RECORD_ERASED, commitment, status=410)
     _check_custodian(api, own_key, entry.custodian)
