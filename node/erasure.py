@@ -21,13 +21,13 @@ RECORDS_AT_ONCE: Final = 256  # looked up between two turns of the event loop: s
 
 
 async def keep_erased(service: NodeService, log: Any) -> None:
-    """At once, and again now and then until cancelled."""
-    try:
-        while True:
+    """At once, and again now and then until cancelled; also after a store that was full is open again."""
+    while True:
+        try:
             await erase_due(service, log)
-            await asyncio.sleep(LOOK_EVERY_S)
-    except StorageError as error:
-        service.on_damage(error)
+        except StorageError as error:
+            service.on_damage(error)
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def erase_due(service: NodeService, log: Any) -> None:

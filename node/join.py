@@ -225,12 +225,15 @@ class Join:
         finally:
             peer.waiting.pop(number, None)
 
+    def _ready(self) -> list[_Peer]:
+        now_s = time.monotonic()
+        return [peer for peer in self._peers.values() if peer.stalled_until_s <= now_s]
+
     async def _some_peer(self) -> list[_Peer]:
         """Those that may be asked now; waits until there is one."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
-            now_s = time.monotonic()
-            found = [peer for peer in self._peers.values() if peer.stalled_until_s <= now_s]
+            found = self._ready()
             if found:
                 return found
             self._wait_for(
@@ -238,7 +241,7 @@ class Join:
                 "no peer is connected: those in p2p.peers must be reachable, and know this node's key "
                 f"({self._key.hex()}, in their p2p.known_keys)"
             )  # fmt: skip
-            if now_s > deadline_s:
+            if time.monotonic() > deadline_s:
                 raise CannotJoin(f"{self.progress.waits_for}; waited {PATIENCE_S:.0f} s")
             self._changed.clear()
             with suppress(TimeoutError):
@@ -248,38 +251,54 @@ class Join:
     # What leads to the target
 
     async def _learn_epochs(self, assembly: Assembly) -> set[bytes]:
-        """As far as any peer knows. Returns those who know of nothing later."""
-        asked: set[bytes] = set()
+        """As far as any peer knows: all are asked at once, so that none sets the pace. Returns those who know no later
+        one."""
+        over: set[bytes] = set()
         silent: set[bytes] = set()
-        while True:
-            peers = [peer for peer in await self._some_peer() if peer.key not in asked]
-            if not peers:
-                return asked - silent
-            peer, first = peers[0], assembly.epoch
-            try:
-                if not assembly.take_epochs(first, await self._ask(peer, EPOCHS, first=first)):
-                    asked.add(peer.key)
-            except BadPiece as error:
-                self._blame(peer, str(error))
-            except TimeoutError:
-                asked.add(peer.key)
-                silent.add(peer.key)
+        asked: dict[asyncio.Task[Value], tuple[_Peer, int]] = {}
+        try:
+            while True:
+                busy = {peer.key for peer, _ in asked.values()}
+                for peer in self._ready() if asked else await self._some_peer():
+                    if peer.key not in busy | over | silent:
+                        asked[asyncio.create_task(self._ask(peer, EPOCHS, first=assembly.epoch))] = peer, assembly.epoch
+                if not asked:
+                    return over
+                for task in (await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED))[0]:
+                    peer, first = asked.pop(task)
+                    try:
+                        if not assembly.take_epochs(first, task.result()) and first == assembly.epoch:
+                            over.add(peer.key)
+                    except BadPiece as error:
+                        self._blame(peer, str(error))
+                    except TimeoutError:
+                        silent.add(peer.key)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     async def _aim(self, assembly: Assembly) -> None:
         """At the highest checkpoint that is offered and certified, of those whose offers were given up least often."""
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
             offers = await self._offers()
-            for height, peer, value in offers:
-                if not await self._is_aimed_at(assembly, height, peer, value):
+            ahead = [(certificate, peer) for certificate, peer, _ in offers if certificate.epoch > assembly.epoch]
+            for certificate, peer, value in offers:
+                if certificate.epoch > assembly.epoch or not self._is_aimed_at(assembly, certificate, peer, value):
                     continue
-                offering = [each for offered, each, _ in offers if offered == height]
+                offering = [each for offered, each, _ in offers if offered.height == certificate.height]
                 for each in offering:
                     each.lacks = 0  # who lacked it may have come to it since
                 self._offered_by = [each.key for each in offering]
                 if not self.progress.given_up[peer.key]:  # once for each peer, so there is an end to it
                     self._patient_until_s = time.monotonic() + PATIENCE_S
                 return
+            if ahead:  # an epoch began just now, or so somebody says: worth the wait where nothing else is offered
+                leading = await self._learn_epochs(assembly)
+                for certificate, peer in ahead:
+                    if peer.key in leading and certificate.epoch > assembly.epoch:
+                        self._blame(peer, "an offer of an epoch that nobody can lead to, nor its sender")
             self._wait_for(
                 f"{len(self._peers)} peers are connected, and none offers a snapshot of a certified checkpoint"
             )
@@ -287,32 +306,25 @@ class Join:
                 raise CannotJoin(f"no peer offers a snapshot of a certified checkpoint{self._withheld()}; {OTHERWISE}")
             await asyncio.sleep(AGAIN_S)
 
-    async def _is_aimed_at(self, assembly: Assembly, height: int, peer: _Peer, value: Value) -> bool:
+    def _is_aimed_at(self, assembly: Assembly, certificate: CheckpointCertificate, peer: _Peer, value: Value) -> bool:
         """Aim at this offer, if it is certified. What is here of the target already stays."""
-        if assembly.target is not None and height == assembly.target.certificate.height:
+        if assembly.target is not None and certificate.height == assembly.target.certificate.height:
             return True
         try:
-            target = assembly.aim(value)
-            if target is None:  # of an epoch that began just now
-                answered = await self._learn_epochs(assembly)
-                target = assembly.aim(value)
-                if target is None and peer.key in answered:
-                    raise BadPiece("an offer of an epoch that nobody can lead to, nor its sender")
+            assembly.aim(value)
         except BadPiece as error:
             self._blame(peer, str(error))
             return False
-        if target is None:
-            return False
-        self.progress.height = target.certificate.height
+        self.progress.height = certificate.height
         self.progress.targets += 1
         return True
 
-    async def _offers(self) -> list[tuple[int, _Peer, Value]]:
-        """Who offers which height, in the order in which they are worth a try."""
+    async def _offers(self) -> list[tuple[CheckpointCertificate, _Peer, Value]]:
+        """Who offers which checkpoint, unchecked, in the order in which they are worth a try."""
         peers = await self._some_peer()
         asked = [asyncio.create_task(self._ask(peer, OFFER)) for peer in peers]
         await asyncio.wait(asked, timeout=OFFERS_S)
-        found: list[tuple[int, _Peer, Value]] = []
+        found: list[tuple[CheckpointCertificate, _Peer, Value]] = []
         for peer, task in zip(peers, asked, strict=True):
             if not task.done() or task.exception() is not None:
                 task.cancel()
@@ -320,10 +332,10 @@ class Join:
             value = task.result()
             if value is not None:
                 try:
-                    found.append((_height_of(value), peer, value))
+                    found.append((_certificate_of(value), peer, value))
                 except CodecError as error:
                     self._blame(peer, str(error))
-        return sorted(found, key=lambda one: (self.progress.given_up[one[1].key], -one[0]))
+        return sorted(found, key=lambda one: (self.progress.given_up[one[1].key], -one[0].height))
 
     # The pieces
 
@@ -370,9 +382,13 @@ class Join:
     async def _give_up(self) -> None:
         """What is aimed at. CannotJoin when that is the end of the patience, too."""
         height, validators = self.progress.height, self._genesis.validator_set
-        offering = sum(validators.index(key) is not None for key in self._offered_by)
-        if offering > validators.f and all(peer.lacks == height for peer in self._peers.values()):
-            self._log.info("the peers have moved on", height=height)  # one of f + 1 is honest
+        lacking = sum(
+            key in self._peers and self._peers[key].lacks == height
+            for key in self._offered_by
+            if validators.index(key) is not None
+        )
+        if lacking > validators.f:
+            self._log.info("the peers have moved on", height=height)  # who say so; one of f + 1 is honest
         else:
             for key in self._offered_by:
                 if key not in self.progress.given_up:
@@ -388,12 +404,10 @@ class Join:
 
     def _idle(self) -> list[_Peer]:
         """Those with the target and room for another question, the least busy first, and in turn."""
-        now_s = time.monotonic()
         found = [
             peer
-            for peer in self._peers.values()
-            if peer.stalled_until_s <= now_s and peer.lacks != self.progress.height
-            if len(peer.waiting) < IN_FLIGHT_PER_PEER
+            for peer in self._ready()
+            if peer.lacks != self.progress.height and len(peer.waiting) < IN_FLIGHT_PER_PEER
         ]
         return sorted(found, key=lambda peer: (len(peer.waiting), peer.asked))
 
@@ -494,10 +508,10 @@ def _ranges(buckets: list[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _height_of(value: Value) -> int:
+def _certificate_of(value: Value) -> CheckpointCertificate:
     match value:
         case (certificate, _, _):
-            return CheckpointCertificate.from_value(certificate).height
+            return CheckpointCertificate.from_value(certificate)
     raise CodecError("not an offer")
 
 

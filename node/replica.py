@@ -428,7 +428,7 @@ class Replica:
     def _on_epoch_request(self, key: bytes, payload: bytes) -> None:
         if self._allowance.spend(key, REQUEST_CHARGE_BYTES, self.outside.now_ms()):
             answer = self.history.answer(payload)
-            self._allowance.spend(key, len(answer), self.outside.now_ms())
+            self._allowance.charge(key, len(answer), self.outside.now_ms())
             self.outside.send(key, Kind.EPOCH_RESPONSE, answer)
 
     def _on_epoch_response(self, key: bytes, payload: bytes) -> None:
@@ -463,7 +463,7 @@ class Replica:
         batch = Batch.decode(payload)
         digest = batch.digest
         if not self.pool.admit(digest, len(payload), key, self.engine.validators.keys):
-            self._refused.spend(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
+            self._refused.charge(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
             return
         try:
             wanted = self.pool.is_wanted(digest)
@@ -476,7 +476,7 @@ class Replica:
             raise
         if useless and not wanted:
             self.pool.reject(digest)
-            self._refused.spend(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
+            self._refused.charge(key, REFUSED_CHARGE_FACTOR * len(payload), now_ms)
             return
         self.outside.check_batch(batch, key, wanted, lambda valid: self._on_batch_checked(key, batch, valid))
 
@@ -519,7 +519,7 @@ class Replica:
                 return
             batch = self._batch(digest)  # type: ignore[arg-type]
             if batch is not None:
-                self._allowance.spend(key, len(batch.wire), self.outside.now_ms())
+                self._allowance.charge(key, len(batch.wire), self.outside.now_ms())
                 self.outside.send(key, Kind.BATCH_RESPONSE, batch.wire)
 
     def _batch(self, digest: bytes) -> Batch | None:
@@ -563,7 +563,7 @@ class Replica:
                 break
             wires.append(wire)
             size_bytes += len(wire)
-        self._allowance.spend(key, size_bytes + len(wires) * BLOCK_CHARGE_BYTES, now_ms)
+        self._allowance.charge(key, size_bytes + len(wires) * BLOCK_CHARGE_BYTES, now_ms)
         self.outside.send(key, Kind.BLOCK_RESPONSE, encode(tuple(wires)))
 
     def _on_block_response(self, key: bytes, payload: bytes) -> None:
@@ -714,7 +714,7 @@ class Replica:
             case Send(member, message):
                 # Said to one alone, it answers a status.
                 key = self.engine.validators.keys[member]
-                self._allowance.spend(key, self._send(key, message), self.outside.now_ms())
+                self._allowance.charge(key, self._send(key, message), self.outside.now_ms())
             case Broadcast(message):
                 self._broadcast(message)
             case Persist():

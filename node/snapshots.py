@@ -9,6 +9,7 @@ Must not know: who may ask (the transport does), how pieces are put together.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from storage.snapshots import Snapshot, TooLarge, epochs, offer
 KEPT = 2  # so that who is in the middle of one need not move on at once
 RECENT = 4  # the last checkpoints, for a node whose own state turns out to be another
 WAITING_MAX = 64  # requests of all peers; beyond it the asker tries again
+WAITING_PER_PEER_MAX = 4  # who joins asks two questions at once
 REQUEST_SIZE_BYTES_MAX = 128
 REQUEST_CHARGE_BYTES = 4 * 1024
 EPOCHS, OFFER, TOP, LEAVES, BUCKETS, BLOCKS = "epochs", "offer", "top", "leaves", "buckets", "blocks"
@@ -65,6 +67,7 @@ class SnapshotServer:
         self._recent: dict[int, Reader | Snapshot] = {}  # made a snapshot when somebody asks
         self._allowance = Allowance()
         self._questions: asyncio.Queue[tuple[bytes, Question]] = asyncio.Queue(WAITING_MAX)
+        self._waiting: Counter[bytes] = Counter()  # of them, by peer
         tip = store.tip
         if tip.height and tip.height == tip.checkpoint_height:
             self.on_checkpoint(tip.height)
@@ -91,20 +94,24 @@ class SnapshotServer:
         question = Question.decode(payload)
         now_ms = self._now_ms()
         self._allowance.forget_refilled(now_ms)
-        if self._allowance.spend(key, REQUEST_CHARGE_BYTES, now_ms) and not self._questions.full():
+        if not self._allowance.spend(key, REQUEST_CHARGE_BYTES, now_ms):
+            return
+        if self._waiting[key] < WAITING_PER_PEER_MAX and not self._questions.full():
+            self._waiting[key] += 1
             self._questions.put_nowait((key, question))
 
     async def run(self) -> None:
         """Answer one after the other, until cancelled."""
         while True:
             key, question = await self._questions.get()
+            self._waiting -= Counter((key,))  # which drops who has none
             try:
                 answer = await self._answer(question)
             except TooLarge as error:
                 self._log.warning("does not fit into a snapshot", what=str(error))
                 answer = None
             payload = encode((question.number, answer))
-            self._allowance.spend(key, len(payload), self._now_ms())
+            self._allowance.charge(key, len(payload), self._now_ms())
             self._send(key, Kind.SNAPSHOT_RESPONSE, payload)
 
     async def _answer(self, question: Question) -> Value:

@@ -26,12 +26,15 @@ class Allowance:
         return min(BUDGET_BYTES_MAX, left + (now_ms - since_ms) * REFILL_BYTES_PER_MS)
 
     def spend(self, peer: Hashable, size_bytes: int, now_ms: int) -> bool:
-        """Take from the budget; False, and nothing is taken, when none is left."""
-        left = self.left_bytes(peer, now_ms)
-        if left <= 0:
+        """For a question, before the work: take from the budget. False, and nothing is taken, when none is left."""
+        if self.left_bytes(peer, now_ms) <= 0:
             return False
-        self._left[peer] = (left - size_bytes, now_ms)
+        self.charge(peer, size_bytes, now_ms)
         return True
+
+    def charge(self, peer: Hashable, size_bytes: int, now_ms: int) -> None:
+        """For an answer, whatever is left: the question may have taken the last."""
+        self._left[peer] = (self.left_bytes(peer, now_ms) - size_bytes, now_ms)
 
     def forget_refilled(self, now_ms: int) -> None:
         """Drop what is full again. Not when a peer leaves: coming back must not fill its budget."""

@@ -28,6 +28,7 @@ FETCH_TIMEOUT_MS = 500  # before the next peer is asked for the same batch
 FETCH_DIGESTS_MAX = 64  # asked of one peer at a time: what a BATCH_REQUEST carries
 WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-sought are given up
 _HEAD_BYTES = 64  # of a batch, beyond its transactions
+_STRANGERS = "strangers"  # all that have no vote, as one peer
 ORDERED_KEPT = 2_048  # ordered batches remembered, so that late copies are not offered again
 
 
@@ -173,18 +174,20 @@ class BatchPool:
         used, count = Counter(self._held_bytes), self._held_count.copy()
         used[origin] += size_bytes
         count[origin] += 1
-        if origin not in members:
-            peers = [one for one in used if one is not None and one not in members]
-            if sum(used[one] for one in peers) > config.held_bytes_strangers_max:
+        batch_bytes_max = config.batch_bytes_max + _HEAD_BYTES
+        bytes_max, count_max = config.held_bytes_per_peer_max, config.held_batches_per_peer_max
+        if origin not in members:  # one of them leaves others room
+            bytes_max = min(bytes_max, max(config.held_bytes_strangers_max // 4, batch_bytes_max))
+            count_max //= 4
+            strangers = [one for one in used if one is not None and one not in members]
+            if sum(used[one] for one in strangers) > config.held_bytes_strangers_max:
                 return False
-            if sum(count[one] for one in peers) > config.held_batches_per_peer_max:
-                return False
-            if count[origin] > config.held_batches_per_peer_max // 4:  # one of them leaves others room
+            if sum(count[one] for one in strangers) > config.held_batches_per_peer_max:
                 return False
         return (
-            used[origin] <= config.held_bytes_per_peer_max
-            and count[origin] <= config.held_batches_per_peer_max
-            and _is_fair(used, origin, members, config.held_bytes_max, config.batch_bytes_max + _HEAD_BYTES)
+            used[origin] <= bytes_max
+            and count[origin] <= count_max
+            and _is_fair(used, origin, members, config.held_bytes_max, batch_bytes_max)
             and _is_fair(count, origin, members, config.held_batches_max, 1)
         )
 
@@ -355,10 +358,13 @@ class BatchPool:
 def _is_fair(
     used: Mapping[Hashable, int], origin: Hashable, members: Collection[Hashable], total_max: int, part_min: int
 ) -> bool:
-    """Whether the room that `used` takes leaves each member its part of half the whole, or `origin` is within its own:
-    however many fill the other half together, the rest are heard."""
+    """Whether the room that `used` takes leaves each member its part of half the whole, and one to all others together,
+    or `origin` is within its own: however many fill the other half together, the rest are heard."""
     half = total_max // 2
-    part = max(half // max(1, len(members)), part_min)
-    if origin in members and used[origin] <= part:
+    part = max(half // (len(members) + 1), part_min)
+    sizes: Counter[Hashable] = Counter()
+    for one, size in used.items():
+        sizes[one if one is None or one in members else _STRANGERS] += size
+    if sizes[origin if origin in members else _STRANGERS] <= part:
         return True
-    return sum(max(0, size - part) if one in members else size for one, size in used.items()) <= half
+    return sum(size if one is None else max(0, size - part) for one, size in sizes.items()) <= half

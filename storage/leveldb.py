@@ -118,6 +118,8 @@ class LevelDB:
                 raise NotInitialised(self._path, "there is no database here: run `medchain init`")
             elif not (self._path / "CURRENT").is_file():
                 raise Corruption(self._path / "CURRENT", "the file that names the live tables is missing", _REMEDY)
+            else:
+                torn.cut_gap(self._path)
             while self._db is None:
                 try:
                     self._db = self._opened(create)

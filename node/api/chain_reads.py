@@ -127,7 +127,8 @@ async def genesis(api: Api, request: Request) -> Answer:
 
 @long_read
 async def list_members(api: Api, request: Request) -> Answer:
-    found = [member_by_id(api.service.store, member_id) async for member_id in api.reads.sliced(api.directory.ids())]
+    ids = await api.directory.ids(api.reads)
+    found = [member_by_id(api.service.store, member_id) async for member_id in api.reads.sliced(ids)]
     return Answer.json({"items": [member_json(member) for member in found if member is not None]})
 
 

@@ -149,7 +149,7 @@ class Stream:
 class Directory:
     """Ids of institutions: those of genesis, then those that governance admitted, read on from where it was left.
 
-    The state cannot be listed, so they are gathered from the proposals. Bounded by the number of institutions.
+    The state cannot be listed, so they are gathered from the proposals, enacted or not. Bounded by their number.
     """
 
     def __init__(self, service: NodeService) -> None:
@@ -158,10 +158,12 @@ class Directory:
         self._ids: dict[str, None] = {str(item["id"]): None for item in listed}
         self._read_until: Place | None = None
 
-    def ids(self) -> tuple[str, ...]:
+    async def ids(self, reads: Reads) -> tuple[str, ...]:
+        """In slices, with turns from `reads`: after a start there may be many to go through."""
         store = self._service.store
         while found := store.lookup("governance", b"proposals", after=self._read_until, limit=500):
-            for height, position, tx_id in found:
+            await reads.turn()
+            async for height, position, tx_id in reads.sliced(found):
                 self._read_until = height, position
                 placed = store.transaction(tx_id)
                 if placed is not None and placed[2].operation == "members.propose_institution":

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from ledger.modules.payments import Transfer
 from ledger.transaction import Transaction
 from node.api import events
 from node.api.admission import READS_MAX, READS_WAITING_MAX, SLICE, Reads
-from node.api.exchange import Place, Route
+from node.api.exchange import Directory, Place, Route
 from node.api.problems import Problem
 from node.api.routes import ROUTES
 from node.api.server import ApiServer
@@ -201,3 +203,25 @@ async def test_in_a_crowd_streams_go_on(tmp_path: Path) -> None:
             service.send(HOSPITAL, Transfer("EUR", "maker", 5, ""))
             assert (await stream.event())[0] == "1:0"
         await stream.close()
+
+
+@pytest.mark.asyncio
+async def test_who_are_members_is_gathered_in_turns_too() -> None:
+    """After a start all proposals there ever were are gone through: thousands may be."""
+    rows = [(height, 0, b"") for height in range(1, 1_201)]
+    looked_up: list[int] = []
+
+    def lookup(name: str, key: bytes, *, after: Place | None, limit: int) -> list[tuple[int, int, bytes]]:
+        return [row for row in rows if row[:2] > (after or (0, 0))][:limit]
+
+    def transaction(tx_id: bytes) -> None:
+        looked_up[-1] += 1
+
+    store = SimpleNamespace(lookup=lookup, transaction=transaction)
+    service: Any = SimpleNamespace(store=store, genesis=SimpleNamespace(modules={"members": {}}))
+    gathering = asyncio.create_task(Directory(service).ids(Reads()))
+    while not gathering.done():
+        looked_up.append(0)
+        await asyncio.sleep(0)
+    assert sum(looked_up) == len(rows)
+    assert max(looked_up) <= SLICE

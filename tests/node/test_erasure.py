@@ -20,7 +20,7 @@ from node.home import DATA, initialise
 from node.logs import make_logger
 from node.node import Node
 from node.vault import SealedRecord, Vault, seal
-from storage.errors import Corruption
+from storage.errors import Closed
 from tests.node.api_service import HOSPITAL, INSURER, PATIENT, FakeService, new_config
 
 LOG = make_logger("error", "text")
@@ -97,19 +97,31 @@ async def test_what_a_node_learns_as_it_catches_up_is_erased_when_it_looks_again
 
 
 @pytest.mark.asyncio
-async def test_a_store_that_cannot_be_read_is_told_and_ends_the_looking(
+async def test_a_store_that_cannot_be_read_is_told_and_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vault, service = with_vault(tmp_path)
-    vault.put(sealed_record())
-    damage = Corruption("row")
+    """It may have been closed while a full disk was made room on."""
+    monkeypatch.setattr(erasure, "LOOK_EVERY_S", 0)
+    (vault, service), sealed = with_vault(tmp_path), sealed_record()
+    vault.put(sealed)
+    service.send(HOSPITAL, Register(sealed.commitment, PATIENT.public, "Note", 2))
+    service.send(HOSPITAL, Erased(sealed.commitment))
+    damage = Closed("the database")
 
-    def damaged(key: bytes) -> None:
+    def closed(key: bytes) -> None:
         raise damage
 
-    monkeypatch.setattr(service.store, "get", damaged)
-    await erasure.keep_erased(service, LOG)
-    assert service.damage == [damage]
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(service.store, "get", closed)
+        looking = asyncio.create_task(erasure.keep_erased(service, LOG))
+        async with asyncio.timeout(10):
+            while not service.damage:
+                await asyncio.sleep(0)
+        assert service.damage[0] is damage
+    async with asyncio.timeout(10):
+        while vault.list():
+            await asyncio.sleep(0)
+    looking.cancel()
 
 
 @pytest.mark.asyncio

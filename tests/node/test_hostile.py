@@ -550,6 +550,19 @@ def test_a_flood_of_requests_gets_no_more_than_the_allowance() -> None:
     assert 0 < lab.out.sent_bytes(Kind.BATCH_RESPONSE) <= BUDGET_BYTES_MAX + 1024 * 1024
 
 
+@pytest.mark.parametrize("idle", range(10))
+def test_a_question_that_takes_the_last_of_the_allowance_leaves_no_answer_free(idle: int) -> None:
+    """Trap 33. Between two refills: as many questions about nothing as use them up, and one about what is large."""
+    lab, absent = Lab(), hash_bytes(b"absent")
+    digest = lab.decide(1, large(1)).batches[0]
+    for _ in range(2_000):
+        for _ in range(idle):
+            lab.frame(Kind.BATCH_REQUEST, encode((absent,)))
+        lab.frame(Kind.BATCH_REQUEST, encode((digest,)))
+        lab.out.now += 1
+    assert lab.out.sent_bytes(Kind.BATCH_RESPONSE) <= BUDGET_BYTES_MAX + 2_001 * REFILL_BYTES_PER_MS
+
+
 def test_a_digest_named_twice_in_a_request_is_answered_once() -> None:
     lab = Lab()
     digest = lab.decide(1, tiny(1)).batches[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ledger.block import CheckpointCertificate
 from ledger.codec import Value, encode
 from node import join as joining
 from node import keys
@@ -195,15 +196,30 @@ class World:
         monkeypatch.setattr(joining, "time", SimpleNamespace(monotonic=lambda: self.clock.now_s))
 
     def join(self, peers: dict[bytes, Peer]) -> joining.Progress:
+        assembly = Assembly(MemoryKeyValue(), GENESIS)
+        progress = self._attempt(peers, lambda attempt: attempt.run(assembly))
+        assert assembly.finish().height == progress.height
+        return progress
+
+    def learn(self, peers: dict[bytes, Peer], assembly: Any) -> None:
+        """Of epochs, and no more."""
+
+        async def learn(attempt: Join) -> None:
+            await attempt._transport.start()
+            await attempt._learn_epochs(assembly)
+
+        self._attempt(peers, learn)
+
+    def _attempt(
+        self, peers: dict[bytes, Peer], run: Callable[[Join], Coroutine[Any, Any, object]]
+    ) -> joining.Progress:
         def wire(*_: object, handlers: Handlers, **__: object) -> Wire:
             return Wire(peers, self.clock, handlers)
 
         self._monkeypatch.setattr(joining, "Transport", wire)
         attempt = Join(NodeConfig(home=self._home, p2p=P2P(port=0)), GENESIS, keys.generate(), LOG)
-        assembly = Assembly(MemoryKeyValue(), GENESIS)
         with asyncio.Runner(loop_factory=self._loop) as runner:
-            runner.run(attempt.run(assembly))
-        assert assembly.finish().height == attempt.progress.height
+            runner.run(run(attempt))
         return attempt.progress
 
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -338,3 +354,69 @@ def test_peers_that_move_on_together_come_before_one_that_is_behind(world: World
     assert progress.height == HIGHER
     assert not progress.given_up
     assert world.clock.now_s < ANSWER_S_MAX, "it is seen at once"
+
+
+class SilentAboutAll(Peer):
+    """Says what it offers, and nothing else."""
+
+    def answer(self, question: Question, now_s: float) -> tuple[float, Value] | None:
+        return super().answer(question, now_s) if question.what == OFFER else None
+
+
+def test_one_who_is_silent_does_not_make_peers_that_have_moved_on_look_like_withholding(world: World) -> None:
+    moving: dict[bytes, Peer] = {key.public: Moving(HEIGHTS[1]) for key in KEYS[:2]}
+    progress = world.join({**moving, b"silent": SilentAboutAll(0)})
+    assert progress.targets > 2
+    assert not progress.given_up
+
+
+class Forging(SilentAboutAll):
+    """Offers what nobody has, of an epoch that nobody knows of."""
+
+    def offer(self) -> Value:
+        certificate, header, top = SOURCE.offer(LOWER)  # type: ignore[misc]
+        forged = CheckpointCertificate.from_value(certificate)
+        return replace(forged, epoch=forged.epoch + 1_000, height=forged.height + 100_000).to_value(), header, top
+
+
+@pytest.mark.parametrize("forgers", [1, 10])
+def test_offers_of_an_epoch_that_nobody_knows_of_cost_one_wait_for_an_answer_however_many(
+    forgers: int, world: World
+) -> None:
+    """Trap 31. They are the highest, and each was waited for by itself, while what is honest grew old."""
+    world.join({**{b"forges %d" % number: Forging(0) for number in range(forgers)}, **honest(1)})
+    assert world.clock.now_s < 2 * ANSWER_S_MAX
+
+
+class Knowing(Peer):
+    """Knows of as many epochs, and says so many at once."""
+
+    epochs, at_once, after_s = 160, 16, ANSWER_S
+
+    def answer(self, question: Question, now_s: float) -> tuple[float, Value] | None:
+        assert question.what == EPOCHS
+        return self.after_s, tuple(range(question.first, min(question.first + self.at_once, self.epochs)))
+
+
+class Trickling(Knowing):
+    at_once, after_s = 1, ANSWER_S_MAX - 1
+
+
+class Counted:
+    """An assembly that counts epochs, whatever closed them."""
+
+    epoch = 0
+
+    def take_epochs(self, first: int, values: Value) -> int:
+        assert isinstance(values, tuple)
+        new = max(0, first + len(values) - self.epoch)
+        self.epoch += new
+        return new
+
+
+def test_one_who_tells_epochs_one_by_one_sets_the_pace_for_nobody(world: World) -> None:
+    """Trap 31. Whoever was asked first was asked as long as he led on: 26 minutes for 160 epochs."""
+    epochs_of = Counted()
+    world.learn({b"trickles": Trickling(0), **{key.public: Knowing(0) for key in KEYS}}, epochs_of)
+    assert epochs_of.epoch == Knowing.epochs
+    assert world.clock.now_s < 3 * ANSWER_S_MAX

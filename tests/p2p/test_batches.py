@@ -252,8 +252,8 @@ def test_a_flood_costs_the_flooder_alone() -> None:
                 taken += 1
         return taken
 
-    assert [flood(peer) for peer in PEERS] == [5, 4, 1, 1], "share by share, and a part of half the whole for each"
-    assert pool.sizes()["bytes"] == 11 * size
+    assert [flood(peer) for peer in PEERS] == [5, 3, 1, 1], "share by share, and a part of half the whole for each"
+    assert pool.sizes()["bytes"] == 10 * size
     assert pool.submit(tx(1), 0), "clients are not shut out by peers"
     first = pool.held()[0]
     pool.ordered([first], 1)
@@ -342,9 +342,34 @@ def test_members_that_fill_all_they_may_together_leave_the_others_their_part() -
         some = [batch(next(numbers), size_bytes=1_000) for _ in range(tries)]
         return sum(pool.admit(one.digest, size, member, members) for one in some)
 
-    assert [taken(member, 30) for member in members[:4]] == [26, 26, 12, 4]
-    assert [taken(member, 30) for member in members[4:]] == [4] * 9
-    assert pool.sizes()["bytes"] == 104 * size
+    assert [taken(member, 30) for member in members[:4]] == [26, 26, 11, 3]
+    assert [taken(member, 30) for member in members[4:]] == [3] * 9
+    assert taken(b"follower", 30) == 3, "and those without a vote theirs"
+
+
+def test_members_that_fill_all_they_may_leave_those_without_a_vote_a_part_and_one_of_these_the_others() -> None:
+    """Trap 33. Two of seven kept all followers' batches out, a follower those of the others."""
+    size = len(batch(0, size_bytes=1_000).wire)
+    pool = BatchPool(
+        replace(
+            SMALL,
+            batch_bytes_max=size - 64,
+            held_bytes_max=64 * size,
+            held_bytes_per_peer_max=24 * size,
+            held_bytes_strangers_max=32 * size,
+        )
+    )
+    members = [b"member %d" % number for number in range(7)]
+    numbers = itertools.count(1_000)
+
+    def taken(peer: bytes) -> int:
+        some = [batch(next(numbers), size_bytes=1_000) for _ in range(30)]
+        return sum(pool.admit(one.digest, size, peer, members) for one in some)
+
+    assert [taken(member) for member in members[:2]] == [24, 16]
+    assert [taken(b"follower"), taken(b"another")] == [4, 0], "a part as a member's, for all of them together"
+    pool = BatchPool(pool.config)
+    assert [taken(b"follower %d" % number) for number in range(5)] == [8, 8, 8, 8, 0]
 
 
 def test_a_member_has_room_for_a_full_batch_however_many_they_are() -> None:
@@ -368,7 +393,7 @@ def test_tiny_batches_leave_each_member_its_part_of_the_number_too() -> None:
         return sum(pool.admit(one.digest, len(one.wire), peer, PEERS) for one in some)
 
     assert [taken(b"follower %d" % number) for number in range(6)] == [2, 2, 2, 2, 2, 0], "together what one member may"
-    assert [taken(peer) for peer in PEERS] == [10, 10, 5, 5]
+    assert [taken(peer) for peer in PEERS] == [10, 10, 6, 4]
     assert pool.sizes()["batches"] + len(pool._checking) == 40
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -80,6 +81,31 @@ def test_a_tear_in_the_middle_of_a_sector_is_one_too(image: tuple[Path, int], tm
     assert (
         SYNCED <= found_after(path, tmp_path / "db", lambda data: zeros(data, synced_bytes + 700, len(data))) < WRITES
     )
+
+
+PAGE_BYTES = 4096
+
+
+@pytest.mark.parametrize("sizes_bytes", [(100, 900), (500, 9_000), (10_000, 60_000)])
+@pytest.mark.parametrize("version", range(3))
+def test_a_page_of_which_an_older_version_is_on_disk_is_the_end(
+    tmp_path: Path, version: int, sizes_bytes: tuple[int, int]
+) -> None:
+    """The log ended in it when it was written last, wherever in it; newer pages are there. LevelDB passes over zeros
+    where a record would begin: without a report if the next block begins with a whole one."""
+    random, path = Random(version), tmp_path / "db"
+    db = LevelDB(path, create=True)
+    ends = [logs_of(path)[-1].stat().st_size]
+    for number in range(WRITES):
+        db.write([(key(number), random.randbytes(random.randint(*sizes_bytes)))])
+        ends.append(logs_of(path)[-1].stat().st_size)
+    shutil.copytree(path, tmp_path / "image")
+    db.close()
+    for there, end in list(enumerate(ends))[SYNCED:-1]:
+        following = -(-end // PAGE_BYTES) * PAGE_BYTES
+        if following < ends[-1]:
+            cut = found_after(tmp_path / "image", tmp_path / f"cut-{there}", partial(zeros, first=end, last=following))
+            assert cut == there, (end, following)
 
 
 def test_what_was_cut_off_is_kept_beside_the_log(image: tuple[Path, int], tmp_path: Path) -> None:
