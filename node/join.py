@@ -283,9 +283,9 @@ class Join:
         deadline_s = time.monotonic() + PATIENCE_S
         while True:
             offers = await self._offers()
-            ahead = [(certificate, peer) for certificate, peer, _ in offers if certificate.epoch > assembly.epoch]
-            for certificate, peer, value in offers:
-                if certificate.epoch > assembly.epoch or not self._is_aimed_at(assembly, certificate, peer, value):
+            within = [one for one in offers if one[0].epoch <= assembly.epoch]
+            for certificate, peer, value in within:
+                if not self._is_aimed_at(assembly, certificate, peer, value):
                     continue
                 offering = [each for offered, each, _ in offers if offered.height == certificate.height]
                 for each in offering:
@@ -294,9 +294,9 @@ class Join:
                 if not self.progress.given_up[peer.key]:  # once for each peer, so there is an end to it
                     self._patient_until_s = time.monotonic() + PATIENCE_S
                 return
-            if ahead:  # an epoch began just now, or so somebody says: worth the wait where nothing else is offered
+            if len(within) < len(offers):  # an epoch began, or so somebody says
                 leading = await self._learn_epochs(assembly)
-                for certificate, peer in ahead:
+                for certificate, peer, _ in offers:
                     if peer.key in leading and certificate.epoch > assembly.epoch:
                         self._blame(peer, "an offer of an epoch that nobody can lead to, nor its sender")
             self._wait_for(

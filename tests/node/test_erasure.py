@@ -35,6 +35,20 @@ def with_vault(tmp_path: Path) -> tuple[Vault, FakeService]:
     return vault, FakeService(new_config(tmp_path), vault=vault)
 
 
+def registered(vault: Vault, service: FakeService) -> SealedRecord:
+    """A record in the vault, which the hospital told the chain of."""
+    sealed = sealed_record()
+    vault.put(sealed)
+    service.send(HOSPITAL, Register(sealed.commitment, PATIENT.public, "Note", 2))
+    return sealed
+
+
+async def emptied(vault: Vault) -> None:
+    async with asyncio.timeout(10):
+        while vault.list():
+            await asyncio.sleep(0)
+
+
 @pytest.mark.asyncio
 async def test_only_what_the_chain_calls_erased_of_this_institution_is_erased(tmp_path: Path) -> None:
     """A stranger may have registered a commitment that it saw on its way: its word erases nothing of ours."""
@@ -59,9 +73,7 @@ async def test_one_that_cannot_be_erased_now_keeps_no_other_from_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault, service = with_vault(tmp_path)
-    for sealed in (sealed_record(), sealed_record()):
-        vault.put(sealed)
-        service.send(HOSPITAL, Register(sealed.commitment, PATIENT.public, "Note", 2))
+    for sealed in (registered(vault, service), registered(vault, service)):
         service.send(HOSPITAL, Erased(sealed.commitment))
     first, _ = vault.list()
     sound = vault.erase
@@ -84,15 +96,12 @@ async def test_what_a_node_learns_as_it_catches_up_is_erased_when_it_looks_again
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erasure, "LOOK_EVERY_S", 0)
-    (vault, service), sealed = with_vault(tmp_path), sealed_record()
-    vault.put(sealed)
-    service.send(HOSPITAL, Register(sealed.commitment, PATIENT.public, "Note", 2))
+    vault, service = with_vault(tmp_path)
+    sealed = registered(vault, service)
     looking = asyncio.create_task(erasure.keep_erased(service, LOG))
     await asyncio.sleep(0)
     service.send(HOSPITAL, Erased(sealed.commitment))
-    async with asyncio.timeout(10):
-        while vault.list():
-            await asyncio.sleep(0)
+    await emptied(vault)
     looking.cancel()
 
 
@@ -102,9 +111,8 @@ async def test_a_store_that_cannot_be_read_is_told_and_looked_at_again(
 ) -> None:
     """It may have been closed while a full disk was made room on."""
     monkeypatch.setattr(erasure, "LOOK_EVERY_S", 0)
-    (vault, service), sealed = with_vault(tmp_path), sealed_record()
-    vault.put(sealed)
-    service.send(HOSPITAL, Register(sealed.commitment, PATIENT.public, "Note", 2))
+    vault, service = with_vault(tmp_path)
+    sealed = registered(vault, service)
     service.send(HOSPITAL, Erased(sealed.commitment))
     damage = Closed("the database")
 
@@ -118,9 +126,7 @@ async def test_a_store_that_cannot_be_read_is_told_and_looked_at_again(
             while not service.damage:
                 await asyncio.sleep(0)
         assert service.damage[0] is damage
-    async with asyncio.timeout(10):
-        while vault.list():
-            await asyncio.sleep(0)
+    await emptied(vault)
     looking.cancel()
 
 
