@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         documents = load(given.before), load(given.after)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"compare: {error}\n")
-        return 1
+        return 2
     sys.stdout.write(compare(*documents))
     return 0
 

@@ -239,7 +239,7 @@ _NODE: dict[Code, Explanation] = {
     ),
     Code.BAD_CONFIGURATION: Explanation(
         "The configuration cannot be used; every problem is listed.",
-        "Correct what is listed; `medchain config check` looks again.",
+        "Correct what is named. `medchain config check` looks at a node's medchain.toml again.",
     ),
     Code.PORT_TAKEN: Explanation("Another process uses the port.", "Stop it, or choose another port."),
     Code.ALREADY_RUNNING: Explanation("This node or cluster is running already.", "Use it, or stop it first."),

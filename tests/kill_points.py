@@ -488,13 +488,21 @@ def times(count: int, most: int) -> list[int]:
     return sorted({1 + round(index * (count - 1) / (most - 1)) for index in range(most)})
 
 
+def part(text: str) -> tuple[int, int]:
+    """`I/N` as numbers; ValueError for anything else."""
+    first, parts = map(int, text.split("/"))
+    if not 1 <= first <= parts:
+        raise ValueError("no part")
+    return first, parts
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make killpoints", description=__doc__.partition("\n\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--times", type=int, default=5, help="at how many of the times a point is come by")
-    parser.add_argument("--part", default="1/1", metavar="I/N", help="only every Nth point, from the Ith on")
+    parser.add_argument("--part", type=part, default=(1, 1), metavar="I/N", help="every Nth point, from the Ith on")
     parser.add_argument("--list", action="store_true", help="print the points and how often a life comes by each")
     arguments = parser.parse_args()
-    first, parts = map(int, arguments.part.split("/"))
+    first, parts = arguments.part
     folder, found, began_s = Path(tempfile.mkdtemp(prefix="medchain-killpoints-")), points(), time.monotonic()
     counts = count(folder, found)
     missed = [point for point in found if not counts[point]]

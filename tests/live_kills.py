@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 
 from consensus.messages import CheckpointVote, Prepared, PrePrepare, Vote
+from ledger.errors import ConfigError
 from ledger.genesis import development_key
 from ledger.modules.payments import Transfer
 from ledger.transaction import Transaction
@@ -181,6 +182,9 @@ def main() -> int:
     except (Violated, TimeoutError, ClusterError) as error:
         print(f"FAILED: {error!r}; data and logs are in {folder}; again with --seed {arguments.seed}")
         return 1
+    except ConfigError as error:
+        shutil.rmtree(folder)
+        parser.error(str(error))
     shutil.rmtree(folder)
     print(
         f"{arguments.rounds} kills ({record.leaders} of the leader) in {time.monotonic() - began_s:.0f} s: one chain, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from random import Random
 
@@ -55,6 +56,18 @@ def test_a_folder_that_holds_a_cluster_is_refused_untouched(tmp_path: Path, caps
     assert cli.run(["demo", "--exit", "--size", "small", "--dir", str(tmp_path)]) == Exit.USAGE
     assert "holds a cluster already" in capsys.readouterr().err
     assert (tmp_path / PLAN_FILE).read_text() == "{}"
+
+
+def test_a_folder_without_files_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, folders = tmp_path / "files", tmp_path / "folders"
+    files.mkdir()
+    folders.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folders))
+    assert cli.run(["demo", "--exit", "--data", str(files)]) == Exit.USAGE
+    assert "holds no JSON file" in capsys.readouterr().err
+    assert not list(folders.iterdir())
 
 
 def test_every_size_can_be_asked_for() -> None:

@@ -43,7 +43,7 @@ class Machine:
 
 
 def test_helpers_do_not_count_as_tests() -> None:
-    assert [claim.place for claim in claims_of(SOURCE, "a.py")] == ["a.py::test_it", "a.py::Machine.rule"]
+    assert [claim.place for claim in claims_of(SOURCE, "a.py")] == ["a.py::test_it", "a.py::TestMachine"]
 
 
 def test_a_trap_without_test_is_a_problem() -> None:

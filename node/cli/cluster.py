@@ -65,7 +65,10 @@ def up(
 
     directory = directory.absolute()
     if not (directory / plans.PLAN_FILE).exists():
-        _make(directory, nodes, base_port, tuple(filter(None, roles.split(","))), not no_proxies)
+        from node.cluster.runner import LocalCluster
+
+        chosen = tuple(filter(None, roles.split(",")))
+        LocalCluster.create(directory, nodes, base_port=base_port, proxies=not no_proxies, roles=chosen)
     else:
         _refuse_other_layout(plans.read(directory))
     if foreground:
@@ -75,18 +78,6 @@ def up(
         return Exit.DONE
     _print_started(supervisor.spawn(directory), directory, as_json)
     return Exit.DONE
-
-
-def _make(directory: Path, nodes: int, base_port: int, roles: tuple[str, ...], proxies: bool) -> None:
-    from node import keys
-    from node.cluster import plan as plans
-    from node.cluster.runner import initialise_home
-
-    now_ms = time.time_ns() // 1_000_000
-    new = plans.new_cluster(
-        nodes, generate=keys.generate, time_ms=now_ms, base_port=base_port, proxies=proxies, roles=roles
-    )
-    plans.write(directory, new, initialise_home)
 
 
 def _refuse_other_layout(plan: ClusterPlan) -> None:

@@ -67,6 +67,7 @@ _EXITS = {
     Code.POOL_FULL: Exit.BUSY,
     Code.TOO_MANY_WAITERS: Exit.BUSY,
     Code.NOT_ACCEPTING: Exit.BUSY,
+    Code.BAD_REQUEST: Exit.USAGE,
     Code.BAD_CONFIGURATION: Exit.USAGE,
     Code.PORT_TAKEN: Exit.USAGE,
     Code.ALREADY_RUNNING: Exit.USAGE,

@@ -46,7 +46,8 @@ def _public_key(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise Failure(Code.BAD_REQUEST, "a public key is hexadecimal") from None
+        what = f"--patient {text}: a public key is hexadecimal, as `medchain key show` prints it"
+        raise Failure(Code.BAD_REQUEST, what) from None
 
 
 def _sending(options: dict[str, Any]) -> dict[str, Any]:

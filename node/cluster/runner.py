@@ -150,6 +150,7 @@ class LocalCluster:
             parameters=parameters,
             modules=modules,
         )
+        _check_ports(cluster.plan.ports())  # before anything is written: whoever chooses others begins anew
         plans.write(directory, cluster, initialise_home)
         return cls(directory, cluster.plan, command)
 
@@ -162,7 +163,7 @@ class LocalCluster:
     async def __aenter__(self) -> Self:
         self._take_lock()
         try:
-            self._check_ports()
+            _check_ports(self.plan.ports())
             if self.plan.proxies:
                 await self._open_links(self.plan.links())
             for node in self.nodes:
@@ -298,7 +299,7 @@ class LocalCluster:
         """One more node, which follows and does not vote. Every node knows its key from the start."""
         following = plans.add_follower(self.directory, self.plan, initialise_home)
         new = following.nodes[-1]
-        self._check_ports({new.p2p_port, new.api_port})
+        _check_ports({port: following.ports()[port] for port in (new.p2p_port, new.api_port)})
         self.plan = following
         self.nodes.append(self._node(new))
         if following.proxies:
@@ -354,14 +355,6 @@ class LocalCluster:
             self._links[source, target] = link
             await link.start()
 
-    def _check_ports(self, only: set[int] | None = None) -> None:
-        planned = self.plan.ports()
-        for port in ports.taken(sorted(planned if only is None else only)):
-            raise ClusterError(
-                f"port {port} ({planned[port]}) is held by {ports.holder(port)}; stop it or choose another --base-port",
-                Code.PORT_TAKEN,
-            )
-
     def _take_lock(self) -> None:
         lock = open(self.directory / LOCK_FILE, "a+", encoding="ascii")  # noqa: SIM115  held until close
         try:
@@ -389,6 +382,15 @@ def initialise_home(home: Path) -> None:
 
     # Not `config.load`: the environment is the runner's, not this node's.
     initialise(config.NodeConfig(home=home))
+
+
+def _check_ports(planned: Mapping[int, str]) -> None:
+    """ClusterError where one of these (port, what for) is in use."""
+    for port in ports.taken(sorted(planned)):
+        raise ClusterError(
+            f"port {port} ({planned[port]}) is held by {ports.holder(port)}; stop it or choose another --base-port",
+            Code.PORT_TAKEN,
+        )
 
 
 def free_base_port(n: int, proxies: bool) -> int:

@@ -33,7 +33,7 @@ def run(data: Path | None, seed: int, size: str, nodes: int, directory: Path | N
     try:
         good = asyncio.run(_run(options, leave))
     finally:
-        if temporary and good:
+        if temporary and (good or not any(folder.iterdir())):
             shutil.rmtree(folder, ignore_errors=True)
         elif temporary:
             click.echo(f"data and logs stay in {folder}", err=True)

@@ -15,7 +15,7 @@ import pytest
 from ledger.errors import Code
 from node.cluster import control, ports, supervisor
 from node.cluster.control import ControlServer
-from node.cluster.runner import ClusterError, ClusterNode, LocalCluster, State
+from node.cluster.runner import ClusterError, ClusterNode, LocalCluster, State, free_base_port
 
 STUB = (sys.executable, str(Path(__file__).with_name("stub_node.py")))
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("cluster")]
@@ -108,6 +108,19 @@ async def test_a_taken_port_names_its_holder_and_the_flag(tmp_path: Path) -> Non
     finally:
         server.close()
     assert ports.is_free(cluster.plan.nodes[0].p2p_port)
+
+
+@pytest.mark.asyncio
+async def test_a_new_cluster_whose_ports_are_taken_is_not_made(tmp_path: Path) -> None:
+    """So that whoever chooses other ports, as the error says, need not choose another folder."""
+    base_port = free_base_port(1, proxies=True)
+    server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", base_port)
+    try:
+        with pytest.raises(ClusterError, match=rf"process {os.getpid()}.*--base-port"):
+            LocalCluster.create(tmp_path / "c", 1, base_port=base_port)
+    finally:
+        server.close()
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.asyncio

@@ -241,9 +241,9 @@ def test_two_sends_of_the_same_are_two_transactions(medchain: Medchain) -> None:
         ('{"currency": "CNY", "to": "x", "amount": 1.5, "reference": ""}', 1, "MC1011 bad_field: amount"),
         ('{"currency": "CNY", "to": "x", "reference": ""}', 1, "amount"),
         ('{"currency": "CNY", "to": "x", "amount": 1, "reference": "", "memo": 1}', 1, "memo"),
-        ('{"amount": 1, "amount": 2}', 1, "duplicate"),
-        ("[]", 1, "a JSON object"),
-        ("{", 1, "not JSON"),
+        ('{"amount": 1, "amount": 2}', 2, "duplicate"),
+        ("[]", 2, "a JSON object"),
+        ("{", 2, "not JSON"),
     ],
 )
 def test_wrong_fields_are_refused_by_name_before_anything_is_sent(
@@ -579,9 +579,20 @@ def test_verbs_build_the_operations_they_name(medchain: Medchain) -> None:
         assert public == PATIENT.public
         assert verify(public, join_statement(CHAIN, name), proof)  # type: ignore[arg-type]
     assert parameters == ((("window", 4), ("view_timeout_ms", 2000)),)
-    assert medchain("member", "propose", "validators", *key).status == Exit.REFUSED
-    assert medchain("member", "propose", "parameters", "--set", "window", *key).status == Exit.REFUSED
-    assert medchain("key", "prove", "dev:patient").status == Exit.REFUSED
+    assert medchain("member", "propose", "validators", *key).status == Exit.USAGE
+    assert medchain("member", "propose", "parameters", "--set", "window", *key).status == Exit.USAGE
+    assert medchain("key", "prove", "dev:patient").status == Exit.USAGE
+
+
+def test_a_patient_that_is_no_public_key_is_named(medchain: Medchain, tmp_path: Path) -> None:
+    (tmp_path / "record").write_bytes(b"{}")
+    make_home(tmp_path)
+    result = medchain(
+        "record", "add", str(tmp_path / "record"), "--patient", "dev:patient", "--kind", "X",
+        "--key", "dev:hospital", "--home", str(tmp_path),
+    )  # fmt: skip
+    assert result.status == Exit.USAGE
+    assert "--patient dev:patient: a public key is hexadecimal, as `medchain key show` prints it" in result.err
 
 
 def test_a_record_goes_encrypted_to_the_custodians_node_and_comes_back_to_a_reader(

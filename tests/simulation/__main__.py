@@ -9,20 +9,22 @@ make sim ARGS="--plan failed-7.json --trace"  a plan again, edited or not
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 
+from ledger.errors import ConfigError
 from tests.simulation.coverage import expected, missing
 from tests.simulation.plan import Plan, draw_plan
-from tests.simulation.runs import Outcome, run_plan, strategies
+from tests.simulation.runs import Outcome, check_plan, run_plan, strategies
 from tests.simulation.shrink import shrink, signature_of
 from tests.simulation.trace import Trace, render_html
 
@@ -81,19 +83,23 @@ class Report:
         lines.append(f"coverage: {len(points) - len(absent)} of {len(points)} handlers, effects and refusals")
         if absent and runs >= COVERAGE_SEEDS_MIN:
             lines.append("  never reached: " + ", ".join(absent))
+        elif absent:
+            lines.append(f"  what was never reached is named from {COVERAGE_SEEDS_MIN} seeds on")
         return lines
 
 
 def read_plan(path: Path) -> Plan:
     """A plan from a file; ValueError says in one line why it is none."""
     try:
-        return Plan.from_json(path.read_text())
+        plan = Plan.from_json(path.read_text())
+        check_plan(plan)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path}: not a plan: {error}") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError, ConfigError) as error:
         raise ValueError(f"{path}: not a plan: {type(error).__name__}: {error}") from None
+    return plan
 
 
 def attempt(seed: int) -> Outcome | Failure:
@@ -133,7 +139,7 @@ def run_range(start: int, count: int, jobs: int, shrink_s: float, folder: Path) 
     report = Report()
     shrunk: Counter[str] = Counter()
     seeds = range(start, start + count)
-    with ProcessPoolExecutor(max(1, jobs)) as pool:
+    with ProcessPoolExecutor(jobs) as pool:
         for number, result in enumerate(pool.map(attempt, seeds, chunksize=4), 1):
             if isinstance(result, Outcome):
                 report.add(result)
@@ -154,9 +160,9 @@ def run_range(start: int, count: int, jobs: int, shrink_s: float, folder: Path) 
 
 def run_one(plan: Plan, arguments: argparse.Namespace) -> int:
     """One plan in detail."""
-    to_ms = 1 << 62 if arguments.to is None else int(arguments.to * 1000)
-    show = print if arguments.trace else None
-    trace = Trace(show, int(arguments.from_s * 1000), to_ms, statuses=arguments.statuses)
+    from_ms = int((arguments.from_s or 0) * 1000)
+    to_ms = 1 << 62 if arguments.to_s is None else int(arguments.to_s * 1000)
+    trace = Trace(print if arguments.trace else None, from_ms, to_ms, statuses=arguments.statuses)
     status = 0
     began_s = time.monotonic()
     report = Report()
@@ -174,13 +180,26 @@ def run_one(plan: Plan, arguments: argparse.Namespace) -> int:
     return status
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """An argument's type: a whole number from `least` on."""
+
+    def whole(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number}: at least {least}")
+        return number
+
+    whole.__name__ = "whole number"  # argparse names it where the text is none
+    return whole
+
+
 def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="make sim", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=300, help="how many")
-    parser.add_argument("--start", type=int, default=0, help="the first")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--seeds", type=at_least(1), default=300, help="how many")
+    parser.add_argument("--start", type=at_least(0), default=0, help="the first")
+    parser.add_argument("--jobs", type=at_least(1), default=2, help="processes")
     parser.add_argument("--shrink-s", type=float, default=60.0, help="seconds to make a failing plan smaller; 0: never")
     parser.add_argument("--folder", type=Path, default=Path(gettempdir()), help="where plans of failures go")
     parser.add_argument("--plan", type=Path, help="run this plan instead of seeds")
@@ -188,9 +207,19 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="print one run as lines")
     parser.add_argument("--statuses", action="store_true", help="with the status messages")
     parser.add_argument("--html", type=Path, help="draw one run into this file")
-    parser.add_argument("--from", type=float, default=0.0, dest="from_s", help="first simulated second to show")
-    parser.add_argument("--to", type=float, help="last simulated second to show")
+    parser.add_argument("--from", type=float, dest="from_s", help="first simulated second to show")
+    parser.add_argument("--to", type=float, dest="to_s", help="last simulated second to show")
     arguments = parser.parse_args(given)
+    is_shown = arguments.trace or arguments.html is not None
+    from_s, to_s = arguments.from_s or 0.0, arguments.to_s
+    if not is_shown and (arguments.statuses or from_s or to_s is not None):
+        parser.error("--from, --to and --statuses go with --trace or --html")
+    if to_s is not None and to_s < from_s:
+        parser.error(f"--to {to_s:g} lies before --from {from_s:g}")
+    outputs = (path.parent for path in (arguments.html, arguments.write_plan) if path is not None)
+    for folder in (arguments.folder, *outputs):
+        if not folder.is_dir():
+            parser.error(f"{folder} is no folder")
     if arguments.plan is not None:
         try:
             plan = read_plan(arguments.plan)
@@ -201,7 +230,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if arguments.write_plan is not None:
         arguments.write_plan.write_text(draw_plan(arguments.start, strategies()).to_json())
         return 0
-    if arguments.trace or arguments.html is not None:
+    if is_shown:
         if arguments.seeds != 1:
             print(f"--trace and --html take one seed: this is {arguments.start}, of {arguments.seeds}", file=sys.stderr)
         return run_one(draw_plan(arguments.start, strategies()), arguments)
@@ -209,4 +238,5 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # who reads only the head of a trace has not made the run fail
     sys.exit(main())

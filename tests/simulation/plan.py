@@ -51,8 +51,8 @@ class Plan:
         return "{\n" + ",\n".join(lines) + ',\n  "faults": [\n' + faults + "\n  ]\n}\n"
 
     @classmethod
-    def from_value(cls, value: dict[str, Any]) -> Plan:
-        if value.get("format") != FORMAT:
+    def from_value(cls, value: Any) -> Plan:
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError(f"format must be {FORMAT}")
         lost = [(int(index), str(mode)) for index, mode in value["lost"]]
         return cls(value["seed"], Options.from_json(value["options"]), value["faults"], value["end_ms"], lost)

@@ -69,6 +69,24 @@ def run_plan(plan: Plan, trace: Trace | None = None) -> Outcome:
     return Run(Plan.from_json(plan.to_json()), trace).run()
 
 
+def check_plan(plan: Plan) -> None:
+    """ValueError, or what building the cluster raises, for a plan that was edited into one that cannot be run."""
+    for fault in plan.faults:
+        if not hasattr(Run, _method_of(fault["kind"])):
+            raise ValueError(f"there is no fault of the kind {fault['kind']!r}")
+        if type(fault["at_ms"]) is not int:
+            raise ValueError(f"at_ms of a fault is a whole number, not {fault['at_ms']!r}")
+    unknown = sorted({*plan.options.byzantine.values()} - {*strategies()})
+    if unknown:
+        raise ValueError(f"there is no Byzantine strategy {unknown[0]!r}")
+    Cluster(plan.seed, plan.options)
+
+
+def _method_of(kind: object) -> str:
+    """The name of the method of `Run` that carries out faults of this kind."""
+    return "_do_" + str(kind).replace(" ", "_")
+
+
 class Run:
     """A plan being carried out."""
 
@@ -118,7 +136,7 @@ class Run:
         kind = fault["kind"]
         details = " ".join(f"{key} {value}" for key, value in fault.items() if key not in ("at_ms", "kind"))
         self.cluster.note(f"FAULT {kind}: {details}")
-        if getattr(self, "_do_" + kind.replace(" ", "_"))(fault) is not False:
+        if getattr(self, _method_of(kind))(fault) is not False:
             self.faults[kind] += 1
 
     def _node(self, fault: Fault) -> SimulatedNode | None:

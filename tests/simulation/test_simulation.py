@@ -166,7 +166,7 @@ def test_a_vote_that_is_sent_before_it_is_durable_is_seen() -> None:
     [
         (None, "No such file or directory"),
         ("garbage", "not a plan: Expecting value: line 1 column 1 (char 0)"),
-        ("[]", "not a plan: AttributeError: 'list' object has no attribute 'get'"),
+        ("[]", "not a plan: format must be medchain/simulation-plan/1"),
         ("{}", "not a plan: format must be medchain/simulation-plan/1"),
     ],
 )
@@ -179,6 +179,61 @@ def test_a_file_that_is_no_plan_costs_one_line_and_status_2(
     assert command(["--plan", str(path)]) == 2
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", f"{path}: {reason}\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"faults": [{"at_ms": 5, "kind": "explode"}]}, "there is no fault of the kind 'explode'"),
+        ({"faults": [{"at_ms": "5", "kind": "heal"}]}, "at_ms of a fault is a whole number, not '5'"),
+        ({"faults": [{"at_ms": 5}]}, "KeyError: 'kind'"),
+        ({"options": {"n": "four"}}, "TypeError: "),
+        ({"options": {"n": 2}}, "ConfigError: "),
+        ({"options": {"n": 4, "byzantine": {"1": "saint"}}}, "there is no Byzantine strategy 'saint'"),
+    ],
+)
+def test_an_edited_plan_that_cannot_be_run_is_no_failed_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, object], reason: str
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(json.loads(draw_plan(3, strategies()).to_json()) | change))
+    assert command(["--plan", str(path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"{path}: not a plan: {reason}")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--seeds", "0"], "argument --seeds: 0: at least 1"),
+        (["--seeds", "many"], "argument --seeds: invalid whole number value: 'many'"),
+        (["--jobs", "0"], "argument --jobs: 0: at least 1"),
+        (["--start", "-1"], "argument --start: -1: at least 0"),
+        (["--from", "2"], "--from, --to and --statuses go with --trace or --html"),
+        (["--trace", "--from", "5", "--to", "1"], "--to 1 lies before --from 5"),
+        (["--folder", "/nonexistent"], "/nonexistent is no folder"),
+        (["--html", "/nonexistent/run.html"], "/nonexistent is no folder"),
+        (["--write-plan", "/nonexistent/plan.json"], "/nonexistent is no folder"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(arguments)
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[-1] == f"make sim: error: {reason}"
+
+
+def test_who_reads_the_head_of_a_trace_has_not_made_the_run_fail() -> None:
+    run = f"{sys.executable} -m tests.simulation --seeds 1 --start 3 --trace | head -1"
+    ended = subprocess.run(run, shell=True, capture_output=True, text=True, check=True)
+    assert ended.stdout.count("\n") == 1
+    assert ended.stderr == ""
 
 
 def test_a_traced_run_ends_in_the_ordinary_summary_and_says_that_it_is_of_one_seed(
