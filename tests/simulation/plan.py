@@ -24,19 +24,30 @@ LOSABLE = (
     "pre_prepare", "vote", "checkpoint", "suspect", "timeout", "view_change", "new_view", "status", "batch",
     "batch_request", "batch_response", "block_request", "block_response", "certified", "epoch_response",
 )  # fmt: skip
+# Families of plans: courses of faults that chance alone would hardly find.
+LONG_CHAIN, CHANGING_MEMBERS, MISSED_EPOCHS = "long chain", "changing members", "missed epochs"
+LEAVING_BEHIND, FORGETTING, SPLIT_LOCKS = "leaving behind", "forgetting", "split locks"
+FAMILIES = (LONG_CHAIN, CHANGING_MEMBERS, MISSED_EPOCHS, LEAVING_BEHIND, FORGETTING, SPLIT_LOCKS)
 LOST_MODES = ("dead", "deaf", "mute", "cut off")
 Fault = dict[str, Any]  # at_ms, kind and what the kind needs (runs.py carries them out)
 
 
 @dataclass
 class Plan:
-    """`lost`: who is given up before the last phase, in order of preference, and how."""
+    """`lost`: who is given up before the last phase, in order of preference, and how. `family`: which course its faults
+    follow, if they were drawn for one; not in files."""
 
     seed: int
     options: Options
     faults: list[Fault] = field(default_factory=list)
     end_ms: int = 8_000  # of the first phase
     lost: list[tuple[int, str]] = field(default_factory=list)
+    family: str = ""
+
+    @property
+    def kinds(self) -> set[str]:
+        """Its family and the strategies of its Byzantine members: what some faults in the product need to show."""
+        return {self.family, *self.options.byzantine.values()}
 
     def to_json(self) -> str:
         head = {
@@ -67,25 +78,27 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
     random = Random(seed * 7_919 + 1)
     options = draw_options(random, strategies)
     end_ms = random.choice([2_000, 4_000, 6_000, 6_000, 10_000, 15_000])
-    faults = draw_faults(random, options, end_ms)
+    faults, family = draw_faults(random, options, end_ms), ""
     if random.randrange(12) == 0:
-        end_ms = max(end_ms, 6_000)
+        family, end_ms = LONG_CHAIN, max(end_ms, 6_000)
         _draw_long_chain(random, options, faults, end_ms)
     elif random.randrange(12) == 0:
-        end_ms = max(end_ms, 6_000)
+        family, end_ms = CHANGING_MEMBERS, max(end_ms, 6_000)
         faults = _draw_changing_members(random, options, faults, end_ms)
     elif random.randrange(12) == 0:
-        end_ms = max(end_ms, 6_000)
+        family, end_ms = MISSED_EPOCHS, max(end_ms, 6_000)
         faults = _draw_missed_epochs(random, options, end_ms)
         _favour(options, "bogus_checkpoint", strategies)
     elif random.randrange(8) == 0:
-        faults = _draw_leaving_behind(random, options, end_ms, strategies)
+        family, faults = LEAVING_BEHIND, _draw_leaving_behind(random, options, end_ms, strategies)
     elif random.randrange(8) == 0:
-        end_ms = 8_000
+        family, end_ms = FORGETTING, 8_000
         faults = _draw_forgetting(random, options, end_ms, strategies)
     elif random.randrange(4) == 0:
         _favour(options, "lying_blocks", strategies)
-    return Plan(seed, options, faults, end_ms, _draw_lost(random, options))
+    elif random.randrange(5) == 0:
+        family, faults = SPLIT_LOCKS, _draw_split_locks(random, options, end_ms)
+    return Plan(seed, options, faults, end_ms, _draw_lost(random, options), family)
 
 
 def _favour(options: Options, strategy: str, strategies: list[str]) -> None:
@@ -161,6 +174,29 @@ def _draw_leaving_behind(random: Random, options: Options, end_ms: int, strategi
             {"at_ms": wakes_ms, "kind": "stall", "node": behind, "for_ms": 150},
             {"at_ms": wakes_ms + 200, "kind": "bounce", "node": behind, "power": power, "for_ms": for_ms},
         ]
+    return sorted(faults, key=lambda fault: fault["at_ms"])
+
+
+def _draw_split_locks(random: Random, options: Options, end_ms: int) -> list[Fault]:
+    """Again and again one member alone sees a height prepared, and is not heard as the view is left; in the next view
+    another one sees something else prepared there. Then all are heard, and the later of the two must win."""
+    options.loss, options.fsync_ms = min(options.loss, 3), random.choice([(0, 2), (1, 5)])
+    options.delay_ms = random.choice([(0, 2), (1, 5), (1, 50)])
+    everyone, ahead_ms = list(range(options.n)), 4 * options.parameters.view_timeout_ms
+    faults: list[Fault] = [{"at_ms": 100, "kind": "load", "every_ms": 40, "count": end_ms // 40}]
+    for at_ms in range(300, end_ms - 1_000, 1_500):
+        for number, sees in enumerate(random.sample(everyone, 2)):
+            begins_ms, for_ms = at_ms + 300 * number, 300
+            faults += [
+                {"at_ms": begins_ms, "kind": "lose", "what": ["vote"], "from": None, "to": other, "for_ms": for_ms}
+                for other in everyone
+                if other != sees
+            ]
+            ends_ms = begins_ms + for_ms - random.choice([0, 5, 20])
+            if number == 0:
+                unheard = {"what": ["view_change"], "from": sees, "to": None, "for_ms": random.choice([50, 200])}
+                faults.append({"at_ms": ends_ms, "kind": "lose", **unheard})
+            faults.append({"at_ms": ends_ms, "kind": "hurry", "nodes": everyone, "ahead_ms": ahead_ms, "spread_ms": 5})
     return sorted(faults, key=lambda fault: fault["at_ms"])
 
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from tests.simulation.mutants import MUTANTS, Mutant, named
 from tests.simulation.mutate import failure
+from tests.simulation.plan import FAMILIES, draw_plan
+from tests.simulation.runs import strategies
 
 
 def test_there_are_enough_in_every_room() -> None:
     rooms = {mutant.room for mutant in MUTANTS}
     assert {"votes", "views", "restart", "write-ahead log", "fetching", "catching up", "membership"} <= rooms
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 30
+
+
+def test_what_a_fault_needs_to_do_harm_is_drawn_again_and_again() -> None:
+    """Else it would be hunted for ever."""
+    drawn = Counter(kind for seed in range(2_000) for kind in draw_plan(seed, strategies()).kinds)
+    assert {mutant.among for mutant in MUTANTS} <= drawn.keys()
+    assert min(drawn[kind] for kind in (*strategies(), *FAMILIES)) >= 8
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
