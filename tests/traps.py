@@ -130,21 +130,24 @@ def traps_named(docstring: str | None) -> frozenset[int]:
 def claims_of(source: str, file: str) -> Iterator[Claim]:
     """What of one file of tests names traps, in its order. Helpers outside of classes are no tests."""
     module = ast.parse(source)
-    found: dict[str, set[int]] = {file: set(traps_named(ast.get_docstring(module)))}
+    found: list[tuple[str, str | None]] = [(file, ast.get_docstring(module))]
     for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            found[f"{file}::{node.name}"] = set(traps_named(ast.get_docstring(node)))
+            found.append((f"{file}::{node.name}", ast.get_docstring(node)))
         elif isinstance(node, ast.ClassDef):
             # A state machine's rules and invariants are run by the one test that is made of it.
-            name = node.name if node.name.startswith("Test") else f"Test{node.name}"
-            found[f"{file}::{name}"] = set(traps_named(ast.get_docstring(node)))
-            for item in node.body:
-                if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
-                    place = f"{file}::{name}" + (f"::{item.name}" if item.name.startswith("test_") else "")
-                    found.setdefault(place, set()).update(traps_named(ast.get_docstring(item)))
-    for place, traps in found.items():
+            place = f"{file}::{node.name if node.name.startswith('Test') else f'Test{node.name}'}"
+            found.append((place, ast.get_docstring(node)))
+            methods = (item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef))
+            for item in methods:
+                test = f"::{item.name}" if item.name.startswith("test_") else ""
+                found.append((place + test, ast.get_docstring(item)))
+    named: dict[str, frozenset[int]] = {}
+    for place, docstring in found:
+        named[place] = named.get(place, frozenset()) | traps_named(docstring)
+    for place, traps in named.items():
         if traps:
-            yield Claim(place, frozenset(traps))
+            yield Claim(place, traps)
 
 
 def all_claims() -> list[Claim]:

@@ -297,9 +297,10 @@ class LocalCluster:
 
     async def add_follower(self) -> ClusterNode:
         """One more node, which follows and does not vote. Every node knows its key from the start."""
+        planned = self.plan.with_follower()
+        new = planned.nodes[-1]
+        _check_ports({port: planned.ports()[port] for port in (new.p2p_port, new.api_port)})  # as above: first
         following = plans.add_follower(self.directory, self.plan, initialise_home)
-        new = following.nodes[-1]
-        _check_ports({port: following.ports()[port] for port in (new.p2p_port, new.api_port)})
         self.plan = following
         self.nodes.append(self._node(new))
         if following.proxies:

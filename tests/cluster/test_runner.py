@@ -124,6 +124,20 @@ async def test_a_new_cluster_whose_ports_are_taken_is_not_made(tmp_path: Path) -
 
 
 @pytest.mark.asyncio
+async def test_a_follower_whose_port_is_taken_is_not_made(tmp_path: Path) -> None:
+    async with LocalCluster.create(tmp_path / "c", 1, command=STUB) as cluster:
+        planned = cluster.plan.with_follower().nodes[-1]
+        server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", planned.api_port)
+        try:
+            with pytest.raises(ClusterError, match=rf"process {os.getpid()}"):
+                await cluster.add_follower()
+        finally:
+            server.close()
+        assert not (tmp_path / "c" / planned.name).exists()
+        assert (await cluster.add_follower()).name == planned.name
+
+
+@pytest.mark.asyncio
 async def test_a_node_that_cannot_start_is_named_with_its_log(tmp_path: Path) -> None:
     cluster = LocalCluster.create(tmp_path / "c", 1, command=STUB)
     (tmp_path / "c" / "hospital" / "fail").touch()

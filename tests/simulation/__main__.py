@@ -160,7 +160,7 @@ def run_range(start: int, count: int, jobs: int, shrink_s: float, folder: Path) 
 
 def run_one(plan: Plan, arguments: argparse.Namespace) -> int:
     """One plan in detail."""
-    from_ms = int((arguments.from_s or 0) * 1000)
+    from_ms = int(arguments.from_s * 1000)
     to_ms = 1 << 62 if arguments.to_s is None else int(arguments.to_s * 1000)
     trace = Trace(print if arguments.trace else None, from_ms, to_ms, statuses=arguments.statuses)
     status = 0
@@ -207,11 +207,11 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="print one run as lines")
     parser.add_argument("--statuses", action="store_true", help="with the status messages")
     parser.add_argument("--html", type=Path, help="draw one run into this file")
-    parser.add_argument("--from", type=float, dest="from_s", help="first simulated second to show")
+    parser.add_argument("--from", type=float, default=0.0, dest="from_s", help="first simulated second to show")
     parser.add_argument("--to", type=float, dest="to_s", help="last simulated second to show")
     arguments = parser.parse_args(given)
     is_shown = arguments.trace or arguments.html is not None
-    from_s, to_s = arguments.from_s or 0.0, arguments.to_s
+    from_s, to_s = arguments.from_s, arguments.to_s
     if not is_shown and (arguments.statuses or from_s or to_s is not None):
         parser.error("--from, --to and --statuses go with --trace or --html")
     if to_s is not None and to_s < from_s:
