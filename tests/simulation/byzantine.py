@@ -322,7 +322,7 @@ class Doubter(ByzantineNode):
     def act(self) -> None:
         epoch, view = self.engine.validators.epoch, self.engine.view
         messages = [self.signed(Suspect(epoch, later, self.member)) for later in (view, view + 1)]
-        messages += [self.signed(ViewChange(epoch, later, None, (), self.member)) for later in (view + 1, view + 7)]
+        messages += [self.signed(ViewChange(epoch, later, None, (), self.member)) for later in (view + 1, view + 200)]
         self.tell_all(messages)
 
 
@@ -593,7 +593,8 @@ class Necromancer(ByzantineNode):
 
 class Gravedigger(ByzantineNode):
     """As leader it orders, some heights ahead of their turn, what all are about to forget: at the time of the vote
-    everyone has it in a block, and nobody once its second block is due.
+    everyone has it in a block, and nobody once its second block is due. Shown to just enough for a lock, and not for a
+    decision, it must be fetched by the others in the next view.
     """
 
     AHEAD = 6
@@ -611,7 +612,9 @@ class Gravedigger(ByzantineNode):
         if grave is not None and grave.proposal.batches and height > max(self.dug, default=0) + self.AHEAD:
             proposal = Proposal(height, self.wall_ms(), grave.proposal.batches)
             self.dug[height] = proposal.digest
-            self.tell_all([self.proposal(engine.view, proposal)])
+            count = self.dice.choice([len(self.others), engine.validators.quorum - 1])
+            for key in self.dice.sample(self.others, count):
+                self.tell(key, self.proposal(engine.view, proposal))
 
     def say(self, key: bytes, message: Message) -> Iterable[Message]:
         about = message.proposal if isinstance(message, PrePrepare) else message

@@ -39,7 +39,6 @@ from node.replica import Replica
 from p2p.batches import BatchPool
 from storage.statetree import StateStore
 from tests.simulation import disk
-from tests.simulation.plan import CHANGING_MEMBERS, LEAVING_BEHIND, MISSED_EPOCHS
 
 WAL = disk._wal  # the simulated disks run a copy of storage/wal.py, on files in memory
 
@@ -81,13 +80,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One fault: where it is and what is wrong with the code then. `among`: the strategy of a Byzantine member, or the
-    course of events, without which it does no harm; it is hunted in runs that have it."""
+    """One fault: where it is and what is wrong with the code then."""
 
     room: str
     name: str
     changes: tuple[Change, ...]
-    among: str = ""
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -100,8 +97,8 @@ class Mutant:
             yield
 
 
-def _one(room: str, name: str, owner: Any, function: str, old: str, new: str, among: str = "") -> Mutant:
-    return Mutant(room, name, (Change(owner, function, old, new),), among)
+def _one(room: str, name: str, owner: Any, function: str, old: str, new: str) -> Mutant:
+    return Mutant(room, name, (Change(owner, function, old, new),))
 
 
 _CHECKED_IN_NEW_VIEW = "if not all(self._by_member(claim.member, claim, validators) for claim in message.claims):"
@@ -112,21 +109,17 @@ MUTANTS = (
     _one("votes", "a quorum is one too small", validators, "quorum", "+ 2) // 2", "+ 2) // 2 - 1"),
     _one("votes", "a quorum is 2f + 1, whatever n", validators, "quorum", "(n + faulty_max(n) + 2) // 2",
          "2 * faulty_max(n) + 1"),
-    _one("votes", "signatures do not cover the phase", block, "vote_statement", "int(phase)", "0",
-         among="promoter"),
-    _one("votes", "signatures do not cover the height", block, "vote_statement", "view, height, int", "view, 0, int",
-         among="relabeller"),
-    _one("votes", "signatures do not cover the view", block, "vote_statement", "epoch, view,", "epoch, 0,",
-         among="relabeller"),
+    _one("votes", "signatures do not cover the phase", block, "vote_statement", "int(phase)", "0"),
+    _one("votes", "signatures do not cover the height", block, "vote_statement", "view, height, int", "view, 0, int"),
+    _one("votes", "signatures do not cover the view", block, "vote_statement", "epoch, view,", "epoch, 0,"),
     Mutant("votes", "signers need not be distinct", (
         Change(block, "is_quorum", "and all(low < high for low, high in pairwise(members))", ""),
         Change(block, "signatures_from_value", "if last < index <", "if index <"),
-    ), among="forger"),
+    )),
     _one("votes", "no upper end of the log", State, "in_log", "< height <= top", "< height"),
     _one("votes", "a new view does not bind its leader", Ordering, "_refusal", "required is not None and required.",
          "False and required."),
-    _one("votes", "prepared without holding the batches", Replica, "_validate", "if missing and fits:", "if False:",
-         among="phantom_leader"),
+    _one("votes", "prepared without holding the batches", Replica, "_validate", "if missing and fits:", "if False:"),
     _one("votes", "a proposal's time is not checked", Replica, "_carry_out", "if check_time and drift_ms",
          "if False and 0"),
     # Leaving views
@@ -137,9 +130,8 @@ MUTANTS = (
          "proposals.get(height) or Proposal.null(height) for height in range(base + 1, top + 1)",
          "proposals[height] for height in sorted(proposals)"),
     _one("views", "the proof of a lock is not checked", Verifier, "_prepared",
-         "is_lean and self.certificate(certificate, validators) is not None", "True", among="forger"),
-    _one("views", "claims in a new view are not checked", Verifier, "_new_view", _CHECKED_IN_NEW_VIEW, "if False:",
-         among="forger"),
+         "is_lean and self.certificate(certificate, validators) is not None", "True"),
+    _one("views", "claims in a new view are not checked", Verifier, "_new_view", _CHECKED_IN_NEW_VIEW, "if False:"),
     _one("views", "one member's view change is followed", Views, "on_view_change", "> state.validators.f:", "> 0:"),
     _one("views", "f + 1 suspicions end a view", Views, "on_suspect", ">= quorum", "> state.validators.f"),
     Mutant("views", "patience has no cap", (
@@ -159,7 +151,7 @@ MUTANTS = (
          "PrePrepare | Vote):"),
     _one("restart", "the view is not taken back", Views, "restore", "match record:", "match None:"),
     _one("restart", "votes of an epoch not yet reached are forgotten", Restart, "restore",
-         "tuple(record for record in known if _epoch_of(record) > epoch)", "()", among=CHANGING_MEMBERS),
+         "tuple(record for record in known if _epoch_of(record) > epoch)", "()"),
     _one("restart", "executed transactions are forgotten", Replica, "start",
          "self.executor.accept(transactions, height)", "pass"),
     _one("write-ahead log", "durable before the sync", WAL.WriteAheadLog, "_write_group",
@@ -173,8 +165,7 @@ MUTANTS = (
     _one("write-ahead log", "the view is lost as the log is shortened", Replica, "_on_stable", "if records:",
          "if False:"),
     _one("write-ahead log", "the view is lost as the log is shortened before it was on disk", Views, "lasting_records",
-         "self._entry", "self._entry if self.new_view is not None or self.own_view_change is not None else ()",
-         among=LEAVING_BEHIND),
+         "self._entry", "self._entry if self.new_view is not None or self.own_view_change is not None else ()"),
     _one("write-ahead log", "batches voted for are not logged", Replica, "_validate",
          "if self._logged.get", "if False and self._logged.get"),
     # Batches
@@ -226,8 +217,7 @@ MUTANTS = (
     _one("membership", "nobody asks for what closed earlier epochs", History, "plan",
          "lacking is None or", "True or"),
     _one("membership", "what closes an epoch is not checked", History, "take",
-         "not closes or self._verifier.certificate(certificate, validators) is None", "not closes",
-         among=MISSED_EPOCHS),
+         "not closes or self._verifier.certificate(certificate, validators) is None", "not closes"),
     _one("evidence", "messages of two places are held against their sender", contradiction, "contradiction",
          "first[:4] != second[:4]", "first[:3] != second[:3]"),
     _one("evidence", "who repeats himself is accused", contradiction, "contradiction",

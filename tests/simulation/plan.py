@@ -26,8 +26,14 @@ LOSABLE = (
 )  # fmt: skip
 # Families of plans: courses of faults that chance alone would hardly find.
 LONG_CHAIN, CHANGING_MEMBERS, MISSED_EPOCHS = "long chain", "changing members", "missed epochs"
-LEAVING_BEHIND, FORGETTING, SPLIT_LOCKS = "leaving behind", "forgetting", "split locks"
-FAMILIES = (LONG_CHAIN, CHANGING_MEMBERS, MISSED_EPOCHS, LEAVING_BEHIND, FORGETTING, SPLIT_LOCKS)
+LEAVING_BEHIND, FORGETTING, SPLIT_LOCKS, EMPTY_HANDS = "leaving behind", "forgetting", "split locks", "empty hands"
+FAMILIES = (LONG_CHAIN, CHANGING_MEMBERS, MISSED_EPOCHS, LEAVING_BEHIND, FORGETTING, SPLIT_LOCKS, EMPTY_HANDS)
+FIRST_LEADER = 1  # the node that leads view 0 of the first set: its key is the lowest
+# Strategies of what a leader does: they show nothing while another one leads.
+LEADERS = (
+    "equivocator", "forgetful_new_view", "skewed_time", "dawdler", "censor", "member_censor", "half_leader",
+    "phantom_leader", "turncoat", "repeater", "necromancer",
+)  # fmt: skip
 LOST_MODES = ("dead", "deaf", "mute", "cut off")
 Fault = dict[str, Any]  # at_ms, kind and what the kind needs (runs.py carries them out)
 
@@ -43,11 +49,6 @@ class Plan:
     end_ms: int = 8_000  # of the first phase
     lost: list[tuple[int, str]] = field(default_factory=list)
     family: str = ""
-
-    @property
-    def kinds(self) -> set[str]:
-        """Its family and the strategies of its Byzantine members: what some faults in the product need to show."""
-        return {self.family, *self.options.byzantine.values()}
 
     def to_json(self) -> str:
         head = {
@@ -83,14 +84,14 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
         family, end_ms = LONG_CHAIN, max(end_ms, 6_000)
         _draw_long_chain(random, options, faults, end_ms)
     elif random.randrange(12) == 0:
-        family, end_ms = CHANGING_MEMBERS, max(end_ms, 6_000)
+        family, end_ms = CHANGING_MEMBERS, max(end_ms, 10_000)
         faults = _draw_changing_members(random, options, faults, end_ms)
     elif random.randrange(12) == 0:
-        family, end_ms = MISSED_EPOCHS, max(end_ms, 6_000)
-        faults = _draw_missed_epochs(random, options, end_ms)
-        _favour(options, "bogus_checkpoint", strategies)
+        family, end_ms = MISSED_EPOCHS, max(end_ms, 8_000)
+        faults = _draw_missed_epochs(random, options, end_ms, strategies)
     elif random.randrange(8) == 0:
-        family, faults = LEAVING_BEHIND, _draw_leaving_behind(random, options, end_ms, strategies)
+        family, end_ms = LEAVING_BEHIND, max(end_ms, 8_000)
+        faults = _draw_leaving_behind(random, options, end_ms, strategies)
     elif random.randrange(8) == 0:
         family, end_ms = FORGETTING, 8_000
         faults = _draw_forgetting(random, options, end_ms, strategies)
@@ -98,6 +99,8 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
         _favour(options, "lying_blocks", strategies)
     elif random.randrange(5) == 0:
         family, faults = SPLIT_LOCKS, _draw_split_locks(random, options, end_ms)
+    elif random.randrange(4) == 0:
+        family, faults = EMPTY_HANDS, _draw_empty_hands(random, options, end_ms)
     return Plan(seed, options, faults, end_ms, _draw_lost(random, options), family)
 
 
@@ -120,40 +123,50 @@ def _set_small_windows(random: Random, options: Options) -> None:
 
 
 def _draw_changing_members(random: Random, options: Options, faults: list[Fault], end_ms: int) -> list[Fault]:
-    """One epoch after the other, and power cut where its first leader has just begun to speak: what he said is on its
-    way then, on his disk, and his store has perhaps not come so far. Or power cut for all."""
+    """One epoch after the other, and power cut where its first leader has just begun to speak: what it said is on its
+    way then, on its disk, and its store has perhaps not come so far; least of all if it had no part in the epoch before
+    and vouched for nothing there. Or power cut for all."""
     _set_small_windows(random, options)
     options.followers = max(options.followers, 1)
-    options.delay_ms = random.choice([(1, 5), (20, 60), (150, 200)])
+    options.delay_ms = random.choice([(1, 5), (1, 5), (20, 60), (150, 200)])
     options.fsync_ms = random.choice([(0, 0), (0, 2), (1, 5)])
     if random.randrange(2):
         faults = [fault for fault in faults if fault["kind"] == "burst"]
     every_ms = random.choice([40, 100])
     faults.append({"at_ms": 100, "kind": "load", "every_ms": every_ms, "count": end_ms // every_ms})
     for at_ms in range(300, end_ms, 600):
-        change = random.choice(["add", "rotate", "replace", "parameters", "parameters"])
-        cut = {"bounce_ms": random.choice([0, 5, 20, 60]), "everyone": random.randrange(2) == 0}
+        change = random.choice(["add", "rotate", "first leader", "first leader", "parameters"])
+        cut = {
+            "bounce_ms": random.choice([0, 5, 20, 60]),
+            "everyone": random.randrange(2) == 0,
+            "unclosed_ms": random.choice([0, 300, 300]),
+        }
         fault = {**_draw_members(random, options), "change": change, **cut}
         faults.append({"at_ms": at_ms, "kind": "members", **fault})
     return sorted(faults, key=lambda fault: fault["at_ms"])
 
 
-def _draw_missed_epochs(random: Random, options: Options, end_ms: int) -> list[Fault]:
-    """One epoch after the other, and followers that come by all of them at once in the end."""
+def _draw_missed_epochs(random: Random, options: Options, end_ms: int, strategies: list[str]) -> list[Fault]:
+    """One epoch after the other, and followers that come by all of them at once in the end: in time to ask members who
+    lie what closed each, since those leave with the first phase."""
     _set_small_windows(random, options)
     options.followers, options.loss = 3, min(options.loss, 3)
+    if strategies and random.randrange(4):
+        options.byzantine = {random.randrange(options.n): "bogus_checkpoint"}
     options.delay_ms = random.choice([(1, 5), (1, 50)])
     faults: list[Fault] = [{"at_ms": 100, "kind": "partition", "groups": [list(range(options.n))]}]
     for at_ms in range(200, end_ms, 400):
         fault = {**_draw_members(random, options), "node": random.randrange(options.n), "bounce_ms": None}
         faults.append({"at_ms": at_ms, "kind": "members", **fault})
-    return faults
+    faults.append({"at_ms": end_ms - 3_000, "kind": "heal"})
+    return sorted(faults, key=lambda fault: fault["at_ms"])
 
 
 def _draw_leaving_behind(random: Random, options: Options, end_ms: int, strategies: list[str]) -> list[Fault]:
     """Again and again a member wakes far behind while the others leave their view, and its power is cut as it catches
     up: how it came into the view is on its way to a slow disk, and checkpoints let the log drop old segments. One who
-    leads then may offer other blocks for those that it lacks."""
+    leads then may offer other blocks for those that it lacks. Whoever forgets is in view 0 again, where the first
+    leader has most to say."""
     _set_small_windows(random, options)
     if strategies and random.randrange(2):
         options.byzantine = {random.randrange(options.n): "backdater"}
@@ -162,6 +175,8 @@ def _draw_leaving_behind(random: Random, options: Options, end_ms: int, strategi
     faults: list[Fault] = [{"at_ms": 100, "kind": "load", "every_ms": 60, "count": end_ms // 60}]
     for at_ms in range(200, end_ms - 1_000, 2_000):
         behind, next_leader = random.sample(range(options.n), 2)
+        if random.randrange(2) and next_leader != FIRST_LEADER:
+            behind = FIRST_LEADER
         others = [index for index in range(options.n) if index != behind]
         wakes_ms = at_ms + 1_200
         leaves_ms = wakes_ms - random.choice([30, 60, 200])
@@ -200,6 +215,18 @@ def _draw_split_locks(random: Random, options: Options, end_ms: int) -> list[Fau
     return sorted(faults, key=lambda fault: fault["at_ms"])
 
 
+def _draw_empty_hands(random: Random, options: Options, end_ms: int) -> list[Fault]:
+    """In the end one member knows what is decided and gets none of the batches; some of those whom it then asks for
+    them are lost."""
+    lacks = random.choice([index for index in range(options.n) if index not in options.byzantine])
+    for_ms = random.choice([300, 1_000])
+    unheard = {"what": ["batch", "batch_response", "block_response"], "from": None, "to": lacks, "for_ms": for_ms}
+    return [
+        {"at_ms": 100, "kind": "load", "every_ms": 40, "count": end_ms // 40},
+        {"at_ms": end_ms - for_ms, "kind": "lose", **unheard},
+    ]
+
+
 def _draw_forgetting(random: Random, options: Options, end_ms: int, strategies: list[str]) -> list[Fault]:
     """All keep as few blocks as may be, and a leader has the oldest ordered again; clients use nonces again that are
     about to be forgotten. Nobody is away for long, since there would be nobody to catch up from: the peers' few blocks
@@ -217,16 +244,18 @@ def _draw_forgetting(random: Random, options: Options, end_ms: int, strategies: 
     options.pruning, options.followers, options.links, options.stall_permille = EVERYONE, 0, [], 0
     options.loss, options.long_delay_permille, options.disconnect_ms = 0, 0, 0
     options.delay_ms, options.fsync_ms = random.choice([(0, 2), (1, 5)]), random.choice([(0, 0), (0, 2), (1, 5)])
+    digger = random.choice([FIRST_LEADER, random.randrange(options.n)])
     if strategies:
-        options.byzantine = {random.randrange(options.n): "gravedigger"}
+        options.byzantine = {digger: "gravedigger"}
     faults: list[Fault] = [{"at_ms": 100, "kind": "load", "every_ms": 50, "count": end_ms // 50}]
-    for at_ms in range(2_500, end_ms, 700):
+    last_bounce_ms = random.choice([2_500, end_ms])  # who starts again takes what it voted for from its log
+    for at_ms in range(2_500, last_bounce_ms, 700):
         bounce = {**_draw_bounce(random, options), "for_ms": random.choice([0, 5, 100])}
         faults.append({"at_ms": at_ms + random.randrange(500), "kind": "bounce", **bounce})
     for at_ms in range(1_000, end_ms, 300):
         fault = {**_draw_nonces(random, options), "valid_for": options.parameters.validity_heights_max}
         faults.append({"at_ms": at_ms, "kind": "nonces", **fault})
-    for at_ms in range(1_500, end_ms, 2_000):  # so that everyone leads
+    for at_ms in range(1_500 if digger != FIRST_LEADER else 5_500, end_ms, 2_000):  # so that everyone leads
         everyone, ahead_ms = list(range(options.n)), 2 * options.parameters.view_timeout_ms
         faults.append({"at_ms": at_ms, "kind": "hurry", "nodes": everyone, "ahead_ms": ahead_ms, "spread_ms": 5})
     return sorted(faults, key=lambda fault: fault["at_ms"])
@@ -302,9 +331,13 @@ def draw_options(random: Random, strategies: list[str]) -> Options:
     if random.randrange(2):
         options.disconnect_ms = random.choice([500, 3_000])
         options.reconnect_ms = random.choice([(0, 5), (50, 800)])
-    if strategies and random.randrange(2):
+    if strategies and random.randrange(3):
         chosen = random.sample(range(n), random.randint(1, faulty_max(n)))
+        if random.randrange(2) and FIRST_LEADER not in chosen:
+            chosen[0] = FIRST_LEADER
         options.byzantine = {index: random.choice(strategies) for index in sorted(chosen)}
+        if random.randrange(3) == 0 and FIRST_LEADER in chosen:
+            options.byzantine[FIRST_LEADER] = random.choice(LEADERS)
     if random.randrange(3) == 0:
         options.pruning = random.randrange(nodes)
     return options

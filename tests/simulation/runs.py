@@ -26,6 +26,7 @@ from tests.simulation.trace import Trace
 
 STEP_MS = 100  # of simulated time between two looks at whether the core is done
 WATCH_MS = 10
+CLOSING = ["checkpoint", "certified"]  # what certifies a state
 # Phase 2 must end within this, so many longest patiences for each member that may lead a view to nothing, and so many
 # of the network's longest delays for each block of what was accepted: three rounds of votes, and as much for losses.
 LIVENESS_MS, PATIENCES_PER_FAULTY, DELAYS_PER_BLOCK = 40_000, 4, 6
@@ -287,7 +288,23 @@ class Run:
             return False
         if fault.get("bounce_ms") is not None:
             self._cut_next_epoch(tip.validators.epoch, fault["bounce_ms"], fault.get("everyone", False))
+        if fault.get("unclosed_ms"):
+            self._leave_unclosed(tip.validators.epoch, fault["unclosed_ms"])
         return True
+
+    def _leave_unclosed(self, epoch: int, for_ms: int) -> None:
+        """Once nothing else holds up the end of this epoch, lose all that certifies how it ended: whoever comes from
+        outside has no reason to sync its store, then."""
+        for node in self.cluster.honest:
+            tip = node.replica.store.tip
+            if not node.alive or tip.validators.epoch != epoch or tip.epoch_end is None:
+                continue
+            if node.replica.engine.checkpoints.stable + tip.parameters.log_window >= tip.epoch_end:
+                everyone = range(len(self.cluster.nodes))
+                self.cluster.lose([(a, b) for a in everyone for b in everyone if a != b], CLOSING, for_ms)
+                return
+        if self.cluster.now_ms < self.plan.end_ms:
+            self.cluster.later(None, WATCH_MS, lambda: self._leave_unclosed(epoch, for_ms))
 
     def _cut_next_epoch(self, epoch: int, after_ms: int, everyone: bool) -> None:
         """Cut the power of whoever leads the next epoch, soon after it began there: its votes may be on its disk then,
@@ -331,6 +348,9 @@ class Run:
                 add, remove = outside[:1], [leader]
             case "rotate":
                 add, remove = outside[:1], inside[:1]
+            case "first leader":  # one from outside, or else it takes two changes
+                comes, goes = min(outside, default=leader), min(inside)
+                add, remove = ([comes], inside[:1]) if comes < goes else (outside[:1], [goes])
             case _:
                 count = min(len(outside), faulty_max(validators.n), random.randint(1, 3))
                 add, remove = outside[:count], inside[:count]

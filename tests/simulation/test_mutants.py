@@ -6,9 +6,10 @@ from collections import Counter
 
 import pytest
 
+from tests.simulation.cluster import key_of
 from tests.simulation.mutants import MUTANTS, Mutant, named
 from tests.simulation.mutate import failure
-from tests.simulation.plan import FAMILIES, draw_plan
+from tests.simulation.plan import FAMILIES, FIRST_LEADER, LEADERS, SIZES, draw_plan
 from tests.simulation.runs import strategies
 
 
@@ -18,11 +19,19 @@ def test_there_are_enough_in_every_room() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 30
 
 
-def test_what_a_fault_needs_to_do_harm_is_drawn_again_and_again() -> None:
-    """Else it would be hunted for ever."""
-    drawn = Counter(kind for seed in range(2_000) for kind in draw_plan(seed, strategies()).kinds)
-    assert {mutant.among for mutant in MUTANTS} <= drawn.keys()
+def test_every_strategy_and_every_course_is_drawn_again_and_again() -> None:
+    """Else a fault that needs it would be hunted for ever."""
+    plans = [draw_plan(seed, strategies()) for seed in range(2_000)]
+    drawn = Counter(plan.family for plan in plans)
+    drawn.update(strategy for plan in plans for strategy in plan.options.byzantine.values())
     assert min(drawn[kind] for kind in (*strategies(), *FAMILIES)) >= 8
+
+
+def test_those_who_misuse_the_lead_often_have_it_first() -> None:
+    assert set(LEADERS) <= set(strategies())
+    assert all(key_of(FIRST_LEADER).public == min(key_of(index).public for index in range(n)) for n in set(SIZES))
+    leads = sum(draw_plan(seed, strategies()).options.byzantine.get(FIRST_LEADER) in LEADERS for seed in range(1_000))
+    assert leads > 100
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -47,5 +56,5 @@ def test_a_fault_is_there_while_it_is_planted(mutant: Mutant) -> None:
 )
 def test_a_fault_is_found_within_a_few_seeds(name: str) -> None:
     with named(name).planted():
-        assert any(failure(seed) is not None for seed in range(8))
+        assert any(failure(seed) is not None for seed in range(16))
     assert failure(0) is None
