@@ -157,6 +157,8 @@ def _draw_missed_epochs(random: Random, options: Options, end_ms: int, strategie
     faults: list[Fault] = [{"at_ms": 100, "kind": "partition", "groups": [list(range(options.n))]}]
     for at_ms in range(200, end_ms, 400):
         fault = {**_draw_members(random, options), "node": random.randrange(options.n), "bounce_ms": None}
+        if random.randrange(3):
+            fault["change"] = "parameters"  # a set with too many who hear nothing would end no epoch
         faults.append({"at_ms": at_ms, "kind": "members", **fault})
     faults.append({"at_ms": end_ms - 3_000, "kind": "heal"})
     return sorted(faults, key=lambda fault: fault["at_ms"])
