@@ -25,6 +25,7 @@ class Ordering:
     def __init__(self, state: State, backlog: Backlog, patience: Patience, views: Views) -> None:
         self._state, self._backlog, self._patience, self._views = state, backlog, patience, views
         self._took_ms = 0  # from a proposal to its decision, smoothed
+        self._best = -1, 0  # the view that we led last, and the shortest such time in it
         self._proposed_at_ms: int | None = None  # in this life; the last one that was not a new view's
         self._proposed_txs = 0  # what waited then, up to PROPOSE_TXS
 
@@ -196,7 +197,20 @@ class Ordering:
                 slot.decision = (proposal, certificate)
                 took_ms = state.now_ms - slot.since_ms
                 self._patience.decided(took_ms)
-                self._took_ms = (3 * self._took_ms + min(took_ms, state.parameters.view_timeout_ms)) // 4
+                self._measure(took_ms)
+
+    def _measure(self, took_ms: int) -> None:
+        state = self._state
+        self._took_ms = (3 * self._took_ms + min(took_ms, state.parameters.view_timeout_ms)) // 4
+        if state.is_leader:
+            view, best_ms = self._best
+            self._best = state.view, min(took_ms, best_ms) if view == state.view else took_ms
+
+    def _queued_ms(self) -> int:
+        """How much longer decisions take than the shortest did: they wait for processors or disks, which more blocks
+        would only keep from their work. Over a long distance all take as long, so there it is nothing."""
+        view, best_ms = self._best
+        return max(0, self._took_ms - best_ms) if view == self._state.view else 0
 
     def on_certified(self, proposal: Proposal, certificate: Certificate) -> None:
         """A decision reached without us."""
@@ -290,8 +304,8 @@ class Ordering:
     def _due_ms(self) -> int:
         """When the transactions that wait are worth a block. One costs every node some milliseconds whatever it holds,
         so where many come the last has time to be decided and executed, and others their turn: blocks grow instead of
-        getting more. Where few wait there is little to save, and heights overlap over a long distance. Patience is
-        never tried.
+        getting more. Where few wait there is little to save, unless decisions queue up, and heights overlap over a long
+        distance. Patience is never tried.
         """
         state, parameters = self._state, self._state.parameters
         enough = min(PROPOSE_TXS, parameters.block_txs_max)
@@ -299,7 +313,7 @@ class Ordering:
         if self._proposed_at_ms is None or txs >= enough:
             return state.now_ms
         txs = max(txs, self._proposed_txs)
-        worth_ms = parameters.block_interval_ms * (1 + txs // COMPANY_TXS)
+        worth_ms = parameters.block_interval_ms * (1 + txs // COMPANY_TXS) + self._queued_ms()
         pace_ms = self._took_ms + (PACE_MAX - 1) * self._took_ms * txs // PROPOSE_TXS
         return self._proposed_at_ms + min(pace_ms, worth_ms, parameters.view_timeout_ms // 4)
 

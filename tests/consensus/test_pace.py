@@ -45,6 +45,18 @@ def test_where_blocks_take_long_under_load_they_grow_and_do_not_overlap() -> Non
     assert loaded(cluster, 10, 5, 2_000) <= 2_000 // took_ms + 2
 
 
+def test_where_blocks_take_longer_than_they_did_few_transactions_wait_too() -> None:
+    """Processors or disks are at their limit: every block more keeps those under way from being decided."""
+    cluster = Cluster(1, replace(NEAR))
+    cluster.run(1_000)
+    near = loaded(cluster, 1, 20, 2_000)
+    cluster.options.fsync_ms = (100, 100)
+    loaded(cluster, 1, 20, 2_000)
+    slow = loaded(cluster, 1, 20, 2_000)
+    assert near > 2_000 // 40
+    assert slow <= 2_000 // 150
+
+
 def test_a_full_block_waits_for_nothing() -> None:
     cluster = Cluster(1, NEAR)
     cluster.run(200)
