@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -164,6 +164,9 @@ class Driver:
     def send(self, key: bytes, kind: Kind, payload: bytes) -> None:
         if self.transport is not None:
             self.transport.send(key, kind, payload)
+
+    def round_trips_ms(self) -> Mapping[bytes, float]:
+        return {} if self.transport is None else self.transport.round_trips_ms()
 
     def append(self, kind: RecordKind, height: int, payload: bytes) -> int:
         sequence = self._wal.append(int(kind), height, payload)

@@ -10,7 +10,7 @@ Must not know: sockets, asyncio, files, HTTP.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Protocol
@@ -115,6 +115,10 @@ class Outside(Protocol):
     def wall_ms(self) -> int: ...
 
     def send(self, key: bytes, kind: Kind, payload: bytes) -> None: ...
+
+    def round_trips_ms(self) -> Mapping[bytes, float]:
+        """The shortest round trip measured with each peer; without those that were not measured yet."""
+        ...
 
     def append(self, kind: RecordKind, height: int, payload: bytes) -> int:
         """Put a record in the write-ahead log; `Replica.on_durable(sequence)` is called once it is on disk."""
@@ -641,6 +645,7 @@ class Replica:
         self._ask_for_blocks(now_ms)
         self._retry()  # what the pool gave up seeking, or took without being asked, is looked at again
         self._fetch(now_ms)
+        self.pool.round_trip_ms = self._round_trip_ms()
         request = self.history.plan(list(self.peers), now_ms)
         if request is not None:
             self.outside.send(request[0], Kind.EPOCH_REQUEST, request[1])
@@ -660,6 +665,14 @@ class Replica:
                 self.outside.send(leader, Kind.BATCH, batch.wire)
             if batch.digest not in decided:  # the engine's list may have been full when it came
                 self._step(BatchAvailable(batch.digest, len(batch.wires), len(batch.wire)))
+
+    def _round_trip_ms(self) -> int:
+        """Within which a quorum can answer; 0 as long as that is not known."""
+        validators = self.engine.validators
+        trips_ms = self.outside.round_trips_ms()
+        others = sorted(trips_ms[key] for key in validators.keys if key in trips_ms)
+        needed = validators.quorum - (1 if self.engine.me is not None else 0)
+        return round(others[needed - 1]) if 0 < needed <= len(others) else 0
 
     def _fetch(self, now_ms: int) -> None:
         """Ask for what is missing; at ticks only. Votes overtake batches, so most are on their way already, and asking

@@ -5,8 +5,8 @@ Everyone holds what arrives, with all signatures checked, until it is ordered. W
 asked for, from one peer after another.
 
 Bounded by bytes, of what is still to be checked as well: local submissions are refused with POOL_FULL (retryable) when
-more waits than the chain executes in `backlog_ms_max`; each peer, and this node's own clients, may occupy only a share
-of the room for batches, so a flood costs the flooder alone.
+more waits than the chain executes in `backlog_ms_max` and some round trips; each peer, and this node's own clients, may
+occupy only a share of the room for batches, so a flood costs the flooder alone.
 
 Must not know: networks, clocks (time is an argument), signatures.
 """
@@ -27,6 +27,9 @@ SPREAD_DOUBLINGS_MAX = 2
 FETCH_TIMEOUT_MS = 500  # before the next peer is asked for the same batch
 FETCH_DIGESTS_MAX = 64  # asked of one peer at a time: what a BATCH_REQUEST carries
 WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-sought are given up
+# Two until a batch is spread, proposed, prepared and committed; a leader who begins no more blocks than are decided
+# lets it wait for as long again.
+ROUND_TRIPS = 4
 _HEAD_BYTES = 64  # of a batch, beyond its transactions
 _STRANGERS = "strangers"  # all that have no vote, as one peer
 ORDERED_KEPT = 2_048  # ordered batches remembered, so that late copies are not offered again
@@ -40,7 +43,8 @@ class PoolConfig:
     batch_bytes_max: int = BATCH_SIZE_BYTES_MAX - _HEAD_BYTES
     batch_age_ms_max: int = 25  # the longest a transaction waits for company; not at all while none of ours is ordered
     batch_txs_soon: int = 100  # enough for a batch of its own, however young: its fixed costs are spread by then
-    backlog_ms_max: int = 250  # more unexecuted work than this is refused: waiting longer helps nobody
+    # More unexecuted work than this is refused, beside what is on its way: waiting longer helps nobody.
+    backlog_ms_max: int = 250
     backlog_txs_min: int = 500  # accepted however slow the chain seems, so that an idle chain can start
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
     held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own
@@ -88,6 +92,7 @@ class BatchPool:
         self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()  # the one sought longest stands first
         self._rate_txs = 0.0  # executed per millisecond, smoothed
         self._rated_at_ms: int | None = None
+        self.round_trip_ms = 0  # to as many validators as a decision takes
 
     # Clients' transactions
 
@@ -117,8 +122,10 @@ class BatchPool:
 
     @property
     def backlog_txs_max(self) -> int:
-        """How many transactions may wait, whoever took them, from how fast the chain executes."""
-        return max(self.config.backlog_txs_min, int(self._rate_txs * self.config.backlog_ms_max))
+        """How many transactions may wait, whoever took them, from how fast the chain executes. Over a long distance
+        many are on their way and wait for nobody."""
+        waits_ms = self.config.backlog_ms_max + ROUND_TRIPS * self.round_trip_ms
+        return max(self.config.backlog_txs_min, int(self._rate_txs * waits_ms))
 
     def cut_due_ms(self) -> int | None:
         """When the open batch must be cut at the latest; None when there is none."""

@@ -24,6 +24,7 @@ class Link(Protocol):
     """What a connection's bookkeeping needs of a WebSocket."""
 
     rtt_ms: float | None
+    rtt_ms_min: float | None
 
     def address(self) -> str: ...
 

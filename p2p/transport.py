@@ -186,6 +186,11 @@ class Transport:
         """The established connections."""
         return self._peers.info()
 
+    def round_trips_ms(self) -> dict[bytes, float]:
+        """The shortest round trip of each established connection, by peer; what is not measured yet is left out."""
+        measured = ((each.peer.key, each.link.rtt_ms_min) for each in self._peers.connections())
+        return {key: rtt_ms for key, rtt_ms in measured if rtt_ms is not None}
+
     # Accepting
 
     async def _on_request(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -448,6 +453,7 @@ class _Link:
     ) -> None:
         self.socket = socket
         self.rtt_ms: float | None = None
+        self.rtt_ms_min: float | None = None
         self._transport = transport
         self._drain = StreamWriter(protocol, asyncio.get_running_loop()).drain
         self._ping_ns = 0
@@ -476,6 +482,7 @@ class _Link:
             elif message.type is aiohttp.WSMsgType.PONG:
                 if message.data == self._ping_ns.to_bytes(8, "big"):
                     self.rtt_ms = (time.monotonic_ns() - self._ping_ns) / 1e6
+                    self.rtt_ms_min = min(self.rtt_ms, self.rtt_ms_min or self.rtt_ms)
             elif message.type is aiohttp.WSMsgType.TEXT:
                 raise FrameError(Fault.MALFORMED_FRAME)
             elif message.type is aiohttp.WSMsgType.ERROR and isinstance(message.data, WebSocketError):

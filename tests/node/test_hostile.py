@@ -91,6 +91,7 @@ class Recorder:
         self.droppable: list[int] = []  # heights up to which the log may go
         self.lazy = False  # batches wait for their check for ever
         self.hurried: list[bytes] = []
+        self.trips_ms: dict[bytes, float] = {}
 
     def now_ms(self) -> int:
         return self.now
@@ -100,6 +101,9 @@ class Recorder:
 
     def send(self, key: bytes, kind: Kind, payload: bytes) -> None:
         self.sent.append((kind, payload))
+
+    def round_trips_ms(self) -> dict[bytes, float]:
+        return self.trips_ms
 
     def append(self, kind: RecordKind, height: int, payload: bytes) -> int:
         self.appended.append((kind, payload))
@@ -650,6 +654,19 @@ def test_a_batch_the_engine_had_no_room_for_is_offered_again(monkeypatch: pytest
     lab.out.now += 2_000
     lab.replica.on_timer("tick")
     assert lab.replica.engine.table_sizes()["available"] == 3
+
+
+def test_one_member_that_answers_late_or_at_once_does_not_decide_how_far_the_others_are() -> None:
+    lab = Lab()
+    near, far = 20.0, 80.0
+    for liar_ms in (0.0, 60_000.0):
+        lab.out.trips_ms = {MEMBERS[HOSTILE].public: liar_ms}
+        lab.replica.on_timer("tick")
+        assert lab.replica.pool.round_trip_ms == 0  # nobody knows yet
+        honest = [member.public for index, member in enumerate(MEMBERS[:3]) if index != HOSTILE]
+        lab.out.trips_ms |= dict(zip(honest, (near, far), strict=True))
+        lab.replica.on_timer("tick")
+        assert near <= lab.replica.pool.round_trip_ms <= far
 
 
 def test_a_batch_ordered_long_ago_is_not_taken_again() -> None:

@@ -221,6 +221,16 @@ def test_the_backlog_follows_how_fast_the_chain_executes() -> None:
     assert pool.backlog_txs_max == 10
 
 
+def test_what_is_on_its_way_over_a_distance_takes_no_room_from_what_waits() -> None:
+    pool = BatchPool(replace(SMALL, backlog_ms_max=250))
+    many = batch(*range(100))
+    for now_ms in range(0, 20_000, 50):  # two transactions a millisecond
+        pool.ordered([many], now_ms)
+    near = pool.backlog_txs_max
+    pool.round_trip_ms = 100
+    assert near * 2.5 <= pool.backlog_txs_max <= near * 2.7  # for 250 ms and four round trips
+
+
 def test_a_peers_batch_is_accepted_once() -> None:
     """Trap 38, 39."""
     pool, one = BatchPool(SMALL), batch(1)

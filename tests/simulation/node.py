@@ -149,6 +149,10 @@ class SimulatedNode:
         self.cluster.checkers.on_send(self, kind, payload)
         self.cluster.transmit(self, key, kind, payload)
 
+    def round_trips_ms(self) -> dict[bytes, float]:
+        nearest_ms = 2.0 * self.cluster.options.delay_ms[0]
+        return dict.fromkeys(self.replica.peers, nearest_ms)
+
     def misbehaved(self, key: bytes, reason: str) -> None:
         self.cluster.on_blamed(self, key, reason)
 
