@@ -613,8 +613,9 @@ class Gravedigger(ByzantineNode):
             proposal = Proposal(height, self.wall_ms(), grave.proposal.batches)
             self.dug[height] = proposal.digest
             count = self.dice.choice([len(self.others), engine.validators.quorum - 1])
+            message = self.proposal(engine.view, proposal)
             for key in self.dice.sample(self.others, count):
-                self.tell(key, self.proposal(engine.view, proposal))
+                self.tell(key, message)
 
     def say(self, key: bytes, message: Message) -> Iterable[Message]:
         about = message.proposal if isinstance(message, PrePrepare) else message

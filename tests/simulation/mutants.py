@@ -3,7 +3,7 @@
 A mutant replaces a piece of one function's source, which must be there exactly once: when the code changes, the mutant
 fails loudly instead of testing nothing. `mutate.py` runs them; docs/simulation.md has the table.
 
-Must not know: seeds, how plans are drawn, checkers.
+Must not know: seeds, plans, checkers.
 """
 
 from __future__ import annotations

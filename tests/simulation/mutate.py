@@ -87,11 +87,7 @@ def write(verdicts: list[Verdict], mutants: list[Mutant]) -> None:
         (mutant.room, mutant.name, verdict.seeds or "survived", verdict.how.replace(" (at # ms)", ""))
         for mutant, verdict in zip(mutants, verdicts, strict=True)
     ]
-    put(
-        DOCS / "simulation.md",
-        "the table of mutants",
-        table(("room", "fault", "seeds", "first failure"), rows),
-    )
+    put(DOCS / "simulation.md", "the table of mutants", table(("room", "fault", "seeds", "first failure"), rows))
 
 
 def main() -> int:

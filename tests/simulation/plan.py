@@ -96,7 +96,7 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
         family, end_ms = FORGETTING, 8_000
         faults = _draw_forgetting(random, options, end_ms, strategies)
     elif random.randrange(4) == 0:
-        _favour(options, "lying_blocks", strategies)
+        _favour_lying_blocks(options)
     elif random.randrange(5) == 0:
         family, faults = SPLIT_LOCKS, _draw_split_locks(random, options, end_ms)
     elif random.randrange(4) == 0:
@@ -104,10 +104,10 @@ def draw_plan(seed: int, strategies: list[str]) -> Plan:
     return Plan(seed, options, faults, end_ms, _draw_lost(random, options), family)
 
 
-def _favour(options: Options, strategy: str, strategies: list[str]) -> None:
+def _favour_lying_blocks(options: Options) -> None:
     """Where nodes fetch what they were not there to see, have one that lies about it among those who are asked."""
-    if options.followers and options.byzantine and strategy in strategies:
-        options.byzantine[min(options.byzantine)] = strategy
+    if options.followers and options.byzantine:
+        options.byzantine[min(options.byzantine)] = "lying_blocks"
 
 
 def _set_small_windows(random: Random, options: Options) -> None:
@@ -148,7 +148,7 @@ def _draw_changing_members(random: Random, options: Options, faults: list[Fault]
 
 def _draw_missed_epochs(random: Random, options: Options, end_ms: int, strategies: list[str]) -> list[Fault]:
     """One epoch after the other, and followers that come by all of them at once in the end: in time to ask members who
-    lie what closed each, since those leave with the first phase."""
+    lie what closed each, since those leave once the rest is final."""
     _set_small_windows(random, options)
     options.followers, options.loss = 3, min(options.loss, 3)
     if strategies and random.randrange(4):
@@ -257,7 +257,8 @@ def _draw_forgetting(random: Random, options: Options, end_ms: int, strategies: 
     for at_ms in range(1_000, end_ms, 300):
         fault = {**_draw_nonces(random, options), "valid_for": options.parameters.validity_heights_max}
         faults.append({"at_ms": at_ms, "kind": "nonces", **fault})
-    for at_ms in range(1_500 if digger != FIRST_LEADER else 5_500, end_ms, 2_000):  # so that everyone leads
+    leads_ms = 5_500 if digger == FIRST_LEADER else 1_500  # it digs while it leads; then the others have their turn
+    for at_ms in range(leads_ms, end_ms, 2_000):
         everyone, ahead_ms = list(range(options.n)), 2 * options.parameters.view_timeout_ms
         faults.append({"at_ms": at_ms, "kind": "hurry", "nodes": everyone, "ahead_ms": ahead_ms, "spread_ms": 5})
     return sorted(faults, key=lambda fault: fault["at_ms"])

@@ -300,8 +300,7 @@ class Run:
             if not node.alive or tip.validators.epoch != epoch or tip.epoch_end is None:
                 continue
             if node.replica.engine.checkpoints.stable + tip.parameters.log_window >= tip.epoch_end:
-                everyone = range(len(self.cluster.nodes))
-                self.cluster.lose([(a, b) for a in everyone for b in everyone if a != b], CLOSING, for_ms)
+                self._do_lose({"what": CLOSING, "from": None, "to": None, "for_ms": for_ms})
                 return
         if self.cluster.now_ms < self.plan.end_ms:
             self.cluster.later(None, WATCH_MS, lambda: self._leave_unclosed(epoch, for_ms))
