@@ -1,5 +1,5 @@
 """One client process: has its share of the run signed (bench/signing.py), then posts what is due to its nodes on an
-open loop.
+open loop. The ticks of several clients lie evenly between each other, so that they do not post at the same instant.
 
 Gathers what became due into one post, or with `post_txs_max` 1 sends every transaction alone, as a program would that
 serves one person at a time.
@@ -15,16 +15,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import sys
 import time
 from array import array
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.figures import counted_percentile
 from bench.http import Connection
-from bench.processes import ended_children_s, processor_s, say
+from bench.processes import ended_children_s, go_first, processor_s, say
 from bench.signing import AHEAD_S, Order, Share, Signer, sign_share, unsigned_share
 from ledger.codec import encode
 from ledger.crypto import HASH_SIZE_BYTES
@@ -34,36 +37,42 @@ from node.cluster.child import tie_to_parent
 # as a few signature checks, whatever it holds, so gateways gather too.
 POST_INTERVAL_S = 0.020
 SINGLES_INTERVAL_S = 0.002  # between looks at what is due, when nothing is gathered
+LAGS_PER_MS = 10  # as finely as lags are counted
 CONNECTIONS_PER_NODE_MAX = 64  # posts in flight; a node that answers slower than this holds up the generator
 NOT_ANSWERED = 2**32 - 1
 MSGPACK, RAW = "application/msgpack", "application/octet-stream"
 
 
 class Generator:
-    """Posts a share. Times are seconds from the start; `codes` holds each transaction's answer."""
+    """Posts a share. Times are seconds from the start; `codes` holds each transaction's answer, `lags` how many were late
+    by how many tenths of a millisecond. Its ticks come `phase` of an interval after those of the first client.
+    """
 
-    def __init__(self, share: Share, urls: Sequence[str], post_txs_max: int, signer: Signer | None = None) -> None:
+    def __init__(
+        self, share: Share, urls: Sequence[str], post_txs_max: int, phase: float = 0.0, signer: Signer | None = None
+    ) -> None:
         self.share, self._urls, self._post_txs_max, self._signer = share, urls, post_txs_max, signer
         self.posted_bytes = 0
+        self._start_s = 0.0
         self._interval_s = post_interval_s(post_txs_max)
+        self._phase_s = phase * self._interval_s
         self.codes = array("I", [NOT_ANSWERED]) * len(share.wires)
-        self.lags_s = array("d")
+        self.lags: Counter[int] = Counter()
         self.posts = self.failed_posts = 0
         self._idle: list[list[Connection]] = [[] for _ in urls]
         self._room = [asyncio.Semaphore(CONNECTIONS_PER_NODE_MAX) for _ in urls]
 
     async def run(self, start_s: float) -> None:
         """From `start_s` on the monotonic clock until everything is posted and answered."""
+        self._start_s = start_s
         posting: set[asyncio.Task[None]] = set()
         due_s, count = self.share.due_s, len(self.share.wires)
         position = tick = turn = 0
         while position < count:
             tick += 1
-            planned_s = tick * self._interval_s
-            await asyncio.sleep(start_s + planned_s - time.monotonic())
+            await asyncio.sleep(start_s + self._phase_s + tick * self._interval_s - time.monotonic())
             now_s = time.monotonic() - start_s
-            self.lags_s.append(now_s - planned_s)
-            due = min(bisect_right(due_s, now_s, position), self.share.ready)  # a signer that lags is lag as well
+            due = min(bisect_right(due_s, now_s, position), self.share.ready)
             while position < due:
                 end = min(due, position + self._post_txs_max)
                 task = asyncio.create_task(self._post(turn % len(self._urls), position, end))
@@ -73,7 +82,7 @@ class Generator:
                 turn += 1
             if self._signer is not None:
                 self._signer.posted(position)
-            tick = max(tick, int(now_s / self._interval_s))  # ticks that a stall swallowed are one late tick
+            tick = max(tick, int((now_s - self._phase_s) / self._interval_s))  # what a stall swallowed is not made up
         await asyncio.gather(*posting)
 
     async def _post(self, node: int, first: int, end: int) -> None:
@@ -84,6 +93,7 @@ class Generator:
         async with self._room[node]:
             try:
                 connection = await self._connection(node)
+                self._note_lags(first, end, time.monotonic() - self._start_s)
                 status, answer = await connection.request("POST", target, body, media_type)
             except (OSError, EOFError, TimeoutError, ValueError):
                 self.failed_posts += 1
@@ -91,6 +101,15 @@ class Generator:
             self._idle[node].append(connection)
         self.posts += 1
         self._note(first, end, status, answer)
+
+    def _note_lags(self, first: int, end: int, now_s: float) -> None:
+        """How long after its tick, the first one at or after it was due, each is posted: because this process stood still,
+        the signer was slow, or no connection was free.
+        """
+        for due_s in self.share.due_s[first:end]:
+            tick = max(1, math.ceil((due_s - self._phase_s) / self._interval_s))
+            late_s = now_s - self._phase_s - tick * self._interval_s
+            self.lags[max(0, round(late_s * 1_000 * LAGS_PER_MS))] += 1
 
     async def _connection(self, node: int) -> Connection:
         """The one used last of those that are open, or a new one."""
@@ -125,6 +144,14 @@ def post_interval_s(post_txs_max: int) -> float:
     return SINGLES_INTERVAL_S if post_txs_max == 1 else POST_INTERVAL_S
 
 
+def lag_p99_ms(reports: Iterable[Mapping[str, Any]]) -> float:
+    """Over all transactions that the clients posted, as they report it; infinite when they posted none."""
+    counts: Counter[int] = Counter()
+    for report in reports:
+        counts.update(dict(report["lags"]))
+    return counted_percentile(counts, 0.99) / LAGS_PER_MS
+
+
 def problem_code(document: Mapping[str, Any]) -> int:
     """The number in a problem document's `MC####`."""
     return int(str(document["code"]).removeprefix("MC"))
@@ -148,8 +175,9 @@ def write_out(path: Path, ids: Sequence[bytes], codes: Sequence[int]) -> None:
 async def _run(order: Order) -> None:
     """Have the share signed, wait for the word, load, and say how it went."""
     out = Path(order.out)
+    phase = order.index / order.clients
     if not order.is_ahead:
-        await serve(Generator(sign_share(order), order.urls, order.post_txs_max), out)
+        await serve(Generator(sign_share(order), order.urls, order.post_txs_max, phase), out)
         return
     share = unsigned_share(order)
     signer = Signer(share, int(AHEAD_S * order.rate / order.clients))
@@ -159,7 +187,7 @@ async def _run(order: Order) -> None:
         await asyncio.wait([signing, full], return_when=asyncio.FIRST_COMPLETED)
         if signing.done():
             signing.result()
-        await serve(Generator(share, order.urls, order.post_txs_max, signer), out)
+        await serve(Generator(share, order.urls, order.post_txs_max, phase, signer), out)
     finally:
         for task in (signing, full):
             task.cancel()
@@ -183,7 +211,7 @@ async def serve(generator: Generator, out: Path) -> None:
     write_out(out, generator.share.ids, generator.codes)
     say(
         {
-            "lags_ms": [round(lag * 1_000, 3) for lag in generator.lags_s],
+            "lags": sorted(generator.lags.items()),
             "processor_s": _used_s() - before_s,
             "posts": generator.posts,
             "failed_posts": generator.failed_posts,
@@ -200,6 +228,7 @@ def _used_s() -> float:
 def main() -> int:
     order = Order(**json.loads(sys.stdin.readline()))
     tie_to_parent(order.parent_pid)
+    go_first()
     asyncio.run(_run(order))
     return 0
 

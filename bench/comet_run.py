@@ -17,12 +17,12 @@ from typing import Any
 
 from bench import calibrate, machine
 from bench.checks import Check
-from bench.client import read_out
+from bench.client import lag_p99_ms, read_out
 from bench.comet_chain import HeaderWatch, committed, common_height, counters, drained, heads, height_of
 from bench.comet_client import TX_SIZE_BYTES, Order
 from bench.comet_nodes import NODES, SETUPS, Nodes, Setup, running, versions
 from bench.comet_report import Config, Results
-from bench.figures import Sent, committed_per_s, latencies, percentile, seen_at, tally
+from bench.figures import Sent, committed_per_s, latencies, seen_at, tally
 from bench.processes import answer_of, end, processor_s, send_start, start_client
 from bench.schedule import due_times, window
 from bench.series import series
@@ -258,7 +258,6 @@ def _results(
     held = [height for height in found.heights.values() if height in blocks]
     machine_s = options.duration_s * machine.cores()
     load_machine_s = options.load_s * machine.cores()
-    lags = sorted(lag for client in measured.clients for lag in client["lags_ms"])
     return Results(
         tally=tally(counted),
         committed_per_s=committed_per_s(found.sent, options.warmup_s, options.load_s),
@@ -269,7 +268,7 @@ def _results(
         txs_per_block=len(held) / max(len(set(held)), 1),
         limit_before=limit_before,
         limit_after=limit_after,
-        generator_lag_p99_ms=percentile(lags, 0.99),
+        generator_lag_p99_ms=lag_p99_ms(measured.clients),
         generator_share=sum(client["processor_s"] for client in measured.clients) / load_machine_s,
         observer_share=measured.observer_s / load_machine_s,
         failed_posts=sum(client["failed_posts"] for client in measured.clients),

@@ -20,6 +20,16 @@ def percentile(ascending: Sequence[float], share: float) -> float:
     return ascending[max(0, math.ceil(share * len(ascending)) - 1)]
 
 
+def counted_percentile(counts: Mapping[int, int], share: float) -> float:
+    """The same of values that come as how often each was there."""
+    rank = math.ceil(share * sum(counts.values()))
+    for value in sorted(counts):
+        rank -= counts[value]
+        if rank <= 0:
+            return value
+    return math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What one transaction went through. Seconds from the start of the load.

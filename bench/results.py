@@ -12,8 +12,8 @@ from typing import Any
 
 from bench import machine
 from bench.checks import Check
-from bench.client import post_interval_s
-from bench.figures import Sent, committed_per_s, latencies, percentile, seen_at, tally
+from bench.client import lag_p99_ms, post_interval_s
+from bench.figures import Sent, committed_per_s, latencies, seen_at, tally
 from bench.mix import FAMILY, World
 from bench.observer import Watch
 from bench.options import Options
@@ -87,7 +87,6 @@ def results_of(
 ) -> Results:
     counted = [sent[number] for number in window(measured.times, options.warmup_s, options.load_s)]
     machine_s = options.load_s * machine.cores()
-    lags = sorted(lag for client in measured.clients for lag in client["lags_ms"])
     seen = seen_at([watch.seen_s for watch in measured.watches], len(measured.watches))
     fault_s = options.warmup_s + (options.fault.at_s if options.fault is not None else 0.0)
     seen_s = [time_s - measured.start_s for time_s in seen.values()]
@@ -98,7 +97,7 @@ def results_of(
         costs=_costs(measured),
         limit_before=limit_before,
         limit_after=limit_after,
-        generator_lag_p99_ms=percentile(lags, 0.99),
+        generator_lag_p99_ms=lag_p99_ms(measured.clients),
         generator_share=sum(client["processor_s"] for client in measured.clients) / machine_s,
         observer_share=measured.observer_s / machine_s,
         failed_posts=sum(client["failed_posts"] for client in measured.clients),

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench.client import NOT_ANSWERED, Generator, problem_code, read_out, write_out
+from bench import client, comet_client, processes
+from bench.client import NOT_ANSWERED, POST_INTERVAL_S, Generator, lag_p99_ms, problem_code, read_out, write_out
 from bench.http import parse_head
 from bench.mix import World
 from bench.schedule import due_times
 from bench.signing import Order, Share, Signer, sign_share, unsigned_share, write_signed
 from ledger.crypto import verify_joined
 from ledger.transaction import Transaction
+from tests.bench.test_comet import an_order as comet_order
 
 
 def an_order(index: int) -> Order:
@@ -98,3 +104,81 @@ async def test_a_connection_that_the_node_ended_while_it_was_idle_is_not_used_ag
         generator.close()
     assert (generator.posts, generator.failed_posts, served) == (2, 0, 2)
     assert list(generator.codes) == [0, 0]
+
+
+def a_generator(due_s: list[float], phase: float = 0.0) -> Generator:
+    count = len(due_s)
+    return Generator(Share(due_s, [b"a"] * count, [b""] * count, count), ["http://127.0.0.1:1"], 2_000, phase)
+
+
+def test_each_transaction_is_late_by_what_passed_since_the_tick_after_it_was_due() -> None:
+    generator = a_generator([0.0, 0.020, 0.021, 0.039])
+    generator._note_lags(0, 4, 0.0453)
+    assert generator.lags == {253: 2, 53: 2}
+    generator._note_lags(0, 1, 0.0199)
+    assert generator.lags[0] == 1
+
+
+def test_the_ticks_of_a_later_client_are_later() -> None:
+    generator = a_generator([0.0, 0.009, 0.011, 0.031], phase=0.5)
+    generator._note_lags(0, 4, 0.050)
+    assert generator.lags == {200: 3, 0: 1}
+
+
+class _Taken:
+    """A connection that takes every post."""
+
+    is_open = True
+
+    async def request(self, *_: object) -> tuple[int, bytes]:
+        return 202, b""
+
+
+@pytest.mark.asyncio
+async def test_what_waits_for_a_connection_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = a_generator([0.0])
+    generator._start_s = time.monotonic()
+
+    async def connection(node: int) -> _Taken:
+        generator._start_s -= 1.0  # as if it had taken a second
+        return _Taken()
+
+    monkeypatch.setattr(generator, "_connection", connection)
+    await generator._post(0, 0, 1)
+    (late,) = generator.lags
+    assert late >= (1.0 - POST_INTERVAL_S) * 10_000
+
+
+def test_a_client_asks_for_the_first_turn_and_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def refused(*given: int) -> None:
+        asked.append(given)
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refused)
+    processes.go_first()
+    assert asked == [(os.PRIO_PROCESS, 0, processes.CLIENT_NICENESS)]
+
+
+@pytest.mark.parametrize(
+    ("module", "order"), [(client, an_order(0).to_json()), (comet_client, comet_order().to_json())]
+)
+def test_every_client_asks_before_it_begins(monkeypatch: pytest.MonkeyPatch, module: Any, order: str) -> None:
+    class Asked(Exception):
+        pass
+
+    def ask() -> None:
+        raise Asked
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(order + "\n"))
+    monkeypatch.setattr(module, "tie_to_parent", lambda pid: None)
+    monkeypatch.setattr(module, "go_first", ask)
+    with pytest.raises(Asked):
+        module.main()
+
+
+def test_lags_are_of_the_transactions_of_all_clients() -> None:
+    reports = [json.loads(json.dumps({"lags": sorted(lags.items())})) for lags in ({0: 980, 7: 9}, {7: 1, 300: 10})]
+    assert lag_p99_ms(reports) == 0.7
+    assert lag_p99_ms([{"lags": []}]) == float("inf")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bench.figures import Sent, committed_per_s, latencies, percentile, seen_at, tally
+from bench.figures import Sent, committed_per_s, counted_percentile, latencies, percentile, seen_at, tally
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
@@ -19,6 +19,14 @@ def test_percentiles_are_by_nearest_rank() -> None:
     assert percentile([], 0.5) == math.inf
     with pytest.raises(ValueError, match="share"):
         percentile(values, 0)
+
+
+def test_counted_values_have_the_percentiles_of_the_values() -> None:
+    counts = {3: 40, 0: 50, 9: 10}
+    values = sorted(float(value) for value, count in counts.items() for _ in range(count))
+    for share in (0.01, 0.5, 0.51, 0.9, 0.91, 1.0):
+        assert counted_percentile(counts, share) == percentile(values, share)
+    assert counted_percentile({}, 0.5) == math.inf
 
 
 def test_an_unfinished_transaction_counts_as_infinite() -> None:
