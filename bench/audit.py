@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import lru_cache, partial
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 
@@ -33,6 +34,7 @@ from storage.kv import KeyValue, prefix_end
 from storage.leveldb import LevelDB
 
 PROOFS = 1_000
+TRIES_MAX = 20  # draws for each that is wanted: a copy that was refused cannot be proven
 
 Wanted = tuple[Callable[[], bytes], dict[str, object]]  # makes the bundle, and what it must prove
 
@@ -84,10 +86,11 @@ def proven(kv: KeyValue, store: ChainStore, genesis: Genesis, count: int = PROOF
         "transactions": [(partial(bundler.transaction, tx_id), {"id": tx_id}) for tx_id, _ in places],
         "receipts": [(partial(bundler.receipt, tx_id), {"id": tx_id, "code": code}) for tx_id, code in places],
     }
-    return [_proven(kind, wanted, lambda bundle: check(bundle, trusted, checked)) for kind, wanted in kinds.items()]
+    read = partial(check, trusted=trusted, verify=checked)
+    return [_proven(kind, wanted, count, read) for kind, wanted in kinds.items()]
 
 
-def _proven(kind: str, wanted: list[Wanted], read: Callable[[bytes], Proven]) -> Check:
+def _proven(kind: str, wanted: list[Wanted], count: int, read: Callable[[bytes], Proven]) -> Check:
     claim = f"{kind} can be proven to whoever trusts genesis"
     for number, (make, fact) in enumerate(wanted):
         try:
@@ -96,7 +99,7 @@ def _proven(kind: str, wanted: list[Wanted], read: Callable[[bytes], Proven]) ->
             return Check(claim, False, f"number {number}: {error}")
         if fact != {name: found[name] for name in fact}:
             return Check(claim, False, f"number {number} proves something else")
-    return Check(claim, bool(wanted), f"{len(wanted)} of them")
+    return Check(claim, len(wanted) == count, f"{len(wanted)} of them")
 
 
 def _places(store: ChainStore, random: Random, count: int) -> Iterator[tuple[bytes, int]]:
@@ -105,12 +108,11 @@ def _places(store: ChainStore, random: Random, count: int) -> Iterator[tuple[byt
     heights = range(1, (checkpoint.height if checkpoint else 0) + 1)
     filled = [height for height in random.sample(heights, min(len(heights), 4 * count)) if store.receipts(height)]
     assert store.tip.parameters.checkpoint_interval <= RECEIPT_PROOF_HEIGHTS_MAX
-    for number in range(count if filled else 0):
-        receipt = random.choice(store.receipts(filled[number % len(filled)]))
-        # A copy that was refused has no place of its own, and its receipt says nothing of the transaction.
-        place = store.receipt(receipt.tx_id)
-        if place is not None and place.code not in OF_ONE_COPY:
-            yield receipt.tx_id, place.code
+    draws = (random.choice(store.receipts(height)) for height in islice(cycle(filled), TRIES_MAX * count))
+    places = ((receipt.tx_id, store.receipt(receipt.tx_id)) for receipt in draws)
+    # A copy that was refused has no place of its own, and its receipt says nothing of the transaction.
+    found = ((tx_id, place.code) for tx_id, place in places if place is not None and place.code not in OF_ONE_COPY)
+    return islice(found, count)
 
 
 def _state_keys(kv: KeyValue, random: Random, count: int) -> Iterator[bytes]:

@@ -44,8 +44,8 @@ MSGPACK, RAW = "application/msgpack", "application/octet-stream"
 
 
 class Generator:
-    """Posts a share. Times are seconds from the start; `codes` holds each transaction's answer, `lags` how many were late
-    by how many tenths of a millisecond. Its ticks come `phase` of an interval after those of the first client.
+    """Posts a share. Times are seconds from the start; `codes` holds each transaction's answer, `lags` how many were
+    late by how many tenths of a millisecond. Its ticks come `phase` of an interval after those of the first client.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class Generator:
         self._note(first, end, status, answer)
 
     def _note_lags(self, first: int, end: int, now_s: float) -> None:
-        """How long after its tick, the first one at or after it was due, each is posted: because this process stood still,
-        the signer was slow, or no connection was free.
+        """How long after its tick, the first one at or after it was due, each is posted: because this process stood
+        still, the signer was slow, or no connection was free.
         """
         for due_s in self.share.due_s[first:end]:
             tick = max(1, math.ceil((due_s - self._phase_s) / self._interval_s))

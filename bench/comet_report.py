@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.comet_client import Door
 from bench.comet_nodes import SETUPS
-from bench.outcome import Outcome, Row, first_rows, last_rows, page, refusals
+from bench.outcome import Doubt, Outcome, Row, first_rows, last_rows, page, refusals
 from bench.series import finite
 
 
@@ -35,17 +35,22 @@ class Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results(Outcome):
-    """What came out. `processor_us` is per executed transaction and node; `emptied`: nothing waited at the end."""
+    """What came out. `processor_us` is per executed transaction and node; `emptied`: nothing waited at the end;
+    `again`: so many executions were of transactions that had been executed before.
+    """
 
     processor_us: float
     machine_share: float
     blocks_per_s: float
     txs_per_block: float
     emptied: bool
+    again: int
 
-    def own_doubts(self) -> Iterator[str]:
+    def own_doubts(self) -> Iterator[Doubt]:
         if not self.emptied:
-            yield "transactions were still waiting when the run was given up"
+            yield Doubt("transactions were still waiting", "when the run was given up")
+        if self.again:  # its mempool's cache forgets
+            yield Doubt("transactions were executed twice", str(self.again))
 
 
 def passes(config: Config, results: Results) -> bool:
@@ -86,10 +91,10 @@ def _result_rows(config: Config, results: Results) -> Iterator[Row]:
 def document(config: Config, results: Results) -> dict[str, Any]:
     """The same as JSON values, an infinite latency as null, with the members that a suite reads of our own runs."""
     return {
-        "format": "medchain/bench-comet/2",
+        "format": "medchain/bench-comet/3",
         "config": asdict(config) | {"faults": "none"},
         "results": finite(asdict(results)) | {"limit": results.limit},
         "sound": results.sound,
         "passes": passes(config, results),
-        "doubts": list(results.doubts()),
+        **results.speaking_against(),
     }

@@ -100,17 +100,22 @@ async def drained(urls: Sequence[str]) -> list[dict[str, Any]]:
         await asyncio.sleep(0.3)
 
 
+async def _read(connection: Connection, url: str, target: str) -> dict[str, Any]:
+    code, body = await connection.request("GET", target)
+    if code != 200:
+        raise BenchError(f"{url} answers {code} for {target}")
+    document: dict[str, Any] = json.loads(body)
+    return document
+
+
 async def header_hashes(url: str, first: int, last: int) -> list[str]:
     """Hashes of the heights first..last as one node has them."""
     connection = await Connection.open(url)
     found: list[str] = []
     try:
         while first + len(found) <= last:
-            _, body = await connection.request(
-                "GET",
-                f"/v1/blocks?from={first + len(found)}&limit={min(HEADERS_PER_PAGE, last - first - len(found) + 1)}",
-            )
-            items = json.loads(body)["items"]
+            limit = min(HEADERS_PER_PAGE, last - first - len(found) + 1)
+            items = (await _read(connection, url, f"/v1/blocks?from={first + len(found)}&limit={limit}"))["items"]
             if not items:
                 raise BenchError(f"{url} lacks height {first + len(found)}")
             found += [item["hash"] for item in items]
@@ -125,8 +130,7 @@ async def committed(url: str, first: int, last: int) -> dict[bytes, tuple[int, i
     found: dict[bytes, tuple[int, int]] = {}
     try:
         for height in range(first, last + 1):
-            _, body = await connection.request("GET", f"/v1/blocks/{height}")
-            for item in json.loads(body)["transactions"]:
+            for item in (await _read(connection, url, f"/v1/blocks/{height}"))["transactions"]:
                 tx_id = bytes.fromhex(item["id"])
                 if tx_id not in found or item["code"] == 0:  # a replay is refused beside the one that was executed
                     found[tx_id] = (height, item["code"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from bench.checks import Check
 from bench.figures import Latencies, Tally
@@ -18,8 +18,20 @@ LAG_P99_MS_MAX = 5.0  # beyond, the generator and not the cluster was measured
 GENERATOR_SHARE_MAX = 0.05
 DRIFT_MAX = 0.10
 REFUSED_SHARE_MAX = 0.01
+LAG, DRIFT = "the generator lagged", "the machine's speed changed"
 
 Row = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why figures should not be believed as they are: its kind, which is the same in every run, and how it was."""
+
+    kind: str
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.how}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,26 +73,35 @@ class Outcome:
             and self.refused <= REFUSED_SHARE_MAX * self.tally.sent
         )
 
-    def doubts(self) -> Iterator[str]:
-        """Why the figures should not be believed as they are; none for a good run."""
+    def voids(self) -> Iterator[Doubt]:
+        """Why the run says nothing of the cluster: the generator or the machine was measured."""
         if self.generator_lag_p99_ms > LAG_P99_MS_MAX:
-            yield f"the generator lagged: p99 {self.generator_lag_p99_ms:.1f} ms, over {LAG_P99_MS_MAX:g} ms"
-        if self.generator_share > GENERATOR_SHARE_MAX:
-            yield f"the generator took {self.generator_share:.1%} of the machine, over {GENERATOR_SHARE_MAX:.0%}"
+            yield Doubt(LAG, f"p99 {self.generator_lag_p99_ms:.1f} ms, over {LAG_P99_MS_MAX:g} ms")
         drift = drift_of(self.limit_before, self.limit_after)
         if drift > DRIFT_MAX:
-            yield f"the machine's speed changed by {drift:.0%} between the two calibrations"
+            yield Doubt(DRIFT, f"by {drift:.0%} between the two calibrations")
+
+    def doubts(self) -> Iterator[Doubt]:
+        """Why the figures should not be believed as they are, voids included; none for a good run."""
+        yield from self.voids()
+        if self.generator_share > GENERATOR_SHARE_MAX:
+            share = f"{self.generator_share:.1%} of the machine, over {GENERATOR_SHARE_MAX:.0%}"
+            yield Doubt("the generator took much", share)
         if self.refused > REFUSED_SHARE_MAX * self.tally.sent:
-            yield f"{self.refused / self.tally.sent:.1%} were refused"
+            yield Doubt("transactions were refused", f"{self.refused / self.tally.sent:.1%}")
         if self.latencies.unfinished:
-            yield f"{self.latencies.unfinished} were never seen final"
+            yield Doubt("transactions were never seen final", str(self.latencies.unfinished))
         if self.failed_posts:
-            yield f"{self.failed_posts} posts failed"
+            yield Doubt("posts failed", str(self.failed_posts))
         yield from self.own_doubts()
 
-    def own_doubts(self) -> Iterable[str]:
+    def own_doubts(self) -> Iterable[Doubt]:
         """Those of one kind of run alone."""
         return ()
+
+    def speaking_against(self) -> dict[str, list[dict[str, str]]]:
+        """Voids and doubts as JSON values."""
+        return {"voids": [asdict(each) for each in self.voids()], "doubts": [asdict(each) for each in self.doubts()]}
 
 
 def drift_of(limit_before: float, limit_after: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.outcome import Outcome, Row, first_rows, last_rows, page, refusals
+from bench.outcome import Doubt, Outcome, Row, first_rows, last_rows, page, refusals
 from bench.series import Samples, finite
 from ledger.errors import Code, code_label
 
@@ -65,17 +65,27 @@ class Costs:
     views: int
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Processor time per executed transaction and node in a part of the window, in microseconds."""
+
+    processor_us: float
+    signature_us: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results(Outcome):
-    """What came out."""
+    """What came out. The quarters are those of the window."""
 
     costs: Costs
+    first_quarter: Work
+    last_quarter: Work
     synced_txs: int
     samples: Samples
 
-    def own_doubts(self) -> Iterator[str]:
+    def own_doubts(self) -> Iterator[Doubt]:
         if self.synced_txs:
-            yield f"nodes fell behind: {self.synced_txs} executions took a quorum's word for the signatures"
+            yield Doubt("nodes fell behind", f"{self.synced_txs} executions took a quorum's word for the signatures")
 
 
 def passes(results: Results, rate: float) -> bool:
@@ -161,10 +171,10 @@ def document(config: Config, results: Results) -> dict[str, Any]:
     """The same as JSON values; an infinite latency is null."""
     found = finite(asdict(results)) | {"limit": results.limit}
     return {
-        "format": "medchain/bench/2",
+        "format": "medchain/bench/3",
         "config": asdict(config),
         "results": found,
         "sound": results.sound,
         "passes": passes(results, config.rate),
-        "doubts": list(results.doubts()),
+        **results.speaking_against(),
     }

@@ -17,7 +17,7 @@ from bench.figures import Sent, committed_per_s, latencies, seen_at, tally
 from bench.mix import FAMILY, World
 from bench.observer import Watch
 from bench.options import Options
-from bench.report import Config, Costs, Results
+from bench.report import Config, Costs, Results, Work
 from bench.schedule import window
 from bench.series import Samples, series
 from bench.usage import Usage
@@ -26,7 +26,9 @@ from ledger.genesis import Parameters
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Raw material of one run. `observer_s` is the processor time of the run's own process, link proxies included."""
+    """Raw material of one run. `observer_s` is the processor time of the run's own process, link proxies included;
+    usage from `before` to `after` is at the window's ends and in it, `drained` when all are quiet.
+    """
 
     world: World
     times: list[float]
@@ -36,6 +38,8 @@ class Measured:
     clients: list[dict[str, Any]]
     observer_s: float
     before: Usage
+    quarter: Usage
+    three_quarters: Usage
     after: Usage
     drained: Usage
     samples: Samples
@@ -95,6 +99,8 @@ def results_of(
         committed_per_s=committed_per_s(sent, options.warmup_s, options.load_s),
         latencies=latencies(counted),
         costs=_costs(measured),
+        first_quarter=_work(measured.before, measured.quarter),
+        last_quarter=_work(measured.three_quarters, measured.after),
         limit_before=limit_before,
         limit_after=limit_after,
         generator_lag_p99_ms=lag_p99_ms(measured.clients),
@@ -108,26 +114,34 @@ def results_of(
     )
 
 
+def _work(before: Usage, after: Usage) -> Work:
+    processor_s, signature_s, executed = (
+        after.total(*path) - before.total(*path)
+        for path in (("account", "process_s"), ("account", "signature_s"), ("counters", "transactions"))
+    )
+    us_per_tx = 1e6 / max(executed, 1.0)  # over all nodes: a transaction counts once for each
+    return Work(processor_s * us_per_tx, signature_s * us_per_tx)
+
+
 def _costs(measured: Measured) -> Costs:
     before, after, drained = measured.before, measured.after, measured.drained
 
     def grown(*path: str) -> float:
         return after.total(*path) - before.total(*path)
 
-    executed = max(grown("counters", "transactions"), 1.0)  # over all nodes: a transaction counts once for each
+    work = _work(before, after)
+    executed = max(grown("counters", "transactions"), 1.0)
     blocks = max(grown("counters", "blocks"), 1.0)
     seconds, nodes = after.at_s - before.at_s, len(after.statuses)
-    signature_us = grown("account", "signature_s") / executed * 1e6
-    processor_us = grown("account", "process_s") / executed * 1e6
     # The store rewrites in bursts, so disk is measured to the end, over all that was executed since.
     to_end = max(drained.total("counters", "transactions") - before.total("counters", "transactions"), 1.0)
     return Costs(
         machine_share=grown("account", "process_s") / seconds / machine.cores(),
         flush_share=grown("account", "flush_s") / seconds / nodes,
-        processor_us=processor_us,
-        signature_us=signature_us,
-        other_us=processor_us - signature_us,
-        signature_share=signature_us / max(processor_us, 1e-9),
+        processor_us=work.processor_us,
+        signature_us=work.signature_us,
+        other_us=work.processor_us - work.signature_us,
+        signature_share=work.signature_us / max(work.processor_us, 1e-9),
         wire_bytes=(after.sent_bytes() - before.sent_bytes()) / executed,
         disk_bytes=(sum(drained.disk_bytes) - sum(before.disk_bytes)) / to_end,
         written_bytes=(sum(drained.written_bytes) - sum(before.written_bytes)) / to_end,

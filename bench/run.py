@@ -6,7 +6,6 @@ Every process it starts dies with it: nodes through LocalCluster, clients throug
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -26,7 +25,7 @@ from bench.options import Options
 from bench.processes import answer_of, end, processor_s, send_start
 from bench.report import Config, Results
 from bench.results import Measured, config_of, results_of
-from bench.stage import RESULTS, Say, cluster_for, set_up
+from bench.stage import Say, cluster_for, own_folder, set_up
 from bench.usage import Sampler, Usage, interval_s, usage
 from node.cluster.plan import development_modules
 from node.cluster.runner import ClusterNode, LocalCluster
@@ -48,8 +47,7 @@ async def run(options: Options, say: Say, beside: Beside | None = None) -> tuple
         options = replace(options, rate=options.share * limit_before)
     say(f"limit L = {limit_before:.0f} tx/s; starting {options.nodes} nodes, to offer {options.rate:.0f} tx/s")
     world = options.world()
-    folder = RESULTS / f"cluster-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = own_folder("cluster")
     try:
         async with cluster_for(options, world, folder, say) as cluster:
             measured = await _measure(options, world, cluster, say, beside)
@@ -101,6 +99,10 @@ async def _measure(options: Options, world: World, cluster: LocalCluster, say: S
             works.append(asyncio.create_task(beside(cluster, options.duration_s)))
         for work in works:
             stack.callback(work.cancel)
+        quarter, three_quarters = [
+            await _at(start_s + options.warmup_s + options.duration_s * part, options, others, watches[0], start_s, say)
+            for part in (0.25, 0.75)
+        ]
         after = await _at(start_s + options.load_s, options, others, watches[0], start_s, say)
         used_s = processor_s() - before_s
         sampling.cancel()
@@ -112,8 +114,9 @@ async def _measure(options: Options, world: World, cluster: LocalCluster, say: S
         drained = await usage(others)
     outs = [read_out(clients.out_path(cluster.directory, index)) for index in range(options.clients)]
     return Measured(
-        world, options.times, start_s, watches, outs, list(results), used_s, before, after, drained, sampler.samples()
-    )
+        world, options.times, start_s, watches, outs, list(results), used_s,
+        before, quarter, three_quarters, after, drained, sampler.samples(),
+    )  # fmt: skip
 
 
 async def _finish(works: Sequence[asyncio.Task[None]], options: Options) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -35,6 +37,25 @@ PAUSE_S = 0.05
 
 Say = Callable[[str], None]
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def own_folder(kind: str) -> Path:
+    """Where a run of this process puts its cluster, not there yet. What killed runs left is removed."""
+    for path in (*RESULTS.glob("cluster-*"), *RESULTS.glob("comet-*")):
+        process = path.name.rpartition("-")[2]
+        if process.isdigit() and (int(process) == os.getpid() or not _lives(int(process))):
+            shutil.rmtree(path, ignore_errors=True)
+    return RESULTS / f"{kind}-{os.getpid()}"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 @asynccontextmanager

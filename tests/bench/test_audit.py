@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import count, cycle
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from bench.audit import audit, proven, replayed
+from bench.audit import _places, audit, proven, replayed
 from bench.chains import Clock, make
 from bench.mix import World
 from ledger.genesis import Genesis, Parameters
@@ -45,6 +47,7 @@ def test_sound_data_passes(home: Path, tmp_path: Path) -> None:
     assert [check for check in checks if not check.held] == []
     assert [check.found for check in checks[1:3]] == ["1000 of them"] * 2
     assert [check.claim.split()[0] for check in checks[3:]] == ["transactions", "receipts"]
+    assert [check.found for check in checks[3:]] == ["1000 of them"] * 2
 
 
 def test_another_first_state_comes_to_another_root(kv: LevelDB, genesis: Genesis, tmp_path: Path) -> None:
@@ -66,6 +69,23 @@ def test_nothing_is_proven_to_who_trusts_another_chain(kv: LevelDB) -> None:
     checks = proven(kv, ChainStore(kv), make_genesis(4, Parameters()), count=5)
     assert [check.held for check in checks] == [False] * 4
     assert all("of another chain" in check.found for check in checks)
+
+
+def test_copies_that_were_refused_are_passed_over(kv: LevelDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, genuine, asked = ChainStore(kv), ChainStore(kv).receipt, cycle((True, False, False))
+    monkeypatch.setattr(store, "receipt", lambda tx_id: genuine(tx_id) if next(asked) else None)
+    assert len(list(_places(store, Random(1), 50))) == 50
+    monkeypatch.setattr(store, "receipt", lambda tx_id: None)
+    assert list(_places(store, Random(1), 50)) == []
+
+
+def test_fewer_proofs_than_asked_for_are_not_enough(
+    kv: LevelDB, genesis: Genesis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, genuine, asked = ChainStore(kv), ChainStore(kv).receipt, count()
+    monkeypatch.setattr(store, "receipt", lambda tx_id: genuine(tx_id) if next(asked) < 4 else None)
+    transactions = proven(kv, store, genesis, count=5)[2]
+    assert (transactions.held, transactions.found) == (False, "4 of them")
 
 
 def test_an_entry_that_is_not_under_the_root_is_not_proven(kv: LevelDB, genesis: Genesis) -> None:

@@ -86,6 +86,7 @@ GOOD = Results(
     observer_share=0.01,
     failed_posts=0,
     emptied=True,
+    again=0,
     checks=(Check("the last block's hash is the same on all nodes", True, "height 9"),),
     series=series([Sent(6.0, "pair", 0, 6.1, 0)], [6.1], 5.0, 25.0, 5.0),
 )
@@ -318,15 +319,17 @@ def test_a_rate_passes_by_latency_throughput_and_refusals() -> None:
 def test_each_reason_to_doubt_is_said() -> None:
     cases = {
         "lagged": replace(GOOD, generator_lag_p99_ms=5.1),
-        "of the machine": replace(GOOD, generator_share=0.06),
+        "took much": replace(GOOD, generator_share=0.06),
         "speed changed": replace(GOOD, limit_after=6_000.0),
         "were refused": replace(GOOD, tally=Tally(100, 90, {Door.MEMPOOL_FULL: 10}, {}, {"pair": 100})),
         "never seen final": replace(GOOD, latencies=Latencies(10, 1, 1.0, 2.0, 3.0, math.inf)),
         "posts failed": replace(GOOD, failed_posts=1),
         "still waiting": replace(GOOD, emptied=False),
+        "executed twice: 3": replace(GOOD, again=3),
     }
     for words, results in cases.items():
-        assert [doubt for doubt in results.doubts() if words in doubt], words
+        assert results.sound
+        assert [doubt for doubt in results.doubts() if words in str(doubt)], words
         assert "DOUBT" in text(CONFIG, results)
     assert "mempool full 10" in text(CONFIG, cases["were refused"])
 

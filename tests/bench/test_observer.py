@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
 from bench.http import Connection, event_data
-from bench.observer import BenchError, Watch, caught_up
+from bench.observer import BenchError, Watch, caught_up, committed, header_hashes
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -63,6 +63,14 @@ async def test_a_refused_stream_is_no_empty_one() -> None:
         with pytest.raises(ValueError, match="refuses"):
             await anext(connection.events("/v1/blocks"))
         connection.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("read", [committed, header_hashes])
+async def test_a_node_that_does_not_answer_what_it_is_asked_is_named(read: Callable[..., Awaitable[object]]) -> None:
+    async with serving(b"HTTP/1.1 410 Gone\r\nContent-Length: 2\r\n\r\n{}") as (url, _):
+        with pytest.raises(BenchError, match=f"{url} answers 410 for /v1/blocks"):
+            await read(url, 1, 1)
 
 
 @pytest.mark.asyncio

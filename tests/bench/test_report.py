@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from bench.checks import Check
 from bench.figures import Latencies, Tally
-from bench.report import Config, Costs, Results, document, passes, text
+from bench.outcome import DRIFT, LAG
+from bench.report import Config, Costs, Results, Work, document, passes, text
 from bench.series import Minute, Samples, Series
 
 CONFIG = Config(
@@ -23,6 +24,8 @@ GOOD = Results(
     committed_per_s=1_999.5,
     latencies=Latencies(40_000, 0, 90.0, 180.0, 240.0, 400.0),
     costs=Costs(0.8, 0.3, 120.0, 60.0, 60.0, 0.5, 900.0, 700.0, 1_500.0, 40.0, 80.0, 25.0, 0),
+    first_quarter=Work(118.0, 60.0),
+    last_quarter=Work(122.0, 60.0),
     limit_before=7_500.0,
     limit_after=7_400.0,
     generator_lag_p99_ms=2.0,
@@ -50,16 +53,23 @@ def test_a_good_run_leaves_no_doubt_and_passes() -> None:
 def test_each_reason_to_doubt_is_said() -> None:
     cases = {
         "lagged": replace(GOOD, generator_lag_p99_ms=5.1),
-        "of the machine": replace(GOOD, generator_share=0.06),
+        "took much: 6.0% of the machine": replace(GOOD, generator_share=0.06),
         "speed changed": replace(GOOD, limit_after=6_000.0),
-        "were refused": replace(GOOD, tally=Tally(100, 90, {3001: 10}, {}, {"ship": 100})),
+        "were refused: 10.0%": replace(GOOD, tally=Tally(100, 90, {3001: 10}, {}, {"ship": 100})),
         "never seen final": replace(GOOD, latencies=Latencies(10, 1, 1.0, 2.0, 3.0, math.inf)),
         "posts failed": replace(GOOD, failed_posts=1),
         "fell behind": replace(GOOD, synced_txs=1),
     }
     for words, results in cases.items():
-        assert [doubt for doubt in results.doubts() if words in doubt], words
+        assert [doubt for doubt in results.doubts() if words in str(doubt)], words
         assert "DOUBT" in text(CONFIG, results)
+
+
+def test_a_run_is_void_when_the_generator_or_the_machine_was_measured() -> None:
+    void = (replace(GOOD, generator_lag_p99_ms=5.1), replace(GOOD, limit_after=6_000.0))
+    assert [[each["kind"] for each in document(CONFIG, results)["voids"]] for results in void] == [[LAG], [DRIFT]]
+    assert all(list(results.voids()) == list(results.doubts()) for results in void)
+    assert not list(replace(GOOD, generator_share=0.06).voids())  # of single posts it is inherent
 
 
 def test_a_failed_check_makes_the_run_unsound() -> None:

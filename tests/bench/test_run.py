@@ -30,4 +30,6 @@ async def test_a_run_with_a_stopped_follower_is_sound(monkeypatch: pytest.Monkey
     found = json.loads(json.dumps(document(config, results)))
     assert sum(found["results"]["series"]["commits"]) > 0
     assert len(found["results"]["series"]["quantiles_ms"]) == 100
+    for quarter in ("first_quarter", "last_quarter"):
+        assert found["results"][quarter]["processor_us"] > found["results"][quarter]["signature_us"] > 0
     assert found["results"]["samples"]["rss_bytes"][0][0] > 0
