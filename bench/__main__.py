@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench import report
-from bench.command import Found, conclude, find_max, keep, positive, sayer
+from bench.command import Found, conclude, find_max, keep, positive, refuse_beside, sayer
 from bench.faults import FaultPlan
 from bench.mix import MIXES
 from bench.options import Options
@@ -46,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rate", type=positive, default=default.rate, help="transactions offered a second (default 2000)"
     )
-    parser.add_argument(
-        "--duration", type=positive, default=default.duration_s, help="measured window in seconds (default 20)"
-    )
+    parser.add_argument("--duration", type=positive, help="measured window in seconds (default 20)")
     parser.add_argument(
         "--warmup", type=positive, default=default.warmup_s, help="seconds of load before it (default 5)"
     )
@@ -81,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--poisson", action="store_true", help="exponential gaps instead of a fixed pace")
     parser.add_argument("--seed", type=int, default=default.seed, help="of keys, transactions and gaps (default 1)")
     parser.add_argument(
-        "--find-max", action="store_true", help="search the highest rate that passes, from --rate, in short runs"
+        "--find-max", action="store_true", help="search the highest rate that passes, from --rate, in runs of 10 s"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
@@ -112,11 +110,13 @@ def _measure(options: Options, search: bool) -> Found:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.find_max:
+        refuse_beside(parser, given, "find-max", "share fault duration")
     options = Options(
         nodes=given.nodes,
         rate=given.rate,
         share=given.share,
-        duration_s=given.duration,
+        duration_s=given.duration or Options().duration_s,
         warmup_s=given.warmup,
         clients=given.clients,
         mix=given.mix,

@@ -19,7 +19,7 @@ def of_suite(document: Mapping[str, Any]) -> dict[str, str]:
     """SVG by name; only those that the suite has runs for."""
     runs: dict[str, list[Document]] = {}
     for found in document["rounds"]:
-        for name, run in found.items():
+        for name, run in found["runs"].items():
             runs.setdefault(name, []).append(run)
     drawn: dict[str, Chart] = {}
     steps = {name: list(found) for name, found in document["steps"].items()}

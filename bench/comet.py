@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import comet_report
 from bench.comet_nodes import SETUPS, build
 from bench.comet_run import Options, run
-from bench.command import Found, conclude, find_max, keep, positive, sayer
+from bench.command import Found, conclude, find_max, keep, positive, refuse_beside, sayer
 
 _say = sayer("comet")
 
@@ -41,11 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rate", type=positive, default=default.rate, help="transactions offered a second (default 500)"
     )
+    parser.add_argument("--duration", type=positive, help="measured window in seconds (default 20)")
     parser.add_argument(
-        "--duration", type=positive, default=default.duration_s, help="measured window in seconds (default 20)"
-    )
-    parser.add_argument(
-        "--find-max", action="store_true", help="search the highest rate that passes, from --rate, in short runs"
+        "--find-max", action="store_true", help="search the highest rate that passes, from --rate, in runs of 10 s"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
@@ -71,8 +69,11 @@ def _measure(options: Options, search: bool) -> Found:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = _parser().parse_args(arguments)
-    options = Options(given.config, given.rate, duration_s=given.duration)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.find_max:
+        refuse_beside(parser, given, "find-max", "duration")
+    options = Options(given.config, given.rate, duration_s=given.duration or Options().duration_s)
     return conclude(lambda: _measure(options, given.find_max), given.json, _say)
 
 

@@ -19,7 +19,7 @@ from bench.outcome import Outcome
 from bench.stage import RESULTS, Say
 from ledger.errors import ConfigError
 
-EXIT_UNAVAILABLE = 3
+EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 3, 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,13 @@ def positive(text: str) -> float:
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError("a number above 0")
     return value
+
+
+def refuse_beside(parser: argparse.ArgumentParser, given: argparse.Namespace, option: str, others: str) -> None:
+    """Usage, where an option comes with one of the `others` (words), which would change nothing then."""
+    for other in others.split():
+        if getattr(given, other) not in (None, False):
+            parser.error(f"--{other}: not beside --{option}")
 
 
 def sayer(command: str) -> Say:
@@ -57,11 +64,17 @@ def keep(found: Found, name: str, say: Say) -> None:
 
 
 def find_max(rate: float, run: Callable[[float, float], Found], say: Say) -> Found:
-    """The run of the highest rate that passes, from `rate` on; `run` takes a rate and seconds. BenchError if none."""
+    """The run of the highest rate that passes, from `rate` on; `run` takes a rate and seconds. BenchError if none. A
+    void one is made once more.
+    """
 
     def step(tried: float) -> Found:
         say(f"{tried:.0f} tx/s")
-        return run(tried, search.STEP_DURATION_S)
+        found = run(tried, search.STEP_DURATION_S)
+        if void := next(found.outcome.voids(), None):
+            say(f"{tried:.0f} tx/s once more: {void}")
+            found = run(tried, search.STEP_DURATION_S)
+        return found
 
     def passes(found: Found, tried: float) -> bool:
         verdict = "passes" if found.passes else "fails"
@@ -86,6 +99,6 @@ def conclude(measure: Callable[[], Found], as_json: bool, say: Say) -> int:
         return 1
     except KeyboardInterrupt:
         say("interrupted; no result")
-        return 130
+        return EXIT_INTERRUPTED
     sys.stdout.write((json.dumps(found.document, indent=2) if as_json else found.text) + "\n")
     return 0 if found.outcome.sound else 1

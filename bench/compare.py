@@ -1,7 +1,8 @@
 """Two suites by ratio: `python -m bench.compare A.json B.json` prints Markdown, B against A.
 
 Shares and ratios within one run survive the machine's drift; milliseconds and microseconds do so only as far as L is
-alike, so both L are printed. A change is called one only where the ranges of the rounds lie apart.
+alike, so both L are printed. A change is called one only where the ranges of the rounds lie apart, and the medians by
+more than a knee is known to.
 
 Must not know: how anything was measured.
 """
@@ -10,14 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.search import PRECISION
 from bench.suite import FORMAT
 from bench.table import number
+
+VALUES_MIN = 3  # on each side: fewer have no range to speak of
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -57,7 +62,12 @@ def _cells(row: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def verdict(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """`better` or `worse` where the ranges lie apart, else `within the spread`."""
+    """`better` or `worse` where the ranges lie apart, and the medians by more than a knee is known to."""
+    if min(len(row["values"]), len(other["values"])) < VALUES_MIN:
+        return f"under {VALUES_MIN} rounds"
+    one, two = (_or_infinite(each["median"]) for each in (row, other))
+    if one == two or abs(two - one) <= PRECISION * one < math.inf:
+        return "within the spread"
     low, high = (_or_infinite(row[name]) for name in ("low", "high"))
     other_low, other_high = (_or_infinite(other[name]) for name in ("low", "high"))
     if other_low > high:
@@ -68,7 +78,7 @@ def verdict(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _or_infinite(value: float | None) -> float:
-    return float("inf") if value is None else value
+    return math.inf if value is None else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Where a result was made: the machine, the commit, the versions of what the figures hang on.
+"""Where a result was made: the machine, the program, the versions of what the figures hang on.
 
 Must not know: measurements.
 """
@@ -9,10 +9,13 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("aiohttp", "msgpack", "plyvel", "pynacl")  # what most of the time of a transaction is spent in
+APART = (":!docs", ":!*.md", ":!tests", ":!bench/results")  # nothing that is measured hangs on these
+UNKNOWN = "unknown"
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -38,22 +41,23 @@ def commit() -> str:
             cwd=_ROOT, capture_output=True, text=True, check=True, timeout=10,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return UNKNOWN
 
 
-def is_same_program(commit_then: str) -> bool:
-    """Whether what is measured is what it was at a commit: documents, tests and results may differ."""
-    if commit_then == commit():
-        return True
-    apart = (":!docs", ":!*.md", ":!tests", ":!bench/results")
+def program() -> str:
+    """A fingerprint of what is measured, as it lies in the folder: names and contents of the files that git tracks."""
     try:
-        found = subprocess.run(
-            ["git", "diff", "--quiet", commit_then, "--", ".", *apart],
-            cwd=_ROOT, capture_output=True, check=False, timeout=10,
-        )  # fmt: skip
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--", ".", *APART], cwd=_ROOT, capture_output=True, check=True, timeout=10
+        ).stdout
     except (OSError, subprocess.SubprocessError):
-        return False
-    return found.returncode == 0
+        return UNKNOWN
+    found = sha256()
+    for name in sorted(set(listed.split(b"\0")) - {b""}):
+        path = _ROOT / os.fsdecode(name)
+        for part in (name, path.read_bytes() if path.is_file() else b""):
+            found.update(sha256(part).digest())
+    return found.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -64,4 +68,4 @@ def versions() -> dict[str, str]:
 
 def place() -> dict[str, Any]:
     """All of it, as JSON values."""
-    return {"commit": commit(), "machine": processor(), "cores": cores(), "versions": versions()}
+    return {"commit": commit(), "program": program(), "machine": processor(), "cores": cores(), "versions": versions()}

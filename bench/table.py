@@ -6,20 +6,25 @@ Must not know: how anything was measured.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from bench.rows import Row
+from bench.outcome import REFUSED_SHARE_MAX
+from bench.rows import Round, Row, refused_share
 from bench.scenarios import Document
 
-_MARKS = {"aim": "aim reached", "owed": "owed reached", "short": "**falls short**", "": ""}
+_MARKS = {"aim": "aim reached", "owed": "owed reached", "short": "**falls short**"}
 
 
-def measure(row: Row, rounds: Sequence[Mapping[str, Document]], missing: str) -> dict[str, Any]:
-    """The row as JSON values; `missing` says why, where no round has all its runs."""
-    whole = [found for found in rounds if all(name in found for name in row.scenarios)]
-    values = [row.value(found) for found in whole]
+def measure(row: Row, rounds: Sequence[Round], expected: int, missing: str) -> dict[str, Any]:
+    """The row as JSON values. A verdict takes values of more than half of the `expected` rounds; `missing` says why
+    there are none, if there are none.
+    """
+    values = [value for value in map(row.of, rounds) if value is not None]
+    runs = [found.runs[name] for found in rounds for name in row.scenarios if name in found.runs]
+    loads = [found.runs[row.scenarios[0]] for found in rounds if row.scenarios[0] in found.runs]
     middle = median(values) if values else math.inf
     return {
         "name": row.name,
@@ -33,9 +38,13 @@ def measure(row: Row, rounds: Sequence[Mapping[str, Document]], missing: str) ->
         "median": _finite(middle),
         "low": _finite(min(values, default=math.inf)),
         "high": _finite(max(values, default=math.inf)),
-        "verdict": row.verdict(middle) if values else "",
+        "expected": expected,
+        "lost": sum(map(row.loses, rounds)),
+        "verdict": row.verdict(middle) if 2 * len(values) > expected else "",
         "missing": "" if values else missing,
-        "where": where(whole[-1][row.scenarios[0]]) if whole else "",
+        "where": where(loads[-1]) if loads else "",
+        "runs": len(runs),
+        "doubts": dict(Counter(doubt["kind"] for run in runs for doubt in run["doubts"])),
     }
 
 
@@ -44,7 +53,7 @@ def _finite(value: float) -> float | None:
 
 
 def to_markdown(document: Mapping[str, Any], charts: Sequence[str] = ()) -> str:
-    """The whole table with its place, what was discarded, and what failed."""
+    """The whole table with its place, what was void, and what failed."""
     lines = ["# Benchmark suite", "", *_place(document), ""]
     lines += ["| | unit | owed | aim | measured | range | runs | |", "|---|---|---|---|---|---|---|---|"]
     for row in document["rows"]:
@@ -59,8 +68,12 @@ def to_markdown(document: Mapping[str, Any], charts: Sequence[str] = ()) -> str:
 def _place(document: Mapping[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     limits = document["limits"]
-    yield f"- commit {document['commit']}, {document['made']}, {document['runs']} rounds"
+    program = document["program"][:12]
+    yield f"- commit {document['commit']}, program {program}, {document['made']}, {document['runs']} rounds"
     yield f"- {document['machine']}, {document['cores']} cores; {versions}"
+    configs = [run["config"] for found in document["rounds"] for run in found["runs"].values()]
+    for theirs in [config for config in configs if "cometbft" in config][:1]:
+        yield f"- CometBFT {theirs['cometbft']}, {theirs['go']}"
     if limits:
         yield f"- limit L of the runs: {min(limits):.0f} to {max(limits):.0f} tx/s, median {median(limits):.0f}"
     if document["quick"]:
@@ -72,23 +85,34 @@ def _measured(row: Mapping[str, Any], quick: bool) -> list[str]:
         return [f"not measured: {row['missing']}", "", "0", ""]
     unit, count = row["unit"], len(row["values"])
     spread = f"{number(row['low'], unit)} to {number(row['high'], unit)}" if count > 1 else ""
-    return [f"**{number(row['median'], unit)}**", spread, str(count), "" if quick else _verdict(row)]
+    return [f"**{number(row['median'], unit)}**", spread, str(count), "" if quick else "; ".join(_remarked(row))]
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    """What falls short says where the time went."""
-    where = f": {row['where']}" if row["verdict"] == "short" else ""
-    return _MARKS[row["verdict"]] + where
+def _remarked(row: Mapping[str, Any]) -> Iterator[str]:
+    """The verdict, with where the time went if it falls short, or that there are too few rounds for one; what was lost;
+    what is in doubt.
+    """
+    count, expected = len(row["values"]), row["expected"]
+    if 2 * count <= expected:
+        yield f"{count} of {expected} rounds"
+    elif row["verdict"]:
+        yield _MARKS[row["verdict"]] + (f": {row['where']}" if row["verdict"] == "short" else "")
+    if row["lost"]:
+        yield f"{row['lost']} of {expected} rounds lost"
+    for kind, times in row["doubts"].items():
+        yield f"{times} of {row['runs']} runs: {kind}"
 
 
 def where(run: Document) -> str:
-    """What held a run back, as far as its nodes can tell."""
-    costs = run["results"]["costs"]
-    parts = (
+    """What held a run back, as far as its nodes can tell, and what became of the load that it was given."""
+    costs, share = run["results"]["costs"], refused_share(run)
+    p50, p99 = (number(run["results"]["latencies"][which], "ms") for which in ("p50_ms", "p99_ms"))
+    parts = [f"{share:.0%} refused, of the rest p50 {p50}, p99 {p99} ms"] if share > REFUSED_SHARE_MAX else []
+    parts += [
         f"of {costs['processor_us']:.0f} us per transaction and node, signatures {costs['signature_us']:.0f}",
         f"nodes had {costs['machine_share']:.0%} of the machine",
         f"an fsync was under way {costs['flush_share']:.0%} of the time",
-    )
+    ]
     return "; ".join(parts)
 
 
@@ -105,9 +129,9 @@ def number(value: float | None, unit: str) -> str:
 
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
     discarded = document["discarded"]
-    yield f"Runs discarded because L changed by more than 10 % under them: {sum(discarded.values())}"
-    for name, count in discarded.items():
-        yield f"- {name}: {count}"
+    yield f"Void runs, discarded: {sum(map(len, discarded.values()))}"
+    for name, reasons in discarded.items():
+        yield f"- {name}: {len(reasons)}, the last: {reasons[-1]}"
     yield ""
     for name, reasons in document["failed"].items():
         yield f"- {name}: {len(reasons)} without a result, the last: {reasons[-1]}"

@@ -10,7 +10,7 @@ import pytest
 from bench import machine
 
 
-def test_a_program_is_the_same_while_only_documents_tests_and_results_differ(
+def test_the_fingerprint_is_of_the_files_that_are_measured_as_they_lie_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "_ROOT", tmp_path)
@@ -25,14 +25,23 @@ def test_a_program_is_the_same_while_only_documents_tests_and_results_differ(
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    then = machine.commit()
-    assert machine.is_same_program(then)
-    for name in ("docs/a.py", "tests/a.py", "README.md"):
+    then = machine.program()
+    for name in ("docs/a.py", "tests/a.py", "README.md", "node/README.md"):
         (tmp_path / name).write_text("2\n")
     git("add", ".")
     git("commit", "-m", "second")
-    assert machine.commit() != then
-    assert machine.is_same_program(then)
-    (tmp_path / "node" / "a.py").write_text("2\n")
-    assert not machine.is_same_program(then)
-    assert not machine.is_same_program("no such commit")
+    assert machine.program() == then
+    file = tmp_path / "node" / "a.py"
+    file.write_text("2\n")
+    changed = machine.program()
+    file.unlink()
+    assert len({then, changed, machine.program()}) == 3
+    file.write_text("1\n")
+    assert machine.program() == then
+    git("mv", "node/a.py", "node/b.py")
+    assert machine.program() != then
+
+
+def test_without_git_there_is_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert machine.program() == "unknown"

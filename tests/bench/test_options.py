@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from bench import __main__ as bench
+from bench import comet
 from bench.faults import FaultKind, FaultPlan
 from bench.observer import BenchError
 from bench.options import Options
@@ -34,6 +36,17 @@ def test_the_defaults_can_be_run() -> None:
 )
 def test_what_cannot_be_run_is_named(options: Options, words: str) -> None:
     assert [problem for problem in options.problems() if words in problem]
+
+
+@pytest.mark.parametrize("option", ["--share", "--fault", "--duration"])
+def test_a_search_takes_nothing_that_it_would_not_heed(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    value = "kill-leader@1" if option == "--fault" else "20"
+    mains = [bench.main, comet.main] if option == "--duration" else [bench.main]
+    for main in mains:
+        with pytest.raises(SystemExit) as ended:
+            main(["--find-max", option, value])
+        assert ended.value.code == 2
+        assert f"{option}: not beside --find-max" in capsys.readouterr().err
 
 
 def test_links_go_through_proxies_when_they_are_delayed_even_by_nothing() -> None:

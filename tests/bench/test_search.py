@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from bench import command
+from bench.command import Found
+from bench.outcome import LAG_P99_MS_MAX
 from bench.search import PRECISION, STEPS_MAX, Search, find_max
+from tests.bench.test_report import GOOD
 
 
 def searched(start: float, limit: float) -> tuple[float | None, list[float]]:
@@ -53,3 +59,15 @@ def test_the_search_ends_with_its_steps_whatever_passes() -> None:
             search.note(passed)
         assert search.steps == 4
         assert bool(search.low) == passed
+
+
+def test_a_void_run_is_made_once_more() -> None:
+    tried: list[float] = []
+
+    def run(rate: float, seconds: float) -> Found:
+        tried.append(rate)
+        lag_ms = 2 * LAG_P99_MS_MAX if len(tried) in (1, 3, 4) else 0.0
+        return Found(replace(GOOD, generator_lag_p99_ms=lag_ms), len(tried) < 5, "", {})
+
+    command.find_max(1_000.0, run, lambda line: None)
+    assert tried[:5] == [1_000.0, 1_000.0, 1_400.0, 1_400.0, pytest.approx(1_960.0)]
