@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.comet_chain import rpc
-from bench.observer import BenchError, Unavailable
+from bench.observer import BenchError, Unavailable, processor_s
 from bench.processes import end
 from bench.report import TARGET_P95_MS
 from node.cluster.runner import free_base_port
@@ -137,16 +137,7 @@ class Nodes:
 
     def processor_s(self) -> float:
         """What all of them have used."""
-        return sum(_processor_s(process.pid) for process in self.processes)
-
-
-def _processor_s(pid: int) -> float:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("ascii")
-    except FileNotFoundError:
-        raise BenchError(f"process {pid} has ended, or this system does not say what it used") from None
-    fields = text.rpartition(")")[2].split()  # the name before may hold spaces; field 3 is the first here
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(processor_s(Path(f"/proc/{process.pid}/stat")) for process in self.processes)
 
 
 @asynccontextmanager

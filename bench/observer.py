@@ -151,6 +151,16 @@ def folder_size_bytes(folder: Path) -> int:
     return total
 
 
+def processor_s(stat: Path) -> float:
+    """What the process or thread has used whose `stat` below /proc this is."""
+    try:
+        text = stat.read_text("ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        raise BenchError(f"{stat.parent} has ended, or this system does not say what it used") from None
+    fields = text.rpartition(")")[2].split()  # the name before may hold spaces; field 3 is the first here
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def written_bytes(pid: int) -> int:
     """What a process has caused to be written to disk so far; 0 where the kernel does not say."""
     try:

@@ -2,7 +2,8 @@
 
 py-spy samples the node's Python stacks from outside for the whole window, so that nothing in the product knows of it.
 Samples in which a thread does not run are left out; the stages' shares (bench/stages.py) are of the processor time that
-the kernel counted for the node, and waiting for a core is told from idleness by the kernel's own account. The node is
+the kernel counted for the main thread. What it counted for all others is one figure: of the store's, which compacts,
+py-spy sees nothing. Waiting for a core is told from idleness by the kernel's own account. The node is
 not stopped to be read, as that cost it four fifths of its throughput here: now and then a stack is read while it
 changes, and counts for `other` or is dropped.
 
@@ -25,7 +26,7 @@ from typing import Any
 from bench import flame, machine, stages
 from bench.command import sayer
 from bench.mix import MIXES
-from bench.observer import BenchError, status
+from bench.observer import BenchError, processor_s, status
 from bench.options import Options
 from bench.report import document
 from bench.run import run
@@ -58,8 +59,8 @@ class Profiler:
         await self._sample(node, duration_s, out)
         after, took_s = await _used(node), time.monotonic() - began_s
         self.stacks = stages.parse(out.read_text("utf-8").splitlines())
-        processor_s, waiting_s, txs = (end - start for start, end in zip(before, after, strict=True))
-        self.account = stages.account(self.stacks, took_s, round(txs), processor_s, waiting_s)
+        processor_s, main_s, waiting_s, txs = (end - start for start, end in zip(before, after, strict=True))
+        self.account = stages.account(self.stacks, took_s, round(txs), processor_s, main_s, waiting_s)
 
     async def _sample(self, node: ClusterNode, duration_s: int, out: Path) -> None:
         program = shutil.which("py-spy", path=str(Path(sys.executable).parent))
@@ -82,10 +83,13 @@ class Profiler:
             )
 
 
-async def _used(node: ClusterNode) -> tuple[float, float, float]:
-    """(processor seconds, seconds in which its main thread waited for a core, transactions executed) so far."""
-    found = await status(node.api_url)
-    return found["account"]["process_s"], waited_s(node.pid or 0), found["counters"]["transactions"]
+async def _used(node: ClusterNode) -> tuple[float, float, float, float]:
+    """(processor seconds, those of its main thread, seconds in which that waited for a core, transactions executed) so
+    far.
+    """
+    found, pid = await status(node.api_url), node.pid or 0
+    main_s = processor_s(Path(f"/proc/{pid}/task/{pid}/stat"))
+    return found["account"]["process_s"], main_s, waited_s(pid), found["counters"]["transactions"]
 
 
 def waited_s(pid: int) -> float:
@@ -103,8 +107,8 @@ def keep(profiler: Profiler, run_document: dict[str, Any], stem: str) -> None:
     title = f"One node of {config['nodes']}, {config['rate']:.0f} tx/s of the mix {config['mix']}, {config['commit']}"
     (RESULTS / f"{stem}.svg").write_text(flame.to_svg(profiler.stacks, title), "utf-8")
     (RESULTS / f"{stem}.txt").write_text(stages.to_lines(profiler.stacks), "utf-8")
-    us_per_tx = {stage: profiler.account.us_per_tx(stage) for stage in stages.STAGES}
-    found = {"format": "medchain/profile/1", **machine.place(), "us_per_tx": us_per_tx}
+    us_per_tx = {stage: profiler.account.us_per_tx(stage) for stage in (*stages.STAGES, stages.OTHER_THREADS)}
+    found = {"format": "medchain/profile/2", **machine.place(), "us_per_tx": us_per_tx}
     found |= {"account": asdict(profiler.account), "run": run_document}
     (RESULTS / f"{stem}.json").write_text(json.dumps(found) + "\n", "utf-8")
 

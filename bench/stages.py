@@ -8,6 +8,9 @@ A thread that waits in the kernel (for events, for work, for the disk) and has j
 until it gets a core. Stacks that end in such a call are therefore `waiting` and belong to no stage; what the call
 itself costs goes to all stages alike.
 
+The stages are those of the main thread, on which everything but waiting and writing happens. Other threads, the store's
+native one included, have one line for what the kernel counted for them; a flame graph shows their stacks.
+
 Must not know: how samples are taken.
 """
 
@@ -20,7 +23,7 @@ Stack = tuple[tuple[str, str], ...]  # (function, file), outermost first
 
 DECODE, VERIFY, POOL, CONSENSUS, EXECUTE = "decode", "verify", "pool", "consensus", "execute"
 STATE_TREE, STORAGE, HTTP, NETWORK = "state tree", "storage", "HTTP", "network and TLS"
-LOOP, OTHER, WAITING = "event loop", "other", "waiting"
+LOOP, OTHER, WAITING, OTHER_THREADS = "event loop", "other", "waiting", "other threads"
 STAGES = (DECODE, VERIFY, POOL, CONSENSUS, EXECUTE, STATE_TREE, STORAGE, HTTP, NETWORK, LOOP, OTHER)
 
 
@@ -40,6 +43,7 @@ def _rule(stage: str, file: str, *functions: str) -> Rule:
     return Rule(stage, file, frozenset(functions))
 
 
+BEGINNING = ("_bootstrap", "threading.py")  # the outermost frame of every thread but the main one
 # Innermost frames that wait.
 WAITS = frozenset(
     {
@@ -137,42 +141,51 @@ def stage_of(stack: Stack) -> str:
 class Account:
     """Where one node's time went. Seconds of the window; microseconds for each transaction that it executed.
 
-    `waiting_s` is time in which a thread of the node could have run and another process had the core; `idle_s` is the
-    rest, in which the main thread had nothing to do.
+    `processor_s` is of all threads, `main_s` of the main one, whose `samples` these are. `waiting_s` is time in which
+    it could have run and another thread or process had the core; `idle_s` is the rest, in which it had nothing to do.
     """
 
     window_s: float
     txs: int
     processor_s: float
+    main_s: float
     waiting_s: float
     samples: Mapping[str, int]
 
     @property
     def idle_s(self) -> float:
-        return max(0.0, self.window_s - self.processor_s - self.waiting_s)
+        return max(0.0, self.window_s - self.main_s - self.waiting_s)
+
+    def seconds(self, stage: str) -> float:
+        """The stage's share of the samples, of the processor time that the kernel counted for the main thread; or what
+        it counted for the other threads.
+        """
+        if stage == OTHER_THREADS:
+            return max(0.0, self.processor_s - self.main_s)
+        return self.samples.get(stage, 0) / max(sum(self.samples.values()), 1) * self.main_s
 
     def us_per_tx(self, stage: str) -> float:
-        """The stage's share of the samples, of the processor time that the kernel counted."""
-        total = sum(self.samples.values())
-        return self.samples.get(stage, 0) / max(total, 1) * self.processor_s / max(self.txs, 1) * 1e6
+        return self.seconds(stage) / max(self.txs, 1) * 1e6
 
 
-def account(stacks: Mapping[Stack, int], window_s: float, txs: int, processor_s: float, waiting_s: float) -> Account:
+def account(
+    stacks: Mapping[Stack, int], window_s: float, txs: int, processor_s: float, main_s: float, waiting_s: float
+) -> Account:
     samples = dict.fromkeys(STAGES, 0)
     for stack, count in stacks.items():
         stage = stage_of(stack)
-        if stage != WAITING:
+        if stage != WAITING and stack[:1] != (BEGINNING,):
             samples[stage] += count
-    return Account(window_s, txs, processor_s, waiting_s, samples)
+    return Account(window_s, txs, processor_s, main_s, waiting_s, samples)
 
 
 def to_text(found: Account) -> Iterator[str]:
     """The account as a table, the largest first."""
-    total = max(sum(found.samples.values()), 1)
     per_tx = 1e6 / max(found.txs, 1)
     yield f"{'stage':<18}{'us per tx and node':>20}{'of the processor time':>24}"
-    for stage in sorted(STAGES, key=lambda stage: -found.samples[stage]):
-        yield f"{stage:<18}{found.us_per_tx(stage):>20.1f}{found.samples[stage] / total:>24.1%}"
+    for stage in sorted((*STAGES, OTHER_THREADS), key=found.seconds, reverse=True):
+        share = found.seconds(stage) / max(found.processor_s, 1e-9)
+        yield f"{stage:<18}{found.us_per_tx(stage):>20.1f}{share:>24.1%}"
     yield f"{'in all':<18}{found.processor_s * per_tx:>20.1f}{found.processor_s / found.window_s:>16.1%} of a core"
     for name, seconds in (("waiting for a core", found.waiting_s), ("idle", found.idle_s)):
         yield f"{name:<18}{seconds * per_tx:>20.1f}{seconds / found.window_s:>16.1%} of the time"

@@ -13,6 +13,7 @@ from bench.stages import (
     LOOP,
     NETWORK,
     OTHER,
+    OTHER_THREADS,
     POOL,
     STATE_TREE,
     STORAGE,
@@ -81,18 +82,22 @@ def test_collapsed_stacks_are_read_as_they_are_written() -> None:
 def test_an_account_divides_the_kernels_processor_time_by_samples_and_transactions() -> None:
     verify, execute = (("check_signatures", "node/driver.py"),), (("execute", "ledger/execution.py"),)
     waiting = (("select", "selectors.py"),)
-    found = account({verify: 30, execute: 10, waiting: 60}, 10.0, 1_000, 0.4, 1.6)
+    flush = (("_bootstrap", "threading.py"), ("_run", "storage/wal.py"))
+    found = account({verify: 30, execute: 10, waiting: 60, flush: 40}, 10.0, 1_000, 0.5, 0.4, 1.6)
     assert found.us_per_tx(VERIFY) == pytest.approx(300)
     assert found.us_per_tx(EXECUTE) == pytest.approx(100)
+    assert found.us_per_tx(STORAGE) == 0  # the share of other threads is what the kernel counted
+    assert found.us_per_tx(OTHER_THREADS) == pytest.approx(100)
     assert found.idle_s == pytest.approx(8.0)
     lines = list(to_text(found))
-    assert lines[1].split() == ["verify", "300.0", "75.0%"]
+    assert lines[1].split() == ["verify", "300.0", "60.0%"]
+    assert ["other", "threads", "100.0", "20.0%"] in [line.split() for line in lines]
     assert lines[-1].split()[0] == "idle"
     assert "80.0% of the time" in lines[-1]
 
 
 def test_an_account_of_nothing_divides_by_nothing() -> None:
-    assert list(to_text(account({}, 1.0, 0, 0.0, 0.0)))
+    assert list(to_text(account({}, 1.0, 0, 0.0, 0.0, 0.0)))
 
 
 def test_a_flame_graph_has_a_box_for_each_frame_and_none_for_waiting() -> None:
