@@ -24,7 +24,8 @@ def measure(row: Row, rounds: Sequence[Round], expected: int, missing: str) -> d
     """
     values = [value for value in map(row.of, rounds) if value is not None]
     runs = [found.runs[name] for found in rounds for name in row.scenarios if name in found.runs]
-    loads = [found.runs[row.scenarios[0]] for found in rounds if row.scenarios[0] in found.runs]
+    whole = [found.runs for found in rounds if all(name in found.runs for name in row.scenarios)]
+    typical = sorted(whole, key=row.value)[len(whole) // 2 :][:1]
     middle = median(values) if values else math.inf
     return {
         "name": row.name,
@@ -42,7 +43,7 @@ def measure(row: Row, rounds: Sequence[Round], expected: int, missing: str) -> d
         "lost": sum(map(row.loses, rounds)),
         "verdict": row.verdict(middle) if 2 * len(values) > expected else "",
         "missing": "" if values else missing,
-        "where": where(loads[-1]) if loads else "",
+        "where": "".join(where(found[row.scenarios[0]]) for found in typical),
         "runs": len(runs),
         "doubts": dict(Counter(doubt["kind"] for run in runs for doubt in run["doubts"])),
     }

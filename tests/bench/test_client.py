@@ -162,20 +162,35 @@ def test_a_client_asks_for_the_first_turn_and_goes_on_without(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("module", "order"), [(client, an_order(0).to_json()), (comet_client, comet_order().to_json())]
+    ("module", "order", "phase"), [(client, an_order(1), 1 / 3), (comet_client, comet_order(index=1), 1 / 2)]
 )
-def test_every_client_asks_before_it_begins(monkeypatch: pytest.MonkeyPatch, module: Any, order: str) -> None:
-    class Asked(Exception):
-        pass
+def test_each_client_goes_first_and_lies_between_the_others(
+    monkeypatch: pytest.MonkeyPatch, module: Any, order: Any, phase: float
+) -> None:
+    done: list[object] = []
 
-    def ask() -> None:
-        raise Asked
+    async def serve(generator: Generator, out: Path) -> None:
+        done.append(generator._phase_s)
 
-    monkeypatch.setattr("sys.stdin", io.StringIO(order + "\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(order.to_json() + "\n"))
     monkeypatch.setattr(module, "tie_to_parent", lambda pid: None)
-    monkeypatch.setattr(module, "go_first", ask)
-    with pytest.raises(Asked):
-        module.main()
+    monkeypatch.setattr(module, "go_first", lambda: done.append("first"))
+    monkeypatch.setattr(module, "serve", serve)
+    module.main()
+    assert done == ["first", pytest.approx(phase * POST_INTERVAL_S)]
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_posted_before_its_clients_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, posted_s = a_generator([0.0], phase=0.5), []
+
+    async def post(node: int, first: int, end: int) -> None:
+        posted_s.append(time.monotonic() - start_s)
+
+    monkeypatch.setattr(generator, "_post", post)
+    start_s = time.monotonic()
+    await generator.run(start_s)
+    assert posted_s[0] >= 1.5 * POST_INTERVAL_S
 
 
 def test_lags_are_of_the_transactions_of_all_clients() -> None:

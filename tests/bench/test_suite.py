@@ -115,6 +115,14 @@ def test_a_load_that_was_not_carried_has_no_latency(name: str, scenario: str) ->
     assert "refused" not in measure(row(name), [Round({scenario: carried})], 1, "")["where"]
 
 
+def test_where_the_time_went_is_said_of_the_run_in_the_middle() -> None:
+    runs = [refusing(a_run(), share) for share in (0.3, 0.0, 0.2, 0.0, 0.4)]
+    found = measure(row("light p50"), [Round({"light": run}) for run in runs], 5, "")
+    assert found["median"] is None
+    assert " refused, " in found["where"]
+    assert measure(row("light p50"), [Round(void={"light": "why"})], 1, "")["where"] == ""
+
+
 def test_twice_the_knee_the_latency_is_that_of_the_accepted() -> None:
     assert row("overload p99").value({"overload": refusing(a_run(p99_ms=300.0), 0.5)}) == 300
 
