@@ -20,7 +20,6 @@ from typing import Any
 
 from bench.client import Generator, serve
 from bench.options import TXS_PER_POST_MAX
-from bench.processes import go_first
 from bench.schedule import due_times
 from bench.signing import Share
 from ledger.crypto import PUBLIC_KEY_SIZE_BYTES, SIGNATURE_SIZE_BYTES, KeyPair, hash_bytes
@@ -128,7 +127,6 @@ class CometGenerator(Generator):
 def main() -> int:
     order = Order(**json.loads(sys.stdin.readline()))
     tie_to_parent(order.parent_pid)
-    go_first()
     generator = CometGenerator(make_share(order), order.urls, TXS_PER_POST_MAX, order.index / order.clients)
     asyncio.run(serve(generator, Path(order.out)))
     return 0

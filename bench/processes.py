@@ -17,7 +17,6 @@ from typing import Any
 from bench.observer import BenchError
 
 LINE_SIZE_BYTES_MAX = 16 * 1024 * 1024  # a report holds a count for each tenth of a millisecond that it was late
-CLIENT_NICENESS = -10
 
 
 async def start_client(module: str, order: str) -> asyncio.subprocess.Process:
@@ -46,11 +45,13 @@ async def answer_of(client: asyncio.subprocess.Process) -> dict[str, Any]:
 
 
 def go_first() -> None:
-    """A client does not wait behind the nodes for a core: in production it is another machine. Where that is not
-    permitted, it is late at times, and the run says so.
+    """From now on this thread has a core as soon as it wants one: in production a client is another machine, and does
+    not wait behind the nodes. A niceness is not enough, as a thread still waits for what others have of their slices.
+    Where real-time priority is not permitted, it is late at times, and the run says so. Does nothing off Linux.
     """
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, CLIENT_NICENESS)
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 async def end(child: asyncio.subprocess.Process) -> None:

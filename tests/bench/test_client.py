@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import client, comet_client, processes
+from bench import client, comet_client
 from bench.client import NOT_ANSWERED, POST_INTERVAL_S, Generator, lag_p99_ms, problem_code, read_out, write_out
 from bench.http import parse_head
 from bench.mix import World
@@ -149,22 +149,27 @@ async def test_what_waits_for_a_connection_is_late(monkeypatch: pytest.MonkeyPat
     assert late >= (1.0 - POST_INTERVAL_S) * 10_000
 
 
-def test_a_client_asks_for_the_first_turn_and_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int, int]] = []
+@pytest.mark.asyncio
+async def test_a_client_goes_first_once_it_is_told_to_begin_and_on_if_it_may_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[object] = []
 
-    def refused(*given: int) -> None:
-        asked.append(given)
+    def refused(*given: object) -> None:
+        done.append(given[:2])
         raise PermissionError
 
-    monkeypatch.setattr(os, "setpriority", refused)
-    processes.go_first()
-    assert asked == [(os.PRIO_PROCESS, 0, processes.CLIENT_NICENESS)]
+    monkeypatch.setattr(os, "sched_setscheduler", refused)
+    monkeypatch.setattr(client, "say", lambda document: done.append(next(iter(document))))
+    monkeypatch.setattr("sys.stdin", io.StringIO("0.0\n"))
+    await client.serve(a_generator([]), tmp_path / "out")
+    assert done == ["signed", (0, os.SCHED_RR), "lags"]
 
 
 @pytest.mark.parametrize(
     ("module", "order", "phase"), [(client, an_order(1), 1 / 3), (comet_client, comet_order(index=1), 1 / 2)]
 )
-def test_each_client_goes_first_and_lies_between_the_others(
+def test_each_client_lies_between_the_others(
     monkeypatch: pytest.MonkeyPatch, module: Any, order: Any, phase: float
 ) -> None:
     done: list[object] = []
@@ -174,10 +179,9 @@ def test_each_client_goes_first_and_lies_between_the_others(
 
     monkeypatch.setattr("sys.stdin", io.StringIO(order.to_json() + "\n"))
     monkeypatch.setattr(module, "tie_to_parent", lambda pid: None)
-    monkeypatch.setattr(module, "go_first", lambda: done.append("first"))
     monkeypatch.setattr(module, "serve", serve)
     module.main()
-    assert done == ["first", pytest.approx(phase * POST_INTERVAL_S)]
+    assert done == [pytest.approx(phase * POST_INTERVAL_S)]
 
 
 @pytest.mark.asyncio
