@@ -27,7 +27,7 @@ from typing import Any
 
 from bench.figures import counted_percentile
 from bench.http import Connection
-from bench.processes import ended_children_s, go_first, processor_s, say
+from bench.processes import ended_children_s, going_first, processor_s, say
 from bench.signing import AHEAD_S, Order, Share, Signer, sign_share, unsigned_share
 from ledger.codec import encode
 from ledger.crypto import HASH_SIZE_BYTES
@@ -203,10 +203,10 @@ async def serve(generator: Generator, out: Path) -> None:
     line = await asyncio.to_thread(sys.stdin.readline)
     if not line:
         raise EOFError("the run ended before it began")
-    go_first()  # not before: signing takes all of a core
     before_s = _used_s()
     try:
-        await generator.run(float(line))
+        with going_first():  # not before: signing takes all of a core
+            await generator.run(float(line))
     finally:
         generator.close()
     write_out(out, generator.share.ids, generator.codes)

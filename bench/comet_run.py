@@ -23,7 +23,7 @@ from bench.comet_client import TX_SIZE_BYTES, Order
 from bench.comet_nodes import NODES, SETUPS, Nodes, Setup, running, versions
 from bench.comet_report import Config, Results
 from bench.figures import Sent, committed_per_s, latencies, seen_at, tally
-from bench.processes import answer_of, end, processor_s, send_start, start_client
+from bench.processes import answer_of, end, going_first, processor_s, send_start, start_client
 from bench.schedule import due_times, window
 from bench.series import series
 from bench.stage import Say, own_folder
@@ -113,6 +113,7 @@ async def _measure(options: Options, setup: Setup, nodes: Nodes, folder: Path, s
         followers = [stack.enter_context(_Follower(watch)) for watch in watches]
         await asyncio.gather(*(follower.subscribed() for follower in followers))
         first, observer_s = await height_of(urls[0]) + 1, processor_s()
+        stack.enter_context(going_first())
         start_s = time.monotonic() + START_AHEAD_S
         for client in clients:
             send_start(client, start_s)

@@ -11,7 +11,8 @@ import json
 import os
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from bench.observer import BenchError
@@ -44,14 +45,23 @@ async def answer_of(client: asyncio.subprocess.Process) -> dict[str, Any]:
     return document
 
 
-def go_first() -> None:
-    """From now on this thread has a core as soon as it wants one: in production a client is another machine, and does
-    not wait behind the nodes. A niceness is not enough, as a thread still waits for what others have of their slices.
-    Where real-time priority is not permitted, it is late at times, and the run says so. Does nothing off Linux.
+@contextmanager
+def going_first() -> Iterator[None]:
+    """Meanwhile this thread has a core as soon as it wants one: in production a client is another machine, and does not
+    wait behind the nodes. A niceness is not enough, as a thread still waits for what others have of their slices. What
+    it starts has none of it. Where real-time priority is not permitted, it is late at times, and the run says so. Does
+    nothing off Linux.
     """
+    has_it = False
     if sys.platform == "linux":
         with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+            has_it = True
+    try:
+        yield
+    finally:
+        if has_it and sys.platform == "linux":
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 async def end(child: asyncio.subprocess.Process) -> None:

@@ -22,7 +22,7 @@ from bench.figures import Sent, seen_at
 from bench.mix import BALANCE_START, CURRENCY, PATIENTS, World
 from bench.observer import Watch
 from bench.options import Options
-from bench.processes import answer_of, end, processor_s, send_start
+from bench.processes import answer_of, end, going_first, processor_s, send_start
 from bench.report import Config, Results
 from bench.results import Measured, config_of, results_of
 from bench.stage import Say, cluster_for, own_folder, set_up
@@ -82,6 +82,8 @@ async def _measure(options: Options, world: World, cluster: LocalCluster, say: S
         watches = [Watch(url, next_height=first) for url in spared[: (options.nodes - 1) // 3 + 1]]
         followers = [asyncio.create_task(watch.follow()) for watch in watches]
         before_s = processor_s()
+        if not options.proxies:  # which are in this process, and no client of ours
+            stack.enter_context(going_first())
         start_s = time.monotonic() + START_AHEAD_S
         sampler = Sampler(cluster.nodes, start_s, interval_s(options.load_s))
         for task in (*followers, sampling := asyncio.create_task(sampler.run())):

@@ -44,7 +44,7 @@ class PoolConfig:
     batch_age_ms_max: int = 25  # the longest a transaction waits for company; not at all while none of ours is ordered
     batch_txs_soon: int = 100  # enough for a batch of its own, however young: its fixed costs are spread by then
     # More unexecuted work than this is refused, beside what is on its way: waiting longer helps nobody.
-    backlog_ms_max: int = 250
+    backlog_ms_max: int = 220
     backlog_txs_min: int = 500  # accepted however slow the chain seems, so that an idle chain can start
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
     held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own

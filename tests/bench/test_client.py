@@ -16,6 +16,8 @@ from bench import client, comet_client
 from bench.client import NOT_ANSWERED, POST_INTERVAL_S, Generator, lag_p99_ms, problem_code, read_out, write_out
 from bench.http import parse_head
 from bench.mix import World
+from bench.observer import BenchError
+from bench.processes import going_first
 from bench.schedule import due_times
 from bench.signing import Order, Share, Signer, sign_share, unsigned_share, write_signed
 from ledger.crypto import verify_joined
@@ -163,7 +165,15 @@ async def test_a_client_goes_first_once_it_is_told_to_begin_and_on_if_it_may_not
     monkeypatch.setattr(client, "say", lambda document: done.append(next(iter(document))))
     monkeypatch.setattr("sys.stdin", io.StringIO("0.0\n"))
     await client.serve(a_generator([]), tmp_path / "out")
-    assert done == ["signed", (0, os.SCHED_RR), "lags"]
+    assert done == ["signed", (0, os.SCHED_RR | os.SCHED_RESET_ON_FORK), "lags"]
+
+
+def test_who_went_first_waits_its_turn_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, priority: done.append(policy))
+    with pytest.raises(BenchError), going_first():
+        raise BenchError("in the middle of a run")
+    assert done == [os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.SCHED_OTHER]
 
 
 @pytest.mark.parametrize(
