@@ -133,7 +133,8 @@ _ALL = (
     Scenario("follower stopped", _faulty(FaultKind.STOP_FOLLOWER), of_knee=0.5, knee="standard"),
     Scenario("follower slow", _faulty(FaultKind.SLOW_FOLLOWER), of_knee=0.5, knee="standard"),
     Scenario("leader killed", _faulty(FaultKind.KILL_LEADER), of_knee=0.5, knee="standard"),
-    Scenario("bulk", _loaded(mix="bulk"), guess=0.01),
+    Scenario("bulk", _loaded(mix="bulk"), guess=0.004),
+    Scenario("bulk overload", _loaded(mix="bulk"), of_knee=2.0, knee="bulk"),
     Scenario("singles", _loaded(post_txs_max=1), guess=0.1),
     # Its rows compare it with itself, and no machine stays the same for half an hour.
     Scenario("long", replace(_loaded(), duration_s=LONG_S), of_knee=0.8, knee="standard", runs_max=1, may_drift=True),
