@@ -26,6 +26,7 @@ What plyvel leaves open, and what is done about it:
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 import weakref
@@ -53,7 +54,8 @@ from storage.kv import check_limit, prefix_end
 
 # Half a minute of blocks at full load fits before a table is written: fewer, larger compactions. It is also about what
 # a start after a crash has to read again (below a second).
-WRITE_BUFFER_BYTES = 32 * 1024 * 1024
+# Nodes write the same, so each takes a size of its own: else all would write their tables at the same moment.
+WRITE_BUFFER_BYTES_MIN, WRITE_BUFFER_BYTES_MAX = 16 * 1024 * 1024, 32 * 1024 * 1024
 # Four nodes on a laptop: 32 MiB each stays unnoticed, and the hot keys of a block fit many times.
 CACHE_BYTES = 32 * 1024 * 1024
 # False positives below 1 %: a look-up of an absent key (replay protection, new serials) reads no table.
@@ -86,9 +88,11 @@ class LevelDB:
     StorageError.
     """
 
-    def __init__(self, path: str | Path, *, create: bool = False, write_buffer_bytes: int = WRITE_BUFFER_BYTES) -> None:
+    def __init__(self, path: str | Path, *, create: bool = False, write_buffer_bytes: int | None = None) -> None:
         self._path = Path(path)
-        self._write_buffer_bytes = write_buffer_bytes
+        self._write_buffer_bytes = write_buffer_bytes or random.randrange(  # noqa: S311 - decides nothing
+            WRITE_BUFFER_BYTES_MIN, WRITE_BUFFER_BYTES_MAX
+        )
         self._inflight: list[None] = []
         self._orphans: list[Any] = []  # at most one for each scan or snapshot that was open
         self._closing = True

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import plyvel
 import pytest
@@ -253,6 +254,23 @@ def test_a_synced_write_makes_the_name_of_a_new_log_durable(tmp_path: Path, monk
     db.write([(b"a", b"2")], sync=True)
     assert synced == [tmp_path / "db"] * 2
     db.close()
+
+
+def test_nodes_that_write_the_same_do_not_write_their_tables_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def opened(path: str, **options: Any) -> Any:
+        sizes.append(options["write_buffer_size"])
+        return real(path, **options)
+
+    real = plyvel.DB
+    monkeypatch.setattr(plyvel, "DB", opened)
+    for number in range(5):
+        LevelDB(tmp_path / str(number), create=True).close()
+    assert len(set(sizes)) > 1
+    assert all(leveldb.WRITE_BUFFER_BYTES_MIN <= size < leveldb.WRITE_BUFFER_BYTES_MAX for size in sizes)
 
 
 def test_after_a_failed_write_nothing_is_taken_until_reopened(tmp_path: Path) -> None:
