@@ -52,8 +52,8 @@ from storage.errors import (
 from storage.files import sync_folder
 from storage.kv import check_limit, prefix_end
 
-# A quarter to half a minute of blocks at full load fits before a table is written: fewer, larger compactions. It is also
-# about what a start after a crash has to read again (below a second).
+# A quarter to half a minute of blocks at full load fits before a table is written: fewer, larger compactions. It is
+# also about what a start after a crash has to read again (below a second).
 # Nodes write the same, so each takes a size of its own: else all would write their tables at the same moment.
 WRITE_BUFFER_BYTES_MIN, WRITE_BUFFER_BYTES_MAX = 16 * 1024 * 1024, 32 * 1024 * 1024
 # Four nodes on a laptop: 32 MiB each stays unnoticed, and the hot keys of a block fit many times.
