@@ -72,10 +72,10 @@ async def cluster_for(options: Options, world: World, folder: Path, say: Say) ->
         say(f"writing {options.accounts} accounts into the first state")
         await asyncio.to_thread(accounts.fund, [node.home for node in cluster.nodes], world)
     async with cluster:
-        await cluster.wait_ready(READY_TIMEOUT_S)
-        if options.proxies:
+        if options.proxies:  # before nodes connect: they measure the way at once, and then seldom
             cluster.delay(options.delay_ms or 0)
             cluster.lose(options.loss)
+        await cluster.wait_ready(READY_TIMEOUT_S)
         await _until_connected([node.api_url for node in cluster.nodes])
         yield cluster
 

@@ -27,6 +27,7 @@ class TransportConfig:
     software: str = "medchain"
     handshake_ms_max: int = 5_000  # from accept or dial to HELLO_ACK; whoever is slower is cut
     heartbeat_ms: int = 10_000  # a silent connection is pinged after this, and dead half as long after that
+    rtts_kept: int = 60  # round trips of which the shortest is the path's own: those of ten minutes
     pause_ms_max: int = 500  # the longest Handlers.ready may hold a reader: votes wait behind it
     peers_max: int = 128  # established connections with followers; the chain bounds the validators, at 128 as well
     pending_max: int = 128  # connections that have not proved who they are yet
@@ -41,7 +42,7 @@ class TransportConfig:
         if len(self.software) > SOFTWARE_LENGTH_MAX or len(self.advertise_host) > HOST_LENGTH_MAX:
             raise ValueError("software or advertise_host is too long")
         limits = (self.handshake_ms_max, self.heartbeat_ms, self.pause_ms_max, self.peers_max, self.pending_max)
-        if min(*limits, self.pending_per_address_max, self.write_buffer_bytes) < 1:
+        if min(*limits, self.pending_per_address_max, self.write_buffer_bytes, self.rtts_kept) < 1:
             raise ValueError("times and limits are positive")
 
 

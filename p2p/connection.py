@@ -23,8 +23,13 @@ def monotonic_ms() -> int:
 class Link(Protocol):
     """What a connection's bookkeeping needs of a WebSocket."""
 
-    rtt_ms: float | None
-    rtt_ms_min: float | None
+    @property
+    def rtt_ms(self) -> float | None:
+        """The last round trip measured; None before the first."""
+
+    @property
+    def rtt_ms_min(self) -> float | None:
+        """The shortest of the last ones."""
 
     def address(self) -> str: ...
 

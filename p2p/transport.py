@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import socket as sockets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from random import Random
 from typing import Any
@@ -187,7 +187,8 @@ class Transport:
         return self._peers.info()
 
     def round_trips_ms(self) -> dict[bytes, float]:
-        """The shortest round trip of each established connection, by peer; what is not measured yet is left out."""
+        """The shortest recent round trip of each established connection, by peer; what is not measured yet is left out:
+        the path without what waits on it, whether or not it has become a longer one."""
         measured = ((each.peer.key, each.link.rtt_ms_min) for each in self._peers.connections())
         return {key: rtt_ms for key, rtt_ms in measured if rtt_ms is not None}
 
@@ -208,7 +209,7 @@ class Transport:
         await socket.prepare(request)
         if request.transport is None:
             return socket
-        link = _Link(socket, protocol, request.transport, self._config.write_buffer_bytes)
+        link = _Link(socket, protocol, request.transport, self._config)
         try:
             connection = await self._answer(link)
             if connection is not None:
@@ -321,7 +322,7 @@ class Transport:
             max_msg_size=MESSAGE_SIZE_BYTES_MAX + 1,
         )
         assert isinstance(socket, _ClientSocket)
-        return _Link(socket, socket.writer.protocol, socket.writer.transport, self._config.write_buffer_bytes)
+        return _Link(socket, socket.writer.protocol, socket.writer.transport, self._config)
 
     # Handshake, both sides
 
@@ -449,19 +450,26 @@ class _Link:
         socket: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
         protocol: BaseProtocol,
         transport: asyncio.Transport,
-        write_buffer_bytes: int,
+        config: TransportConfig,
     ) -> None:
         self.socket = socket
-        self.rtt_ms: float | None = None
-        self.rtt_ms_min: float | None = None
+        self._rtts_ms: deque[float] = deque(maxlen=config.rtts_kept)
         self._transport = transport
         self._drain = StreamWriter(protocol, asyncio.get_running_loop()).drain
         self._ping_ns = 0
         # What is in a buffer can no longer be overtaken, so buffers are small here and in the kernel.
-        transport.set_write_buffer_limits(high=write_buffer_bytes)
+        transport.set_write_buffer_limits(high=config.write_buffer_bytes)
         raw = transport.get_extra_info("socket")
         if raw is not None and hasattr(sockets, "TCP_NOTSENT_LOWAT"):
-            raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NOTSENT_LOWAT, write_buffer_bytes)
+            raw.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NOTSENT_LOWAT, config.write_buffer_bytes)
+
+    @property
+    def rtt_ms(self) -> float | None:
+        return self._rtts_ms[-1] if self._rtts_ms else None
+
+    @property
+    def rtt_ms_min(self) -> float | None:
+        return min(self._rtts_ms, default=None)
 
     async def send(self, message: bytes) -> None:
         await self.socket.send_bytes(message)
@@ -481,8 +489,7 @@ class _Link:
                 await self.socket.pong(message.data)
             elif message.type is aiohttp.WSMsgType.PONG:
                 if message.data == self._ping_ns.to_bytes(8, "big"):
-                    self.rtt_ms = (time.monotonic_ns() - self._ping_ns) / 1e6
-                    self.rtt_ms_min = min(self.rtt_ms, self.rtt_ms_min or self.rtt_ms)
+                    self._rtts_ms.append((time.monotonic_ns() - self._ping_ns) / 1e6)
             elif message.type is aiohttp.WSMsgType.TEXT:
                 raise FrameError(Fault.MALFORMED_FRAME)
             elif message.type is aiohttp.WSMsgType.ERROR and isinstance(message.data, WebSocketError):

@@ -15,6 +15,7 @@ import pytest
 
 from ledger.codec import encode
 from ledger.crypto import KeyPair, hash_bytes
+from node.cluster.links import Link
 from p2p.config import Handlers, TransportConfig
 from p2p.errors import Fault, Refusal
 from p2p.frames import KIB, KINDS, Kind, decode_frames, encode_frame
@@ -216,6 +217,27 @@ async def test_round_trip_is_measured() -> None:
         (info,) = a.transport.peers()
         assert info.rtt_ms is not None
         assert 0 < info.rtt_ms < 1_000
+
+
+@pytest.mark.asyncio
+async def test_a_path_that_becomes_longer_is_noticed() -> None:
+    """The shortest round trip is of the last ones: what waits on the path is left out, a longer path is not."""
+    config = TransportConfig(peerbook=QUICK, heartbeat_ms=200, rtts_kept=2)
+    a, b = Node(A, config=config), Node(B, config=config)
+    async with running(a, b):
+        link = Link(0, b.transport.port)
+        await link.start()
+        try:
+            a.transport.add_address(b.key, "127.0.0.1", link.port)
+            async with asyncio.timeout(5):
+                while not (short := a.transport.round_trips_ms()):
+                    await asyncio.sleep(0.01)
+                link.set_delay(int(short[b.key]) + 30)
+                while a.transport.round_trips_ms()[b.key] < 2 * link.delay_ms:
+                    await asyncio.sleep(0.01)
+        finally:
+            await link.close()
+        await a.record.until(lambda: a.record.downs)
 
 
 @pytest.mark.asyncio
