@@ -79,15 +79,6 @@ def decode(data: bytes, *, size_bytes_max: int, depth_max: int = DEPTH_MAX, item
     return value
 
 
-def first_bytes(data: bytes) -> bytes:
-    """The byte string that a short encoded array begins with, without decoding what follows; empty if it begins with
-    anything else, or is none."""
-    if len(data) < 2 or not 0x91 <= data[0] <= 0x9F:
-        return b""
-    start = 2 + _BYTES.get(data[1], 0)
-    return data[start : start + int.from_bytes(data[2:start], "big")]
-
-
 def _check_types(value: object, depth_left: int) -> bool:
     """Raise TypeError for what has no encoding; else whether all arrays are tuples, as decoding gives them."""
     if type(value) is not tuple and type(value) is not list:
@@ -106,8 +97,7 @@ def _check_types(value: object, depth_left: int) -> bool:
 
 
 # Header length and payload meaning by first byte: (bytes of length field, is array). Fixed forms are ranges below.
-_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-_SIZED = {**_BYTES, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _FIXED = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 _ARRAYS = {0xDC: 2, 0xDD: 4}
 

@@ -243,7 +243,7 @@ class Replica:
                 self._logged[batch.digest] = max(height, self._logged.get(batch.digest, 0))
                 self._vouch(batch, height)
                 # What has expired can be ordered no more, or was long ago and is pruned.
-                if self.store.batch(batch.digest) is None and not self._has_expired(batch):
+                if not self.store.has_ordered(batch.digest) and not self._has_expired(batch):
                     self.pool.add(batch, self.key, now_ms)  # whose it was is not known: not our clients' room
         first = self.engine.forgotten + 1
         stored = (self.store.block(height) for height in range(first, tip.height + 1))
@@ -474,7 +474,7 @@ class Replica:
             if any(tx.chain_id != self.genesis.chain_id for tx in batch.transactions):
                 raise CodecError("a transaction of another chain")
             # Ordered long ago, or expired: sent again, it would only fill a block with refusals.
-            useless = self.store.batch(digest) is not None or self._has_expired(batch)
+            useless = self.store.has_ordered(digest) or self._has_expired(batch)
         except CodecError:
             self.pool.reject(digest)
             raise

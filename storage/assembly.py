@@ -45,7 +45,7 @@ from ledger.stateproof import (
 )
 from ledger.validators import ValidatorSet
 from storage import schema
-from storage.chain import VALIDATORS_KEY, decode_receipts, encode_receipts
+from storage.chain import PLAIN, VALIDATORS_KEY, exceptions_of, read_batch, read_exceptions
 from storage.errors import Corruption
 from storage.kv import KeyValue
 from storage.snapshots import PART_BUCKETS, PARTS
@@ -56,7 +56,7 @@ _LEVELS_IN_PART: Final = 3
 _EMPTY: Final = bucket_hash(b"")
 # What belongs to one target's blocks; the state and the history of validators serve the next target, too.
 _OF_BLOCKS: Final = (
-    schema.PROPOSAL, schema.BATCH, schema.AGAIN, schema.HEADER, schema.RESULTS, schema.RECEIPTS, schema.TRANSACTION,
+    schema.PROPOSAL, schema.BATCH, schema.ORDERED, schema.HEADER, schema.RESULTS, schema.EXCEPTIONS, schema.TRANSACTION,
     schema.ROOT,
 )  # fmt: skip
 
@@ -305,8 +305,8 @@ class Assembly:
         validators = tip.validators
         if validators.epoch > self.epoch:
             raise ValueError("what closed the last epoch is missing")
-        for rows in _derived_rows(self._kv, self._base, certificate.height):
-            self._kv.write(rows)
+        for rows, repeated in _derived_rows(self._kv, self._base, certificate.height):
+            self._kv.write(rows, repeated)
         puts = {
             schema.GENESIS_KEY: self._genesis.to_json().encode(),
             schema.TIP_KEY: encode(tip.to_value()),
@@ -364,37 +364,49 @@ def _rows_of_block(
         (schema.at_height(schema.PROPOSAL, height), proposed),
         (schema.at_height(schema.RESULTS, height - 1), previous),
     ]
-    rows += [(schema.BATCH + batch.digest, batch.wire) for batch in block.batches]
-    if receipts:
-        rows.append((schema.at_height(schema.RECEIPTS, height), encode_receipts(receipts)))
+    rows += [(schema.batch_key(height, number), batch.wire) for number, batch in enumerate(block.batches)]
+    exceptions = exceptions_of(receipts)
+    if exceptions:
+        rows.append((schema.at_height(schema.EXCEPTIONS, height), encode(exceptions)))
     return rows
 
 
-def _derived_rows(kv: KeyValue, base: int, last: int) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Places of transactions, and batches ordered again, of the blocks above `base`: what `ChainStore.commit` adds."""
-    ordered: set[bytes] = set()
+def _derived_rows(kv: KeyValue, base: int, last: int) -> Iterator[tuple[list[tuple[bytes, bytes]], list[bytes]]]:
+    """For each block above `base`: places of its transactions and batches, as `ChainStore.commit` adds them, and its
+    batches that an earlier block ordered too, to be deleted. Begun again, it comes to the same."""
+    ordered: dict[bytes, tuple[int, int]] = {}
     placed: set[bytes] = set()
     for height in range(base + 1, last + 1):
-        rows: list[tuple[bytes, bytes]] = []
-        key = schema.at_height(schema.RECEIPTS, height)
+        puts: list[tuple[bytes, bytes]] = []
+        deletes: list[bytes] = []
+        ids: list[bytes] = []
+        for number, digest in enumerate(_batches_at(kv, height)):
+            place = ordered.setdefault(digest, (height, number))
+            puts.append((schema.ORDERED + digest, schema.pack_ordered(*place, height)))
+            if place != (height, number):
+                deletes.append(schema.batch_key(height, number))
+            key = schema.batch_key(*place)
+            ids += read_batch(_present(kv, key), key).tx_ids
+        key = schema.at_height(schema.EXCEPTIONS, height)
         data = kv.get(key)
-        for position, receipt in enumerate(() if data is None else decode_receipts(data, key)):
-            if receipt.ok or receipt.tx_id not in placed:
-                rows.append((schema.TRANSACTION + receipt.tx_id, schema.pack_place(height, position)))
-                placed.add(receipt.tx_id)
-        for digest in _batches_at(kv, height):
-            if digest in ordered:
-                rows.append((schema.AGAIN + digest, schema.pack_height(height)))
-            ordered.add(digest)
-        yield rows
+        exceptions = {} if data is None else read_exceptions(data, key)
+        for position, tx_id in enumerate(ids):
+            if not exceptions.get(position, PLAIN)[0] or tx_id not in placed:
+                puts.append((schema.TRANSACTION + tx_id, schema.pack_place(height, position)))
+                placed.add(tx_id)
+        yield puts, deletes
+
+
+def _present(kv: KeyValue, key: bytes) -> bytes:
+    data = kv.get(key)
+    if data is None:
+        raise Corruption(f"record {key.hex()} is missing")
+    return data
 
 
 def _batches_at(kv: KeyValue, height: int) -> tuple[bytes, ...]:
     key = schema.at_height(schema.PROPOSAL, height)
-    data = kv.get(key)
-    if data is None:
-        raise Corruption(f"block {height} is missing")
-    match decode_record(data, key):
+    match decode_record(_present(kv, key), key):
         case (proposal, _):
             return Proposal.from_value(proposal).batches
     raise Corruption(f"record {key.hex()} is not a proposal")

@@ -27,8 +27,7 @@ from ledger.block import (
     encode_certified,
     receipts_root,
 )
-from ledger.codec import Value, encode, first_bytes
-from ledger.crypto import HASH_SIZE_BYTES
+from ledger.codec import Value, encode
 from ledger.errors import Code, CodecError, ConfigError
 from ledger.execution import BlockResult, Tip
 from ledger.genesis import Genesis
@@ -47,7 +46,9 @@ RECEIPTS_ROOTS_CACHED_MAX = 2 * RECEIPT_PROOF_HEIGHTS_MAX  # recomputed from rec
 VALIDATORS_KEY = state_key("members", "validators")
 
 T = TypeVar("T")
-BLOCKS_AT_ONCE = 4  # read ahead for a page of events; receipts of a full block take 130 KB
+
+Outcome = tuple[int, tuple[str | int | bytes, ...]]  # (code, detail) of a receipt
+PLAIN: Outcome = (0, ())  # most: of these nothing is stored
 
 Place = tuple[int, int]  # (height, position of the transaction in the block)
 
@@ -241,15 +242,19 @@ class ChainStore:
         height = block.height
         value = (block.proposal.to_value(), block.certificate.to_value())
         puts[schema.at_height(schema.PROPOSAL, height)] = encode(value)
-        for digest, batch in zip(block.proposal.batches, block.batches, strict=True):
-            key = schema.BATCH + digest
-            if self._kv.get(key) is not None:
-                puts[schema.AGAIN + digest] = schema.pack_height(height)
-            puts[key] = batch.wire
+        for number, (digest, batch) in enumerate(zip(block.proposal.batches, block.batches, strict=True)):
+            key = schema.ORDERED + digest
+            ordered = self._kv.get(key)
+            if ordered is None:
+                puts[schema.batch_key(height, number)] = batch.wire
+                puts[key] = schema.pack_ordered(height, number, height)
+            else:
+                puts[key] = schema.pack_ordered(*schema.unpack_ordered(ordered)[:2], height)
         puts[schema.at_height(schema.HEADER, height)] = encode(result.header.to_value())
         puts[schema.at_height(schema.RESULTS, height)] = result.tip.results_hash
-        if result.receipts:
-            puts[schema.at_height(schema.RECEIPTS, height)] = encode_receipts(result.receipts)
+        exceptions = exceptions_of(result.receipts)
+        if exceptions:
+            puts[schema.at_height(schema.EXCEPTIONS, height)] = encode(exceptions)
 
     def _put_transactions(self, puts: dict[bytes, bytes], height: int, result: BlockResult) -> None:
         gone = self.known_from - 1
@@ -288,15 +293,15 @@ class ChainStore:
         proposed = self.proposed(height)
         if proposed is None or height != self._pruned + 1 or height >= self._tip.height:
             raise ValueError(f"block {height} is not the oldest of several")
-        deletes = [schema.at_height(schema.RECEIPTS, height)]
+        deletes = [schema.at_height(schema.EXCEPTIONS, height)]
         for digest in proposed[0].batches:
-            again = self._kv.get(schema.AGAIN + digest)
-            if again is None or schema.unpack_height(again) <= height:
-                deletes += (schema.BATCH + digest, schema.AGAIN + digest)
-        for receipt in self.receipts(height):
-            place = self.place(receipt.tx_id)
+            first, number, last = self._ordered(digest)
+            if last <= height:
+                deletes += (schema.batch_key(first, number), schema.ORDERED + digest)
+        for tx_id in self._tx_ids(proposed[0]):
+            place = self.place(tx_id)
             if place is not None and place[0] <= height:
-                deletes.append(schema.TRANSACTION + receipt.tx_id)
+                deletes.append(schema.TRANSACTION + tx_id)
         self._kv.write([(schema.PRUNED_KEY, schema.pack_height(height))], deletes)
         self._pruned = height
 
@@ -325,16 +330,28 @@ class ChainStore:
         return None if block is None else encode_certified(block)
 
     def batch(self, digest: bytes) -> Batch | None:
-        """A batch that some block ordered."""
-        key = schema.BATCH + digest
-        data = self._kv.get(key)
-        return None if data is None else _read_batch(data, key)
+        """A batch that some block ordered, of those that are kept."""
+        data = self._kv.get(schema.ORDERED + digest)
+        return None if data is None else self._batch_at(digest, *schema.unpack_ordered(data)[:2])
+
+    def has_ordered(self, digest: bytes) -> bool:
+        """Whether `batch` has it, without reading it."""
+        return self._kv.get(schema.ORDERED + digest) is not None
 
     def receipts(self, height: int) -> tuple[Receipt, ...]:
         """In the order of the block's transactions; empty for an empty block, above the tip and where pruned."""
-        key = schema.at_height(schema.RECEIPTS, height)
+        proposed = self.proposed(height)
+        if proposed is None or height <= self._pruned:
+            return ()
+        ids, exceptions = self._tx_ids(proposed[0]), self._exceptions(height)
+        if exceptions and max(exceptions) >= len(ids):
+            raise Corruption(f"block {height} has no transaction {max(exceptions)}")
+        return tuple(Receipt(tx_id, *exceptions.get(position, PLAIN)) for position, tx_id in enumerate(ids))
+
+    def _exceptions(self, height: int) -> dict[int, Outcome]:
+        key = schema.at_height(schema.EXCEPTIONS, height)
         data = self._kv.get(key)
-        return () if data is None else decode_receipts(data, key)
+        return {} if data is None else read_exceptions(data, key)
 
     def validator_set(self, epoch: int) -> ValidatorSet | None:
         """The validators of an epoch that has begun, or begins after the tip."""
@@ -397,11 +414,22 @@ class ChainStore:
         data = self._kv.get(key)
         return None if data is None else _read(_proposed_from_value, data, key)
 
-    def _ordered_batch(self, digest: bytes) -> Batch:
-        batch = self.batch(digest)
-        if batch is None:
+    def _ordered(self, digest: bytes) -> tuple[int, int, int]:
+        """(height, number) of where a batch lies, and the last height that ordered it."""
+        data = self._kv.get(schema.ORDERED + digest)
+        if data is None:
             raise Corruption(f"batch {digest.hex()} is missing")
-        return batch
+        return schema.unpack_ordered(data)
+
+    def _ordered_batch(self, digest: bytes) -> Batch:
+        return self._batch_at(digest, *self._ordered(digest)[:2])
+
+    def _batch_at(self, digest: bytes, height: int, number: int) -> Batch:
+        key = schema.batch_key(height, number)
+        data = self._kv.get(key)
+        if data is None:
+            raise Corruption(f"batch {digest.hex()} is missing")
+        return read_batch(data, key)
 
     # Transactions
 
@@ -416,7 +444,7 @@ class ChainStore:
     def receipt(self, tx_id: bytes) -> Receipt | None:
         """The receipt at the place `transaction` names."""
         place = self.place(tx_id)
-        return None if place is None else self.receipts(place[0])[place[1]]
+        return None if place is None else Receipt(tx_id, *self._exceptions(place[0]).get(place[1], PLAIN))
 
     def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[tuple[int, int, bytes]]:
         """(height, position, transaction id) under `key` in the index `name`, oldest first, beyond `after`."""
@@ -429,43 +457,26 @@ class ChainStore:
             height = schema.indexed_height(entry)
             positions = read_positions(entry, data)
             due = [position for position in positions if after is None or (height, position) > after]
-            ids = self._tx_ids(height) if due else b""
-            found += [(height, position, _item(ids, position)) for position in due]
+            wires = self._wires(height) if due else []
+            if due and due[-1] >= len(wires):
+                raise Corruption(f"record {entry.hex()} names position {due[-1]} of a block without it")
+            found += [(height, position, merkle.leaf_hash(wires[position])) for position in due]
             if len(found) >= limit:
                 break
         return found[:limit]
 
-    def _tx_ids(self, height: int) -> bytes:
-        """Of a block that is kept, joined."""
-        key = schema.at_height(schema.RECEIPTS, height)
-        data = self._kv.get(key)
-        ids = b"" if data is None else first_bytes(data)  # decoding all takes milliseconds, of a block full of refusals
-        if not ids:
-            raise Corruption(f"record {key.hex()} is not a list of receipts")
-        return ids
-
     def events(self, after: Place, limit: int) -> list[Event]:
         """Up to `limit` transactions in their order, beyond `after`, of blocks that are kept; (0, 0) is before all."""
         found: list[Event] = []
-        start, first = schema.at_height(schema.RECEIPTS, after[0]), after[1] + 1
-        while len(found) < limit:
-            rows = list(self._kv.scan(start, prefix_end(schema.RECEIPTS), limit=BLOCKS_AT_ONCE))
-            for key, data in rows:
-                height = schema.height_of(key)
-                self._add_events(found, limit, height, first if height == after[0] else 0, decode_receipts(data, key))
-            if len(rows) < BLOCKS_AT_ONCE:
+        for height in range(max(after[0], self._pruned + 1), self._tip.height + 1):
+            wires, exceptions = self._wires(height), self._exceptions(height)
+            first = after[1] + 1 if height == after[0] else 0
+            for position in range(first, min(len(wires), first + limit - len(found))):
+                tx = Transaction.decode(wires[position])
+                found.append(Event(height, position, tx, Receipt(tx.id, *exceptions.get(position, PLAIN))))
+            if len(found) >= limit:
                 break
-            start = schema.next_key(rows[-1][0])
         return found
-
-    def _add_events(
-        self, found: list[Event], limit: int, height: int, first: int, receipts: tuple[Receipt, ...]
-    ) -> None:
-        last = min(len(receipts), first + limit - len(found))
-        if first < last:
-            wires = self._wires(height)
-            for position in range(first, last):
-                found.append(Event(height, position, Transaction.decode(wires[position]), receipts[position]))
 
     def transactions_since(self, height: int) -> Iterator[tuple[int, tuple[Transaction, ...]]]:
         """(height, transactions) of each block from `height` on: what `Executor.accept` takes to rebuild its window."""
@@ -476,6 +487,9 @@ class ChainStore:
         """(height, position) of its first execution, or of its refusal if it never was executed."""
         data = self._kv.get(schema.TRANSACTION + tx_id)
         return None if data is None else schema.unpack_place(data)
+
+    def _tx_ids(self, proposal: Proposal) -> list[bytes]:
+        return [tx_id for digest in proposal.batches for tx_id in self._ordered_batch(digest).tx_ids]
 
     def _wires(self, height: int) -> list[bytes]:
         proposed = self.proposed(height)
@@ -564,7 +578,7 @@ def check_agrees(certificate: CheckpointCertificate, ours: tuple[bytes, bytes | 
         raise StateDiverged(f"checkpoint {certificate.height} differs from what the validators certified")
 
 
-def _read_batch(data: bytes, key: bytes) -> Batch:
+def read_batch(data: bytes, key: bytes) -> Batch:
     try:
         return Batch.decode(data)
     except CodecError as error:
@@ -606,37 +620,29 @@ def read_positions(entry: bytes, data: bytes) -> tuple[int, ...]:
         raise Corruption(f"record {entry.hex()}: {error}") from None
 
 
-def _item(ids: bytes, position: int) -> bytes:
-    found = ids[position * HASH_SIZE_BYTES : (position + 1) * HASH_SIZE_BYTES]
-    if len(found) != HASH_SIZE_BYTES:
-        raise Corruption(f"an index entry names position {position} of a block without it")
-    return found
-
-
-def encode_receipts(receipts: Sequence[Receipt]) -> bytes:
-    """Ids joined, then (position, code, detail) of those that are not plain successes: most are."""
-    exceptions = tuple(
+def exceptions_of(receipts: Sequence[Receipt]) -> tuple[tuple[int, int, tuple[str | int | bytes, ...]], ...]:
+    """(position, code, detail) of those that are not plain successes."""
+    return tuple(
         (position, receipt.code, receipt.detail)
         for position, receipt in enumerate(receipts)
         if receipt.code or receipt.detail
     )
-    return encode((b"".join([receipt.tx_id for receipt in receipts]), exceptions))
 
 
-def decode_receipts(data: bytes, key: bytes) -> tuple[Receipt, ...]:
-    match decode_record(data, key):
-        case (bytes(ids), tuple(exceptions)) if len(ids) % HASH_SIZE_BYTES == 0:
-            pass
-        case _:
-            raise Corruption(f"record {key.hex()} is not a list of receipts")
-    receipts = [Receipt(ids[at : at + HASH_SIZE_BYTES], 0) for at in range(0, len(ids), HASH_SIZE_BYTES)]
-    for item in exceptions:
+def read_exceptions(data: bytes, key: bytes) -> dict[int, Outcome]:
+    """The reverse, by position; Corruption for what `exceptions_of` never makes."""
+    value = decode_record(data, key)
+    found: dict[int, Outcome] = {}
+    last = -1
+    for item in value if type(value) is tuple else ():
         match item:
-            case (int(position), int(code), tuple(detail)) if 0 <= position < len(receipts):
-                receipts[position] = Receipt(receipts[position].tx_id, code, detail)  # type: ignore[arg-type]
+            case (int(position), int(code), tuple(detail)) if position > last and (code or detail):
+                found[position], last = (code, detail), position  # type: ignore[assignment]
             case _:
-                raise Corruption(f"record {key.hex()} is not a list of receipts")
-    return tuple(receipts)
+                raise Corruption(f"record {key.hex()} is not a list of exceptions")
+    if not found:
+        raise Corruption(f"record {key.hex()} is not a list of exceptions")
+    return found
 
 
 def _version(stored_format: bytes) -> int:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ledger.block import Proposal
+from ledger.codec import encode
 from ledger.errors import CodecError
 from storage import schema
 from storage.errors import Corruption
@@ -21,23 +22,6 @@ from storage.kv import KeyValue
 from storage.statetree import decode_record
 
 ROWS_AT_ONCE = 10_000
-
-
-def _from_1(kv: KeyValue) -> None:
-    """Batches that more than one block ordered get a record of the last (`D`), so that pruning leaves them to it."""
-    known: set[bytes] = set()
-    again: dict[bytes, bytes] = {}
-    for key, data in kv.scan_prefix(schema.PROPOSAL):
-        if len(key) != len(schema.at_height(schema.PROPOSAL, 0)):
-            raise Corruption(f"record {key.hex()} is of no height")
-        for digest in _batches(key, data):
-            if digest in known:
-                again[schema.AGAIN + digest] = schema.pack_height(schema.height_of(key))
-            known.add(digest)
-        if len(again) >= ROWS_AT_ONCE:
-            kv.write(again.items())
-            again = {}
-    kv.write(again.items())
 
 
 def _batches(key: bytes, data: bytes) -> tuple[bytes, ...]:
@@ -51,7 +35,8 @@ def _batches(key: bytes, data: bytes) -> tuple[bytes, ...]:
 
 
 def _nothing(kv: KeyValue) -> None:
-    """Only the name: what stops in the middle of the next step is read by no older software."""
+    """Only the name: what stops in the middle of the next step is read by no older software. And what format 2 added, a
+    record of batches ordered again, format 4 makes anew."""
 
 
 def _from_2(kv: KeyValue) -> None:
@@ -70,11 +55,51 @@ def _from_2(kv: KeyValue) -> None:
     kv.write(puts.items(), deletes)
 
 
+def _from_3(kv: KeyValue) -> None:
+    """Batches go from under their digests to heights and numbers, which `D digest` names; of receipts only what blocks
+    do not tell is kept, their exceptions."""
+    for key, data in kv.scan_prefix(schema.PROPOSAL):
+        if len(key) != len(schema.at_height(schema.PROPOSAL, 0)):
+            raise Corruption(f"record {key.hex()} is of no height")
+        height = schema.height_of(key)
+        for number, digest in enumerate(_batches(key, data)):
+            _move_batch(kv, digest, height, number)
+    puts: list[tuple[bytes, bytes]] = []
+    deletes: list[bytes] = []
+    for key, data in kv.scan_prefix(schema.EXCEPTIONS):
+        match decode_record(data, key):
+            case (bytes(), ()):
+                deletes.append(key)
+            case (bytes(), tuple(exceptions)):
+                puts.append((key, encode(exceptions)))
+        if len(puts) + len(deletes) >= ROWS_AT_ONCE:
+            kv.write(puts, deletes)
+            puts, deletes = [], []
+    kv.write(puts, deletes)
+
+
+def _move_batch(kv: KeyValue, digest: bytes, height: int, number: int) -> None:
+    """One write, of what block `height` ordered; of earlier blocks it was done before."""
+    former, place = schema.BATCH + digest, schema.ORDERED + digest
+    data = kv.get(former)
+    if data is not None:
+        puts = [(schema.batch_key(height, number), data), (place, schema.pack_ordered(height, number, height))]
+        kv.write(puts, [former])
+    elif (ordered := kv.get(place)) is not None:
+        if len(ordered) != schema.ORDERED_SIZE_BYTES:
+            raise Corruption(f"batch {digest.hex()} is missing")
+        first, its_number, last = schema.unpack_ordered(ordered)
+        if last < height:  # else the height is of the block that was here when this began the first time
+            kv.write([(place, schema.pack_ordered(first, its_number, height))])
+
+
 STEPS: Final[Mapping[bytes, tuple[bytes, Callable[[KeyValue], None]]]] = MappingProxyType(
     {
-        b"medchain/store/1": (b"medchain/store/2", _from_1),
+        b"medchain/store/1": (b"medchain/store/2", _nothing),
         b"medchain/store/2": (b"medchain/store/2-3", _nothing),
         b"medchain/store/2-3": (b"medchain/store/3", _from_2),
+        b"medchain/store/3": (b"medchain/store/3-4", _nothing),
+        b"medchain/store/3-4": (b"medchain/store/4", _from_3),
     }
 )
 """Format -> the next one, and what leads there."""

@@ -9,11 +9,12 @@ big-endian, so that keys sort as numbers do. The same table, with examples, is i
     M `logged`                                first(8) last(8) size(8): segments and bytes that the log had for certain
     M `refetch`                               height(8): up to there blocks were lost, and no key signs before
     P height(8)                               (proposal, commit certificate)
-    B batch digest(33)                        the batch as it travelled, byte for byte
-    D batch digest(33)                        height(8) of the last block that ordered this batch again
+    B height(8) number(2)                     a batch as it travelled, byte for byte: that many before it in this block
+    D batch digest(33)                        height(8) number(2) of `B`, height(8) of the last block that ordered it
     H height(8)                               header
     E height(8)                               results hash (33) after that block; height 0: before the first
-    R height(8)                               receipts of a block that has any: (ids joined, exceptions)
+    R height(8)                               of a block: what is not a plain success, if anything: ((position, code,
+                                              detail), ...)
     T transaction id(33)                      height(8) position(4) of its first execution
     I index hash(20) height(8)                positions(4 each) in that block, ascending
     S bucket(2) state key                     state value
@@ -35,10 +36,10 @@ from functools import lru_cache
 from hashlib import sha256
 from struct import Struct, pack, unpack
 
-FORMAT = b"medchain/store/3"
+FORMAT = b"medchain/store/4"
 
-META, PROPOSAL, BATCH, AGAIN, HEADER, RESULTS = b"M", b"P", b"B", b"D", b"H", b"E"
-RECEIPTS, TRANSACTION, INDEX = b"R", b"T", b"I"
+META, PROPOSAL, BATCH, ORDERED, HEADER, RESULTS = b"M", b"P", b"B", b"D", b"H", b"E"
+EXCEPTIONS, TRANSACTION, INDEX = b"R", b"T", b"I"
 STATE, UNDO, LEAF, ROOT = b"S", b"U", b"L", b"O"
 CHECKPOINT, VALIDATORS, LINK = b"C", b"V", b"K"
 
@@ -57,7 +58,7 @@ INDEX_HASH_SIZE_BYTES = 20  # nobody finds two names in 2^80 tries; each byte is
 
 # (bytes of a key, bytes of its value) where they are of one size; 0: of any.
 _SIZES = {
-    PROPOSAL: (9, 0), BATCH: (34, 0), AGAIN: (34, 8), HEADER: (9, 0), RESULTS: (9, 33), RECEIPTS: (9, 0),
+    PROPOSAL: (9, 0), BATCH: (11, 0), ORDERED: (34, 18), HEADER: (9, 0), RESULTS: (9, 33), EXCEPTIONS: (9, 0),
     TRANSACTION: (34, 12), INDEX: (29, 0), STATE: (0, 0), UNDO: (9, 0), LEAF: (3, 32), ROOT: (9, 33),
     CHECKPOINT: (9, 0), VALIDATORS: (9, 0), LINK: (9, 0), META: (0, 0),
 }  # fmt: skip
@@ -66,6 +67,9 @@ _META_SIZES = {PRUNED_KEY: 8, DIVERGED_KEY: 41, INDEXED_KEY: 8, REFETCH_KEY: 8, 
 _HEIGHT = Struct(">Q")
 _PLACE = Struct(">QI")
 _POSITION = Struct(">I")
+_BATCH = Struct(">QH")
+_ORDERED = Struct(">QHQ")
+ORDERED_SIZE_BYTES = _ORDERED.size
 
 pack_height = _HEIGHT.pack
 pack_place = _PLACE.pack
@@ -81,6 +85,21 @@ def unpack_place(data: bytes) -> tuple[int, int]:
     """(height, position) from its 12 bytes."""
     height, position = _PLACE.unpack(data)
     return height, position
+
+
+pack_ordered = _ORDERED.pack
+
+
+def unpack_ordered(data: bytes) -> tuple[int, int, int]:
+    """(height, number, last height) from the 18 bytes of an `ORDERED` value."""
+    height, number, last = _ORDERED.unpack(data)
+    return height, number, last
+
+
+def batch_key(height: int, number: int) -> bytes:
+    """Where a batch lies. Under heights, so that what is written later sorts later: a log-structured store moves such
+    tables as they are, and merges those of random keys again and again."""
+    return BATCH + _BATCH.pack(height, number)
 
 
 def at_height(prefix: bytes, height: int) -> bytes:

@@ -54,6 +54,8 @@ def verify_store(kv: KeyValue, store: ChainStore, executor: Executor, progress: 
     _check_heights(kv, store)
     with _naming("epochs"):
         _check_epochs(kv, store)
+    with _naming("batches"):
+        _check_batches(kv, store)
     if store.known_from > 1:
         verify_kept(kv, store, executor, progress)
     else:
@@ -70,11 +72,37 @@ def check_shapes(kv: KeyValue) -> None:
 def _check_heights(kv: KeyValue, store: ChainStore) -> None:
     """Nothing is told of blocks above the tip, nor of transactions in blocks that are gone."""
     tip_height = store.tip.height
-    for prefix in (schema.PROPOSAL, schema.HEADER, schema.RESULTS, schema.RECEIPTS, schema.UNDO, schema.ROOT):
-        first = store.pruned + 1 if prefix == schema.RECEIPTS else 0
+    for prefix in (
+        schema.PROPOSAL,
+        schema.HEADER,
+        schema.BATCH,
+        schema.RESULTS,
+        schema.EXCEPTIONS,
+        schema.UNDO,
+        schema.ROOT,
+    ):
+        first = store.pruned + 1 if prefix == schema.EXCEPTIONS else 0
         for key, _ in kv.scan_prefix(prefix):
             if not first <= schema.height_of(key) <= tip_height:
                 raise Corruption(f"row {key.hex()} is of a height that is not kept")
+
+
+def _check_batches(kv: KeyValue, store: ChainStore) -> None:
+    """There are the batches that blocks which are kept ordered, and no others, and each names the last of these. That
+    their bytes have those digests is seen with the blocks."""
+    last = {digest: height for height in _kept(store) for digest in _decided(store, height)[0].batches}
+    found = 0
+    for key, value in kv.scan_prefix(schema.ORDERED):
+        digest, (first, number, until) = key[len(schema.ORDERED) :], schema.unpack_ordered(value)
+        about = (until, kv.get(schema.batch_key(first, number)) is not None)
+        _same(f"place of batch {digest.hex()}", about, (last.get(digest), True))
+        found += 1
+    _same("number of batches' places", found, len(last))
+    _same("number of batches", sum(1 for _ in kv.scan_prefix(schema.BATCH)), len(last))
+
+
+def _kept(store: ChainStore) -> range:
+    return range(store.pruned + 1, store.tip.height + 1)
 
 
 def _check_epochs(kv: KeyValue, store: ChainStore) -> None:
@@ -256,7 +284,7 @@ def _check_found(kv: KeyValue, store: ChainStore) -> None:
     """Places name transactions that stand there, and indexes of whole blocks places where one stands."""
     first, places = store.known_from, 0
     counts: dict[int, int] = {}
-    for height in range(store.pruned + 1, store.tip.height + 1):
+    for height in _kept(store):
         receipts = store.receipts(height)
         counts[height] = len(receipts)
         places += _places_in(store, height, receipts)
@@ -314,15 +342,9 @@ def _execute_tail(store: ChainStore, executor: Executor) -> None:
 
 
 def _kept_results(store: ChainStore, block: CertifiedBlock, previous: bytes | None) -> bytes:
-    receipts = store.receipts(block.height)
-    _same(
-        "ids of receipts",
-        [one.tx_id for one in receipts],
-        [tx.id for batch in block.batches for tx in batch.transactions],
-    )
     if previous is None:
         raise Corruption("the results before it are missing")
-    results = next_results_hash(previous, block.height, receipts_root(receipts))
+    results = next_results_hash(previous, block.height, receipts_root(store.receipts(block.height)))
     _same("results hash", store.results_hash(block.height), results)
     return results
 

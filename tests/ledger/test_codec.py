@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.codec import DEPTH_MAX, ITEMS_MAX, Value, decode, encode, encode_trusted, first_bytes
+from ledger.codec import DEPTH_MAX, ITEMS_MAX, Value, decode, encode, encode_trusted
 from ledger.errors import Code, CodecError
 
 SIZE_BYTES_MAX = 1 << 16
@@ -219,15 +219,6 @@ def test_counting_before_decoding_agrees_with_what_is_decoded(items: list[Value]
         assert decode(data, size_bytes_max=SIZE_BYTES_MAX, items_max=items_max) == tuple(items)
     else:
         assert refused(data, items_max=items_max) == Code.TOO_LARGE
-
-
-@given(
-    st.lists(VALUES, max_size=16) | st.lists(st.binary(max_size=70_000), min_size=1, max_size=3), st.binary(max_size=6)
-)
-def test_the_first_byte_string_is_read_without_the_rest(items: list[Value], junk: bytes) -> None:
-    first = items[0] if items and len(items) < 16 else None
-    assert first_bytes(encode(tuple(items))) == (first if isinstance(first, bytes) else b"")
-    assert len(first_bytes(junk)) <= len(junk)
 
 
 class Number(IntEnum):

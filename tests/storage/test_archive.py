@@ -19,7 +19,7 @@ from ledger.crypto import KeyPair
 from ledger.execution import Executor
 from storage import datadir, schema
 from storage.archive import BadArchive, backup, restore
-from storage.chain import ChainStore, encode_receipts
+from storage.chain import ChainStore, exceptions_of
 from storage.datadir import DataDir
 from storage.errors import AlreadyInitialised, NotInitialised, StorageError
 from storage.leveldb import LevelDB
@@ -153,7 +153,7 @@ def forge_receipt(kv: LevelDB) -> None:
     store = ChainStore(kv)
     height = next(height for height in range(1, store.tip.height) if store.receipts(height))
     receipts = tuple(dataclass_replace(one, code=2405) for one in store.receipts(height))
-    kv.write([(schema.at_height(schema.RECEIPTS, height), encode_receipts(receipts))])
+    kv.write([(schema.at_height(schema.EXCEPTIONS, height), encode(exceptions_of(receipts)))])
 
 
 def forge_row(prefix: bytes) -> Callable[[LevelDB], None]:
@@ -172,8 +172,15 @@ def forge_index(kv: LevelDB) -> None:
 
 @pytest.mark.parametrize(
     "forge",
-    [forge_state, forge_receipt, forge_row(schema.TRANSACTION), forge_index, forge_row(schema.BATCH)],
-    ids=["state", "receipt", "place", "index", "batch"],
+    [
+        forge_state,
+        forge_receipt,
+        forge_row(schema.TRANSACTION),
+        forge_index,
+        forge_row(schema.BATCH),
+        forge_row(schema.ORDERED),
+    ],
+    ids=["state", "receipt", "place", "index", "batch", "place of a batch"],
 )
 def test_what_is_under_no_certified_root_is_checked_as_well(
     forge: Callable[[LevelDB], None], source: Path, tmp_path: Path

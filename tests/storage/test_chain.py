@@ -535,14 +535,18 @@ def _certificate_of_another_block(node: Node) -> tuple[bytes, bytes]:
 
 
 TAMPERED: dict[str, tuple[Tampering, str]] = {
-    "batch": (lambda node: _flipped(node.kv, schema.BATCH + node.cluster.blocks[5].batches[1].digest), "block 6"),
-    "lost batch": (lambda node: (schema.BATCH + node.cluster.blocks[5].batches[1].digest, None), "block 6: batch"),
+    "batch": (lambda node: _flipped(node.kv, schema.batch_key(6, 1)), "block 6"),
+    "lost batch": (lambda node: (schema.batch_key(6, 1), None), "block 6: batch"),
+    "place of a batch": (
+        lambda node: (schema.ORDERED + node.cluster.blocks[5].batches[1].digest, None),
+        "block 6: batch",
+    ),
     "block": (lambda node: (schema.at_height(schema.PROPOSAL, 6), None), "block 6: the block is missing"),
     "certificate": (_certificate_of_another_block, "block 6: certificate"),
     "signature": (lambda node: _flipped(node.kv, schema.at_height(schema.PROPOSAL, 6)), "block 6: certificate's sig"),
     "header": (lambda node: _flipped(node.kv, schema.at_height(schema.HEADER, 6)), "block 6: header"),
     "receipts": (
-        lambda node: (schema.at_height(schema.RECEIPTS, 6), encode((b"", ()))),
+        lambda node: (schema.at_height(schema.EXCEPTIONS, 6), encode(((0, 2405, ()),))),
         "block 6: receipts",
     ),
     "results": (lambda node: _flipped(node.kv, schema.at_height(schema.RESULTS, 6)), "block 6: results hash"),
@@ -620,5 +624,5 @@ def test_an_index_entry_of_a_place_beyond_its_block_is_damage(node: Node) -> Non
 def test_a_lookup_in_a_block_full_of_refusals_reads_none_of_them(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     tx = node.cluster.note("a", 1)
     node.run([*(node.cluster.note("bad", 13) for _ in range(300)), tx])
-    monkeypatch.setattr(chain, "decode_record", None)
+    monkeypatch.setattr(chain, "read_exceptions", None)
     assert node.store.lookup("note", b"a", limit=9) == [(1, 300, tx.id)]

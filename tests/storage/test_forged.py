@@ -19,7 +19,7 @@ from ledger.stateproof import hash_key
 from ledger.validators import ValidatorSet
 from storage import schema
 from storage.archive import Manifest, restore
-from storage.chain import ChainStore, decode_receipts, encode_receipts
+from storage.chain import ChainStore, exceptions_of
 from storage.datadir import DataDir
 from storage.errors import BadArchive, Corruption, NotInitialised, StorageError
 from storage.leveldb import LevelDB
@@ -58,9 +58,9 @@ def copied() -> Node:
 
 
 def rows_of(node: Node) -> dict[bytes, bytes]:
-    """With blocks above the last root."""
-    while node.store.tip.height - node.store.tip.checkpoint_height < ABOVE or not node.store.receipts(
-        node.store.tip.height
+    """With blocks above the last root, and refusals in the last one."""
+    while node.store.tip.height - node.store.tip.checkpoint_height < ABOVE or not node.kv.get(
+        schema.at_height(schema.EXCEPTIONS, node.store.tip.height)
     ):
         grow(node, 1)
     return dict(node.kv.scan(b""))
@@ -152,15 +152,56 @@ def test_a_state_entry_that_is_not_undone(rows: dict[bytes, bytes], tmp_path: Pa
 
 
 def receipts_at(rows: dict[bytes, bytes], height: int) -> tuple[bytes, list[Receipt]]:
-    key = schema.at_height(schema.RECEIPTS, height)
-    return key, list(decode_receipts(rows[key], key))
+    return schema.at_height(schema.EXCEPTIONS, height), list(store_of(rows)[1].receipts(height))
 
 
 def test_a_receipt_above_the_last_checkpoint(rows: dict[bytes, bytes], tmp_path: Path) -> None:
     _, store = store_of(rows)
     key, (first, *others) = receipts_at(rows, store.tip.height)
-    rows[key] = encode_receipts([Receipt(first.tx_id, int(Code.REPLAYED), ("forged",)), *others])
+    rows[key] = encode(exceptions_of([Receipt(first.tx_id, int(Code.REPLAYED), ("forged",)), *others]))
     refused(rows, tmp_path / "data", f"block {store.tip.height}")
+
+
+@pytest.mark.parametrize(
+    "exceptions",
+    [
+        (),
+        ((1, 2405, ()), (0, 2405, ())),
+        ((0, 2405, ()), (0, 2405, ())),
+        ((0, 0, ()),),
+        ((500, 2405, ()),),
+        ((-1, 2405, ()),),
+    ],
+    ids=["empty", "disordered", "twice", "plain", "beyond", "before"],
+)
+def test_exceptions_that_are_none(exceptions: Value, rows: dict[bytes, bytes], tmp_path: Path) -> None:
+    _, store = store_of(rows)
+    rows[schema.at_height(schema.EXCEPTIONS, store.tip.height)] = encode(exceptions)
+    refused(rows, tmp_path / "data", f"block {store.tip.height}|not a list of exceptions")
+
+
+def batch_of_nobody(rows: dict[bytes, bytes], height: int) -> None:
+    rows[schema.batch_key(height, 63)] = rows[schema.batch_key(height, 0)]
+
+
+def batch_with_a_place_of_nobody(rows: dict[bytes, bytes], height: int) -> None:
+    batch_of_nobody(rows, height)
+    rows[schema.ORDERED + b"\x01" + bytes(32)] = schema.pack_ordered(height, 63, height)
+
+
+def batch_that_lives_on(rows: dict[bytes, bytes], height: int) -> None:
+    """Pruning would leave it."""
+    key = next(key for key in rows if key.startswith(schema.ORDERED))
+    rows[key] = schema.pack_ordered(*schema.unpack_ordered(rows[key])[:2], height + 1)
+
+
+@pytest.mark.parametrize("forge", [batch_of_nobody, batch_with_a_place_of_nobody, batch_that_lives_on])
+def test_a_batch_that_no_block_ordered(
+    forge: Callable[[dict[bytes, bytes], int], None], rows: dict[bytes, bytes], tmp_path: Path
+) -> None:
+    _, store = store_of(rows)
+    forge(rows, store.tip.height)
+    refused(rows, tmp_path / "data", "batch")
 
 
 def elsewhere(rows: dict[bytes, bytes], key: bytes) -> None:
@@ -250,7 +291,7 @@ def test_a_checkpoint_of_another_height_above_the_tip(rows: dict[bytes, bytes], 
     refused(rows, tmp_path / "data", "certified by nobody")
 
 
-@pytest.mark.parametrize("prefix", [schema.RECEIPTS, schema.HEADER, schema.PROPOSAL, schema.UNDO])
+@pytest.mark.parametrize("prefix", [schema.EXCEPTIONS, schema.HEADER, schema.PROPOSAL, schema.UNDO])
 def test_a_row_of_a_height_that_is_not_kept(prefix: bytes, rows: dict[bytes, bytes], tmp_path: Path) -> None:
     """Whoever reads one row after another would show it."""
     _, store = store_of(rows)
@@ -261,7 +302,7 @@ def test_a_row_of_a_height_that_is_not_kept(prefix: bytes, rows: dict[bytes, byt
 def test_receipts_of_a_block_that_is_gone(rows: dict[bytes, bytes], tmp_path: Path) -> None:
     _, store = store_of(rows)
     if store.pruned:
-        rows[schema.at_height(schema.RECEIPTS, 1)] = rows[schema.at_height(schema.RECEIPTS, store.tip.height)]
+        rows[schema.at_height(schema.EXCEPTIONS, 1)] = rows[schema.at_height(schema.EXCEPTIONS, store.tip.height)]
         refused(rows, tmp_path / "data", "not kept")
 
 

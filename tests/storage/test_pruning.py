@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -17,7 +17,7 @@ from ledger.crypto import verify
 from ledger.proofcheck import Trusted, check
 from storage import migrations, schema
 from storage.bundles import Bundler
-from storage.chain import ChainStore, encode_receipts
+from storage.chain import ChainStore, exceptions_of
 from storage.errors import Corruption, VersionMismatch
 from storage.kv import KeyValue
 from storage.memory import MemoryKeyValue
@@ -29,7 +29,7 @@ from tests.storage.test_chain import GENESIS, PARAMETERS, Cluster, Node, busy, c
 KEEP = keep_blocks_min(PARAMETERS)
 HEIGHTS = KEEP + 12
 KEPT = (schema.PROPOSAL, schema.HEADER, schema.RESULTS, schema.ROOT, schema.VALIDATORS, schema.CHECKPOINT, schema.STATE)
-FORGOTTEN = (schema.RECEIPTS, schema.TRANSACTION, schema.INDEX, schema.BATCH)
+FORGOTTEN = (schema.EXCEPTIONS, schema.TRANSACTION, schema.INDEX, schema.BATCH, schema.ORDERED)
 
 
 def grown(kv: KeyValue) -> Node:
@@ -39,7 +39,8 @@ def grown(kv: KeyValue) -> Node:
             node.run()
         else:
             names = [f"n{height % 7}-{index}" for index in range(3)]
-            node.run([node.cluster.note(name, height, valid_until=height + 10) for name in names])
+            value = 13 if height % 3 == 0 else height  # 13 is refused
+            node.run([node.cluster.note(name, value, valid_until=height + 10) for name in names])
     node.store.put_checkpoint(checkpoint_of(node.store, node.store.tip.checkpoint_height))
     return node
 
@@ -104,7 +105,8 @@ def test_what_is_left_is_exactly_what_a_store_of_those_blocks_would_hold(pruned:
     assert all(schema.indexed_height(key) > last for key in rows(pruned.kv, schema.INDEX))
     assert all(schema.unpack_place(place)[0] > last for place in rows(pruned.kv, schema.TRANSACTION).values())
     wanted = {digest for height in range(last + 1, HEIGHTS + 1) for digest in batches_of(pruned.store, height)}
-    assert {key[1:] for key in rows(pruned.kv, schema.BATCH)} == wanted
+    assert {key[1:] for key in rows(pruned.kv, schema.ORDERED)} == wanted
+    assert len(rows(pruned.kv, schema.BATCH)) == len(wanted)
 
 
 def batches_of(store: ChainStore, height: int) -> tuple[bytes, ...]:
@@ -158,7 +160,7 @@ def test_a_batch_that_a_later_block_orders_again_lives_as_long_as_that_block(aga
             assert len(node.store.receipts(again_at)) == 1
     (digest,) = batches_of(node.store, 2)
     assert (node.store.batch(digest) is None) == (again_at <= node.store.pruned)
-    assert bool(rows(node.kv, schema.AGAIN)) == (again_at > node.store.pruned)
+    assert (schema.batch_key(2, 0) in rows(node.kv, schema.BATCH)) == (again_at > node.store.pruned)
 
 
 @given(cut=st.integers(0, 40))
@@ -222,14 +224,12 @@ def test_a_certificate_with_a_false_signature_is_found(pruned: Node) -> None:
 
 def test_a_receipt_or_a_state_entry_that_is_another_is_found(pruned: Node) -> None:
     kept = [height for height in range(pruned.store.pruned + 1, HEIGHTS) if pruned.store.receipts(height)]
-    first, second = (schema.at_height(schema.RECEIPTS, height) for height in kept[:2])
-    good, other = pruned.kv.get(first), pruned.kv.get(second)
-    assert good is not None
-    assert other is not None
-    pruned.kv.write([(first, other)])
-    with pytest.raises(Corruption, match=f"block {kept[0]}: ids of receipts"):
+    first = schema.at_height(schema.EXCEPTIONS, kept[0])
+    good = pruned.kv.get(first)
+    pruned.kv.write([(first, encode(((0, 2405, ()),)))])
+    with pytest.raises(Corruption, match=f"block {kept[0]}: results hash"):
         verify_kept(pruned.kv, pruned.store, executor())
-    pruned.kv.write([(first, good)])
+    pruned.kv.write([] if good is None else [(first, good)], [] if good else [first])
     key, value = next(iter(rows(pruned.kv, schema.STATE).items()))
     pruned.kv.write([(key, value + b"\0")])
     with pytest.raises(Corruption, match="state bucket"):
@@ -272,7 +272,7 @@ def test_a_state_above_the_last_root_is_what_its_blocks_made_of_it(pruned: Node)
     height, receipt = next((at, store.receipts(at)[0]) for at in above if store.receipts(at))
     forged = replace(receipt, code=2405)
     pruned.kv.write(
-        [(schema.at_height(schema.RECEIPTS, height), encode_receipts((forged, *store.receipts(height)[1:])))]
+        [(schema.at_height(schema.EXCEPTIONS, height), encode(exceptions_of((forged, *store.receipts(height)[1:]))))]
     )
     with pytest.raises(Corruption):
         verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
@@ -281,40 +281,106 @@ def test_a_state_above_the_last_root_is_what_its_blocks_made_of_it(pruned: Node)
 # Formats
 
 
-@pytest.fixture
-def former() -> Iterator[MemoryKeyValue]:
-    """A store as software of format 1 wrote it: 13 blocks; block 10 orders the batches of block 3 again."""
+def present() -> Node:
+    """13 blocks; block 10 orders the batches of block 3 again, and some transactions are refused."""
     node = Node(MemoryKeyValue(), Cluster())
     busy(node, 9)
     third = [batch.transactions for batch in node.cluster.blocks[2].batches]
     node.run(*third)
     busy(node, 3)
-    index = rows(node.kv, schema.INDEX)
+    assert batches_of(node.store, 10) == batches_of(node.store, 3)
+    assert rows(node.kv, schema.EXCEPTIONS)
+    return node
+
+
+def as_format_3(node: Node) -> MemoryKeyValue:
+    """The same store as that software wrote it: batches under their digests, each receipt's id."""
+    kv, store = copy_of(node.kv), node.store
+    puts: dict[bytes, bytes] = {schema.FORMAT_KEY: b"medchain/store/3"}
+    deletes = [*rows(kv, schema.BATCH), *rows(kv, schema.ORDERED)]
+    for height in range(store.pruned + 1, store.tip.height + 1):
+        for digest in batches_of(store, height):
+            batch = store.batch(digest)
+            assert batch is not None
+            if schema.BATCH + digest in puts:
+                puts[schema.ORDERED + digest] = schema.pack_height(height)
+            puts[schema.BATCH + digest] = batch.wire
+        receipts = store.receipts(height)
+        if receipts:
+            ids = b"".join(receipt.tx_id for receipt in receipts)
+            puts[schema.at_height(schema.EXCEPTIONS, height)] = encode((ids, exceptions_of(receipts)))
+    kv.write((), deletes)
+    kv.write(puts.items())
+    return kv
+
+
+def as_format_1(node: Node) -> MemoryKeyValue:
+    """And as that of format 1: a row for each index entry, no record of what was ordered again."""
+    kv = as_format_3(node)
+    index = rows(kv, schema.INDEX)
     apart = [(entry + data[at : at + 4], b"") for entry, data in index.items() for at in range(0, len(data), 4)]
-    node.kv.write([*apart, (schema.FORMAT_KEY, b"medchain/store/1")], [*index, *rows(node.kv, schema.AGAIN)])
-    assert isinstance(node.kv, MemoryKeyValue)
-    yield node.kv
-    node.kv.close()
+    again = [row for row in rows(kv, schema.ORDERED).items() if len(row[1]) == 8]
+    kv.write([*apart, (schema.FORMAT_KEY, b"medchain/store/1")], [*index, *dict(again)])
+    return kv
 
 
-def test_a_store_of_the_format_before_is_taken_over_whole(former: MemoryKeyValue) -> None:
+@pytest.fixture
+def former() -> MemoryKeyValue:
+    return as_format_1(present())
+
+
+@pytest.mark.parametrize("of_format", [as_format_1, as_format_3])
+def test_a_store_of_a_former_format_is_taken_over_whole(of_format: Callable[[Node], MemoryKeyValue]) -> None:
+    node = present()
+    former = of_format(node)
+    name = former.get(schema.FORMAT_KEY)
     with pytest.raises(VersionMismatch):
         ChainStore(former)
-    before = dict(former.scan(b""))
-    assert upgrade(former) == b"medchain/store/1"
+    assert upgrade(former) == name
     assert upgrade(former) is None
-    after = dict(former.scan(b""))
-    store = ChainStore(former)
-    verify_chain(former, store, executor())
-    again = {schema.AGAIN + digest: schema.pack_height(10) for digest in batches_of(store, 3)}
-    assert batches_of(store, 10) == batches_of(store, 3)
-    indexes = {key: value for key, value in after.items() if key.startswith(schema.INDEX)}
-    former_rows = {key for key in before if key.startswith(schema.INDEX)}
-    assert {
-        entry + bytes(place) for entry, data in indexes.items() for place in zip(*[iter(data)] * 4, strict=True)
-    } == former_rows
-    rest = {key: value for key, value in before.items() if key not in former_rows}
-    assert after == rest | again | indexes | {schema.FORMAT_KEY: schema.FORMAT}
+    assert dict(former.scan(b"")) == dict(node.kv.scan(b""))
+    verify_chain(former, ChainStore(former), executor())
+
+
+def test_a_pruned_store_of_a_former_format_is_taken_over_whole() -> None:
+    """Block 30, which is kept, ordered what block 2, which is gone, ordered as well."""
+    node = Node(MemoryKeyValue(), Cluster())
+    batch = [node.cluster.note("first", 1, valid_until=5)]
+    for height in range(1, HEIGHTS + 1):
+        if height in (2, HEIGHTS - 1):
+            node.run(batch)
+        else:
+            node.run([node.cluster.note("n", height, valid_until=height + 9)])
+    node.store.put_checkpoint(checkpoint_of(node.store, node.store.tip.checkpoint_height))
+    for _ in prune(node.kv, node.store, KEEP):
+        pass
+    former = as_format_3(node)
+    upgrade(former)
+    # Which of the blocks that ordered it names its place is the only difference: what is gone says nothing of it.
+    verify_kept(former, ChainStore(former), executor())
+    assert len(list(former.scan(b""))) == len(list(node.kv.scan(b"")))
+
+
+@pytest.mark.parametrize("row", [(schema.PROPOSAL + b"short", b""), (schema.at_height(schema.PROPOSAL, 3), b"none")])
+def test_a_former_store_that_is_damaged_is_refused_not_mended(former: MemoryKeyValue, row: tuple[bytes, bytes]) -> None:
+    former.write([row])
+    with pytest.raises(Corruption):
+        upgrade(former)
+
+
+@pytest.mark.parametrize("height", [3, 4], ids=["ordered again", "ordered once"])
+def test_a_batch_that_a_former_store_lost_is_missed(height: int) -> None:
+    node = present()
+    former = as_format_3(node)
+    (digest, *_) = batches_of(node.store, height)
+    former.write((), [schema.BATCH + digest])
+
+    def check() -> None:
+        upgrade(former)
+        verify_chain(former, ChainStore(former), executor())
+
+    with pytest.raises(Corruption, match="batch"):
+        check()
 
 
 def dying_at(number: int, write: Callable[..., None]) -> Callable[..., None]:
@@ -332,7 +398,7 @@ def dying_at(number: int, write: Callable[..., None]) -> Callable[..., None]:
 def test_a_takeover_that_is_killed_is_done_again(former: MemoryKeyValue, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = copy_of(former)
     upgrade(whole)
-    for dies_at in (1, 2, 3, 4):
+    for dies_at in range(1, 30):
         kv = copy_of(former)
         with monkeypatch.context() as patch:
             patch.setattr(kv, "write", dying_at(dies_at, kv.write))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.codec import Value, decode, encode
-from storage import snapshots
+from storage import schema, snapshots
 from storage.assembly import Assembly, BadPiece
 from storage.chain import ChainStore
 from storage.errors import NotInitialised
@@ -30,6 +31,7 @@ from tests.storage.test_chain import (
     executor,
     note_key,
 )
+from tests.storage.test_pruning import dying_at
 
 HEIGHTS = 3 * PARAMETERS.log_window + 4 * CHECKPOINT_INTERVAL
 
@@ -241,6 +243,29 @@ def test_a_joiner_that_was_cut_off_goes_on_where_it_stopped(source: Node) -> Non
     assert later.epoch == 1
     assert fill(later, source, snapshot) == len(every) - len(done)
     assert later.finish() == source.store.tip
+
+
+def test_a_batch_that_two_blocks_ordered_is_copied_once(source: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a joiner that dies at any write of its last step."""
+    node = source.cluster
+    twice = [node.note("twice", 1, valid_until=source.store.tip.height + 9)]
+    for batches in ([twice], [], [[node.note("n", 2)], twice]):
+        source.run(*batches)
+        certify(source)
+    to_checkpoint(source)
+    whole = joined(source)
+    verify_store(whole.kv, whole.store, executor())
+    assert len(list(whole.kv.scan_prefix(schema.BATCH))) == len(list(whole.kv.scan_prefix(schema.ORDERED)))
+    kv, dies_at = MemoryKeyValue(), 1
+    assembly = Assembly(kv, GENESIS)
+    fill(assembly, source, snapshot_of(source))
+    write = kv.write
+    while kv.get(schema.FORMAT_KEY) is None:
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(kv, "write", dying_at(dies_at, write))
+            assembly.finish()
+        dies_at += 1
+    assert list(kv.scan(b"")) == list(whole.kv.scan(b""))
 
 
 def test_when_the_target_moves_on_only_what_differs_is_fetched(source: Node) -> None:
