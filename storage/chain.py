@@ -436,31 +436,32 @@ class ChainStore:
     def transaction(self, tx_id: bytes) -> tuple[int, int, Transaction] | None:
         """(height, position, transaction) of its first execution, or of its refusal if it never was executed."""
         place = self.place(tx_id)
-        if place is None:
+        tx = None if place is None else self.transaction_at(place)
+        return None if place is None or tx is None else (*place, tx)
+
+    def transaction_at(self, place: Place) -> Transaction | None:
+        """The transaction of a place that `lookup` named; None where its block was pruned meanwhile."""
+        if place[0] <= self._pruned:
             return None
         batch, index = self._locate(*place)
-        return (*place, Transaction.decode(batch.wires[index]))
+        return Transaction.decode(batch.wires[index])
 
     def receipt(self, tx_id: bytes) -> Receipt | None:
         """The receipt at the place `transaction` names."""
         place = self.place(tx_id)
         return None if place is None else Receipt(tx_id, *self._exceptions(place[0]).get(place[1], PLAIN))
 
-    def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[tuple[int, int, bytes]]:
-        """(height, position, transaction id) under `key` in the index `name`, oldest first, beyond `after`."""
+    def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[Place]:
+        """The places under `key` in the index `name`, oldest first, beyond `after`. No block is read for it."""
         check_limit(limit)
         beyond = after or (0, 0)
         prefix = schema.index_prefix(name, key)
         start = schema.at_height(prefix, max(self.known_from, beyond[0]))
-        found: list[tuple[int, int, bytes]] = []
+        found: list[Place] = []
         for entry, data in self._kv.scan(start, prefix_end(prefix)):
             height = schema.indexed_height(entry)
-            positions = read_positions(entry, data)
-            due = [position for position in positions if after is None or (height, position) > after]
-            wires = self._wires(height) if due else []
-            if due and due[-1] >= len(wires):
-                raise Corruption(f"record {entry.hex()} names position {due[-1]} of a block without it")
-            found += [(height, position, merkle.leaf_hash(wires[position])) for position in due]
+            places = ((height, position) for position in read_positions(entry, data))
+            found += [place for place in places if after is None or place > after]
             if len(found) >= limit:
                 break
         return found[:limit]

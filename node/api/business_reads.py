@@ -26,25 +26,23 @@ TRACE_OPERATIONS_MAX = 2_000  # looked up for one trace, parents' included; beyo
 TRACE_SIZE_BYTES_MAX = 8 * 1024 * 1024  # of the same: decoded they take a few times their size, and stay to the end
 TRACE_ITEMS_MAX = 256  # things (the pack and its parents) whose histories one trace reads
 
-Wanted = Callable[[Transaction], bool]
+Wanted = Callable[[Place, Transaction], bool]
 
 
-async def _steps(
-    api: Api, found: list[tuple[int, int, bytes]], wanted: Wanted = lambda tx: True
-) -> list[dict[str, Any]]:
+async def _steps(api: Api, found: list[Place], wanted: Wanted = lambda place, tx: True) -> list[dict[str, Any]]:
     steps = []
-    async for height, position, tx_id in api.reads.sliced(found):
-        placed = api.service.store.transaction(tx_id)
-        if placed is not None and wanted(placed[2]):
-            steps.append(step_json(api, (height, position), placed[2]))
+    async for place in api.reads.sliced(found):
+        tx = api.service.store.transaction_at(place)
+        if tx is not None and wanted(place, tx):
+            steps.append(step_json(api, place, tx))
     return steps
 
 
-async def _history(api: Api, request: Request, index: str, key: bytes, wanted: Wanted = lambda tx: True) -> Answer:
+async def _history(api: Api, request: Request, index: str, key: bytes) -> Answer:
     limit = request.query["limit"]
     found = api.service.store.lookup(index, key, after=request.query["after"], limit=limit)
-    following = found[-1][:2] if len(found) == limit else None
-    return Answer.json(page_json(api.service.store, await _steps(api, found, wanted), following))
+    following = found[-1] if len(found) == limit else None
+    return Answer.json(page_json(api.service.store, await _steps(api, found), following))
 
 
 # Records
@@ -77,9 +75,9 @@ async def record_history(api: Api, request: Request) -> Answer:
     own = store.lookup("record", commitment, after=after, limit=limit)
     wide = store.lookup("patient", entry.patient, after=after, limit=limit)
     merged = sorted({*own, *wide})[:limit]
-    following = merged[-1][:2] if len(own) == limit or len(wide) == limit else None
-    ids = {tx_id for _, _, tx_id in own}
-    steps = await _steps(api, merged, lambda tx: tx.id in ids or _covers(api, tx, entry))
+    following = merged[-1] if len(own) == limit or len(wide) == limit else None
+    its_own = set(own)
+    steps = await _steps(api, merged, lambda place, tx: place in its_own or _covers(api, tx, entry))
     return Answer.json(page_json(store, steps, following))
 
 
@@ -99,13 +97,13 @@ async def patient_records(api: Api, request: Request) -> Answer:
     store, patient, limit = api.service.store, request.path["key"], request.query["limit"]
     found = store.lookup("patient", patient, after=request.query["after"], limit=limit)
     items = []
-    async for _, _, tx_id in api.reads.sliced(found):
-        placed = store.transaction(tx_id)
-        if placed is not None and placed[2].operation == "records.register":
-            commitment = placed[2].fields[0]
+    async for place in api.reads.sliced(found):
+        tx = store.transaction_at(place)
+        if tx is not None and tx.operation == "records.register":
+            commitment = tx.fields[0]
             assert isinstance(commitment, bytes)
             items.append(_record_json(commitment, _record(api, commitment)))
-    return Answer.json(page_json(store, items, found[-1][:2] if len(found) == limit else None))
+    return Answer.json(page_json(store, items, found[-1] if len(found) == limit else None))
 
 
 # Drugs
@@ -149,12 +147,11 @@ async def _gather(api: Api, epc: str) -> tuple[dict[str, list[Found]], dict[Plac
             entries = store.lookup("serial", name.encode(), limit=left)
             left -= len(entries)
             operations: list[Found] = []
-            async for height, position, tx_id in api.reads.sliced(entries):
-                place = height, position
-                placed = store.transaction(tx_id)
-                if placed is None:
+            async for place in api.reads.sliced(entries):
+                tx = store.transaction_at(place)
+                if tx is None:
                     continue
-                tx = transactions[place] = placed[2]
+                transactions[place] = tx
                 operation: Any = registry.handler(tx.operation, tx.version).rule.operation  # fields passed once
                 operations.append((place, operation(*tx.fields)))
                 left_bytes -= len(tx.wire)

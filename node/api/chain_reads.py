@@ -15,7 +15,7 @@ from ledger.modules import members
 from ledger.rules import Member, member_by_id, member_by_key
 from ledger.state import state_key
 from node.api import events
-from node.api.exchange import Answer, Api, Request, Stream, long_read
+from node.api.exchange import Answer, Api, Place, Request, Stream, long_read
 from node.api.problems import Problem, bad_request, not_found, pruned
 from node.api.views import (
     block_json,
@@ -163,19 +163,22 @@ async def validators(api: Api, request: Request) -> Answer:
 async def proposals(api: Api, request: Request) -> Answer:
     store = api.service.store
     found = store.lookup("governance", b"proposals", after=request.query["after"], limit=request.query["limit"])
-    items = [_proposal_json(api, place[:2], place[2]) async for place in api.reads.sliced(found)]
-    last = found[-1][:2] if len(found) == request.query["limit"] else None
+    items = [_proposal_json(api, place) async for place in api.reads.sliced(found)]
+    last = found[-1] if len(found) == request.query["limit"] else None
     return Answer.json(page_json(store, [item for item in items if item is not None], last))
 
 
-def _proposal_json(api: Api, place: tuple[int, int], tx_id: bytes) -> dict[str, Any] | None:
-    match api.service.store.get(state_key(members.MODULE_NAME, "proposal", tx_id)):
+def _proposal_json(api: Api, place: Place) -> dict[str, Any] | None:
+    tx = api.service.store.transaction_at(place)
+    if tx is None:
+        return None
+    match api.service.store.get(state_key(members.MODULE_NAME, "proposal", tx.id)):
         case (bytes(proposer), tuple(change), tuple(approvals), bool(is_open)):
             pass
         case _:
             return None
     return {
-        "id": tx_id.hex(),
+        "id": tx.id.hex(),
         "height": place[0],
         "position": place[1],
         "proposer": proposer.hex(),
@@ -211,25 +214,25 @@ async def parameters(api: Api, request: Request) -> Answer:
 async def evidence(api: Api, request: Request) -> Answer:
     store, limit = api.service.store, request.query["limit"]
     found = store.lookup("governance", b"evidence", after=request.query["after"], limit=limit)
-    items = [_evidence_json(api, place[:2], place[2]) async for place in api.reads.sliced(found)]
-    last = found[-1][:2] if len(found) == limit else None
+    items = [_evidence_json(api, place) async for place in api.reads.sliced(found)]
+    last = found[-1] if len(found) == limit else None
     return Answer.json(page_json(store, [item for item in items if item is not None], last))
 
 
-def _evidence_json(api: Api, place: tuple[int, int], tx_id: bytes) -> dict[str, Any] | None:
+def _evidence_json(api: Api, place: Place) -> dict[str, Any] | None:
     """What was reported there. The convicted is named by what its key is known as today."""
     store = api.service.store
-    placed, header = store.transaction(tx_id), store.header(place[0])
-    if placed is None or header is None:
+    tx, header = store.transaction_at(place), store.header(place[0])
+    if tx is None or header is None:
         return None
-    proof = Evidence.decode(placed[2].fields[0])  # type: ignore[arg-type]  # it was accepted, so it is one
+    proof = Evidence.decode(tx.fields[0])  # type: ignore[arg-type]  # it was accepted, so it is one
     validators = store.validator_set(proof.epoch)
     if validators is None:
         return None
     key = validators.keys[proof.member]
     known, convicted = member_by_key(store, key), members.conviction(store, proof.epoch, key)
     return {
-        "id": tx_id.hex(),
+        "id": tx.id.hex(),
         "height": place[0],
         "position": place[1],
         "time_ms": header.time_ms,
@@ -239,7 +242,7 @@ def _evidence_json(api: Api, place: tuple[int, int], tx_id: bytes) -> dict[str, 
         "offence": proof.offence.name.lower(),
         "place": list(proof.place),
         "loses_vote": convicted is not None and convicted.loses_vote,
-        "reporter": placed[2].sender.hex(),
+        "reporter": tx.sender.hex(),
         "evidence": proof.wire.hex(),
     }
 

@@ -163,11 +163,11 @@ class Directory:
         store = self._service.store
         while found := store.lookup("governance", b"proposals", after=self._read_until, limit=500):
             await reads.turn()
-            async for height, position, tx_id in reads.sliced(found):
-                self._read_until = height, position
-                placed = store.transaction(tx_id)
-                if placed is not None and placed[2].operation == "members.propose_institution":
-                    self._ids[str(placed[2].fields[0])] = None
+            async for place in reads.sliced(found):
+                self._read_until = place
+                tx = store.transaction_at(place)
+                if tx is not None and tx.operation == "members.propose_institution":
+                    self._ids[str(tx.fields[0])] = None
         return tuple(self._ids)
 
 

@@ -208,16 +208,16 @@ async def test_in_a_crowd_streams_go_on(tmp_path: Path) -> None:
 @pytest.mark.asyncio
 async def test_who_are_members_is_gathered_in_turns_too() -> None:
     """After a start all proposals there ever were are gone through: thousands may be."""
-    rows = [(height, 0, b"") for height in range(1, 1_201)]
+    rows = [(height, 0) for height in range(1, 1_201)]
     looked_up: list[int] = []
 
-    def lookup(name: str, key: bytes, *, after: Place | None, limit: int) -> list[tuple[int, int, bytes]]:
-        return [row for row in rows if row[:2] > (after or (0, 0))][:limit]
+    def lookup(name: str, key: bytes, *, after: Place | None, limit: int) -> list[Place]:
+        return [row for row in rows if row > (after or (0, 0))][:limit]
 
-    def transaction(tx_id: bytes) -> None:
+    def transaction_at(place: Place) -> None:
         looked_up[-1] += 1
 
-    store = SimpleNamespace(lookup=lookup, transaction=transaction)
+    store = SimpleNamespace(lookup=lookup, transaction_at=transaction_at)
     service: Any = SimpleNamespace(store=store, genesis=SimpleNamespace(modules={"members": {}}))
     gathering = asyncio.create_task(Directory(service).ids(Reads()))
     while not gathering.done():

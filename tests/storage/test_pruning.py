@@ -96,7 +96,8 @@ def test_bodies_go_and_headers_certificates_and_state_stay() -> None:
         first_kept = next(store.transactions_since(1))
         assert first_kept[0] == last + 1
         assert min(event.height for event in store.events((0, 0), 1000)) > last
-        assert all(height > last for height, _, _ in store.lookup("note", b"n1-0", limit=100))
+        assert all(height > last for height, _ in store.lookup("note", b"n1-0", limit=100))
+        assert store.transaction_at((last, 0)) is None
 
 
 def test_what_is_left_is_exactly_what_a_store_of_those_blocks_would_hold(pruned: Node) -> None:
