@@ -488,8 +488,9 @@ class _Link:
             if message.type is aiohttp.WSMsgType.PING:
                 await self.socket.pong(message.data)
             elif message.type is aiohttp.WSMsgType.PONG:
-                if message.data == self._ping_ns.to_bytes(8, "big"):
+                if self._ping_ns and message.data == self._ping_ns.to_bytes(8, "big"):
                     self._rtts_ms.append((time.monotonic_ns() - self._ping_ns) / 1e6)
+                    self._ping_ns = 0  # answered: a copy of it says nothing more
             elif message.type is aiohttp.WSMsgType.TEXT:
                 raise FrameError(Fault.MALFORMED_FRAME)
             elif message.type is aiohttp.WSMsgType.ERROR and isinstance(message.data, WebSocketError):

@@ -637,7 +637,7 @@ def read_exceptions(data: bytes, key: bytes) -> dict[int, Outcome]:
     last = -1
     for item in value if type(value) is tuple else ():
         match item:
-            case (int(position), int(code), tuple(detail)) if position > last and (code or detail):
+            case (position, int(code), tuple(detail)) if type(position) is int and position > last and (code or detail):
                 found[position], last = (code, detail), position  # type: ignore[assignment]
             case _:
                 raise Corruption(f"record {key.hex()} is not a list of exceptions")
@@ -648,4 +648,4 @@ def read_exceptions(data: bytes, key: bytes) -> dict[int, Outcome]:
 
 def _version(stored_format: bytes) -> int:
     number = stored_format.rpartition(b"/")[2]
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdigit() and len(number) < 20 else 0

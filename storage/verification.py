@@ -70,8 +70,10 @@ def check_shapes(kv: KeyValue) -> None:
 
 
 def _check_heights(kv: KeyValue, store: ChainStore) -> None:
-    """Nothing is told of blocks above the tip, nor of transactions in blocks that are gone."""
+    """Nothing is told of blocks above the tip, nor of transactions in blocks that are gone; and the last is there."""
     tip_height = store.tip.height
+    if store.pruned > max(0, tip_height - 1) or store.known_from > tip_height + 1:
+        raise Corruption("it says that blocks are gone which it never had")
     for prefix in (
         schema.PROPOSAL,
         schema.HEADER,

@@ -150,12 +150,17 @@ def hello(identity: KeyPair, chain_id: bytes = CHAIN) -> Hello:
 
 
 @asynccontextmanager
-async def raw_socket(identity: KeyPair, target: Node) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+async def raw_socket(
+    identity: KeyPair, target: Node, *, autoping: bool = True
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     """A WebSocket with a real certificate and no manners."""
     tls = TlsContexts(identity)
     tls.trust([target.key])
     url = f"wss://127.0.0.1:{target.transport.port}{PATH}"
-    async with aiohttp.ClientSession() as session, session.ws_connect(url, ssl=tls.client, max_msg_size=0) as socket:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, ssl=tls.client, max_msg_size=0, autoping=autoping) as socket,
+    ):
         yield socket
 
 
@@ -238,6 +243,30 @@ async def test_a_path_that_becomes_longer_is_noticed() -> None:
         finally:
             await link.close()
         await a.record.until(lambda: a.record.downs)
+
+
+@pytest.mark.asyncio
+async def test_a_ping_is_answered_once() -> None:
+    """A second answer, or one to no ping, measures nothing."""
+    a = Node(A)
+    async with running(a), raw_socket(B, a, autoping=False) as socket:
+        await greet(socket, B)
+        ping = await socket.receive(timeout=5)
+        assert ping.type is aiohttp.WSMsgType.PING
+
+        async def measured(*answers: bytes) -> tuple[float | None, dict[bytes, float]]:
+            """After these pongs were read: what is sent later is read later."""
+            for answer in answers:
+                await socket.pong(answer)
+            count = len(a.record.frames)
+            await socket.send_bytes(encode_frame(Kind.VOTE, b""))
+            await a.record.until(lambda: len(a.record.frames) > count)
+            return a.transport.peers()[0].rtt_ms, a.transport.round_trips_ms()
+
+        assert await measured(bytes(8)) == (None, {})
+        once = await measured(ping.data)
+        assert B.public in once[1]
+        assert await measured(ping.data, bytes(8)) == once
 
 
 @pytest.mark.asyncio

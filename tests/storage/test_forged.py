@@ -171,8 +171,9 @@ def test_a_receipt_above_the_last_checkpoint(rows: dict[bytes, bytes], tmp_path:
         ((0, 0, ()),),
         ((500, 2405, ()),),
         ((-1, 2405, ()),),
+        ((True, 2405, ()),),
     ],
-    ids=["empty", "disordered", "twice", "plain", "beyond", "before"],
+    ids=["empty", "disordered", "twice", "plain", "beyond", "before", "no number"],
 )
 def test_exceptions_that_are_none(exceptions: Value, rows: dict[bytes, bytes], tmp_path: Path) -> None:
     _, store = store_of(rows)
@@ -329,6 +330,23 @@ def test_a_row_of_no_known_shape(
 @pytest.mark.parametrize("value", [b"", b"\xff\xfe", b"\x90", b"{}"])
 def test_what_every_opening_reads(key: bytes, value: bytes, rows: dict[bytes, bytes], tmp_path: Path) -> None:
     rows[key] = value
+    with pytest.raises(StorageError):
+        restore(io.BytesIO(forged_archive(rows)), tmp_path / "data", executor(), KEYS[0].public, with_log=False)
+
+
+@pytest.mark.parametrize("above", [0, 1, 1 << 63])
+@pytest.mark.parametrize("key", [schema.PRUNED_KEY, schema.INDEXED_KEY])
+def test_blocks_that_are_said_to_be_gone(key: bytes, above: int, rows: dict[bytes, bytes], tmp_path: Path) -> None:
+    """The last block is always there. Indexes may know nothing yet, but not of what is to come."""
+    _, store = store_of(rows)
+    if key == schema.INDEXED_KEY and not above:
+        return
+    rows[key] = schema.pack_height(store.tip.height + above)
+    refused(rows, tmp_path / "data", "never had")
+
+
+def test_a_format_with_a_number_beyond_all_numbers(rows: dict[bytes, bytes], tmp_path: Path) -> None:
+    rows[schema.FORMAT_KEY] = b"medchain/store/" + b"9" * 5_000
     with pytest.raises(StorageError):
         restore(io.BytesIO(forged_archive(rows)), tmp_path / "data", executor(), KEYS[0].public, with_log=False)
 
