@@ -104,7 +104,7 @@ class Suite:
     def _is_made(self, scenario: Scenario, number: int) -> bool:
         """Whether a round has had, or needs, no run of it."""
         has_had = number < len(self.rounds) and self.rounds[number].has_had(scenario.name)
-        return has_had or number >= (scenario.runs_max or self.runs)
+        return has_had or number < self.runs - (scenario.runs_max or self.runs)  # the long ones in the last rounds
 
     async def search_knees(self) -> None:
         for name in dict.fromkeys(scenario.knee_of for scenario in self.scenarios):

@@ -416,6 +416,13 @@ def test_a_round_has_what_is_compared_side_by_side() -> None:
     assert set(order) == set(SCENARIOS)
 
 
+def test_what_runs_once_runs_in_the_last_round() -> None:
+    """Whoever ends a suite early has the rest of its rows."""
+    suite = Suite(ROWS, 3, quick=False)
+    assert [suite._is_made(SCENARIOS["long"], number) for number in range(3)] == [True, True, False]
+    assert not any(suite._is_made(SCENARIOS["standard"], number) for number in range(3))
+
+
 def test_both_sides_are_offered_more_than_the_lighter_one_carries() -> None:
     for name in ("state", "delay"):
         heavy, light = row(name).scenarios
