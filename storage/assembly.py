@@ -45,7 +45,7 @@ from ledger.stateproof import (
 )
 from ledger.validators import ValidatorSet
 from storage import schema
-from storage.chain import PLAIN, VALIDATORS_KEY, exceptions_of, read_batch, read_exceptions
+from storage.chain import PLAIN, VALIDATORS_KEY, exceptions_at, exceptions_of, read_batch
 from storage.errors import Corruption
 from storage.kv import KeyValue
 from storage.snapshots import PART_BUCKETS, PARTS
@@ -387,9 +387,7 @@ def _derived_rows(kv: KeyValue, base: int, last: int) -> Iterator[tuple[list[tup
                 deletes.append(schema.batch_key(height, number))
             key = schema.batch_key(*place)
             ids += read_batch(_present(kv, key), key).tx_ids
-        key = schema.at_height(schema.EXCEPTIONS, height)
-        data = kv.get(key)
-        exceptions = {} if data is None else read_exceptions(data, key)
+        exceptions = exceptions_at(kv, height)
         for position, tx_id in enumerate(ids):
             if not exceptions.get(position, PLAIN)[0] or tx_id not in placed:
                 puts.append((schema.TRANSACTION + tx_id, schema.pack_place(height, position)))

@@ -343,15 +343,10 @@ class ChainStore:
         proposed = self.proposed(height)
         if proposed is None or height <= self._pruned:
             return ()
-        ids, exceptions = self._tx_ids(proposed[0]), self._exceptions(height)
+        ids, exceptions = self._tx_ids(proposed[0]), exceptions_at(self._kv, height)
         if exceptions and max(exceptions) >= len(ids):
             raise Corruption(f"block {height} has no transaction {max(exceptions)}")
         return tuple(Receipt(tx_id, *exceptions.get(position, PLAIN)) for position, tx_id in enumerate(ids))
-
-    def _exceptions(self, height: int) -> dict[int, Outcome]:
-        key = schema.at_height(schema.EXCEPTIONS, height)
-        data = self._kv.get(key)
-        return {} if data is None else read_exceptions(data, key)
 
     def validator_set(self, epoch: int) -> ValidatorSet | None:
         """The validators of an epoch that has begun, or begins after the tip."""
@@ -449,7 +444,7 @@ class ChainStore:
     def receipt(self, tx_id: bytes) -> Receipt | None:
         """The receipt at the place `transaction` names."""
         place = self.place(tx_id)
-        return None if place is None else Receipt(tx_id, *self._exceptions(place[0]).get(place[1], PLAIN))
+        return None if place is None else Receipt(tx_id, *exceptions_at(self._kv, place[0]).get(place[1], PLAIN))
 
     def lookup(self, name: str, key: bytes, *, after: Place | None = None, limit: int) -> list[Place]:
         """The places under `key` in the index `name`, oldest first, beyond `after`. No block is read for it."""
@@ -470,7 +465,7 @@ class ChainStore:
         """Up to `limit` transactions in their order, beyond `after`, of blocks that are kept; (0, 0) is before all."""
         found: list[Event] = []
         for height in range(max(after[0], self._pruned + 1), self._tip.height + 1):
-            wires, exceptions = self._wires(height), self._exceptions(height)
+            wires, exceptions = self._wires(height), exceptions_at(self._kv, height)
             first = after[1] + 1 if height == after[0] else 0
             for position in range(first, min(len(wires), first + limit - len(found))):
                 tx = Transaction.decode(wires[position])
@@ -630,8 +625,12 @@ def exceptions_of(receipts: Sequence[Receipt]) -> tuple[tuple[int, int, tuple[st
     )
 
 
-def read_exceptions(data: bytes, key: bytes) -> dict[int, Outcome]:
-    """The reverse, by position; Corruption for what `exceptions_of` never makes."""
+def exceptions_at(kv: KeyValue, height: int) -> dict[int, Outcome]:
+    """What is kept of a block's receipts, by position; Corruption for what `exceptions_of` never makes."""
+    key = schema.at_height(schema.EXCEPTIONS, height)
+    data = kv.get(key)
+    if data is None:
+        return {}
     value = decode_record(data, key)
     found: dict[int, Outcome] = {}
     last = -1
