@@ -248,7 +248,7 @@ ROWS: Sequence[Row] = (
     _share("1 KB", "size", "transactions of 1 KB", 0.45, 0.75, "1 KB"),
     _share("4 KB", "size", "transactions of 4 KB", 0.35, 0.63, "4 KB"),
     _ratio(
-        "state", "state", "1 million accounts against 1 thousand, both at 1.2 of the latter's knee", 0.85, 0.97,
+        "state", "state", "1 million accounts against 1 thousand, both at 1.2 of the standard knee", 0.85, 0.97,
         "million accounts", "thousand accounts", executed_share,
     ),
     _less(
@@ -260,7 +260,7 @@ ROWS: Sequence[Row] = (
         memory_growth,
     ),
     _ratio(
-        "delay", "delay", "50 ms one way against none, same proxies, both at 1.2 of the latter's knee", 0.80, 0.97,
+        "delay", "delay", "50 ms one way against none, same proxies, both at 1.2 of the standard knee", 0.80, 0.97,
         "links of 50 ms", "links of 0 ms", executed_share,
     ),
     _gap("follower stopped", "follower stopped at half the knee: longest gap", NO_GAP_S, NO_GAP_S, "follower stopped"),

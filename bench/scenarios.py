@@ -1,7 +1,8 @@
 """The loads and conditions of the suite, by name: what each run offers, as a share of the limit L or of a knee.
 
-The knee of a scenario is the highest load that it carries with p95 under half a second (bench/report.py, `passes`),
-searched once before the rounds and kept as a share of L, so that it follows the machine's speed from run to run.
+The knee of a scenario is the highest load that it carries with p95 under half a second, with sixteen nodes under a
+second (bench/report.py, `passes`), searched once before the rounds and kept as a share of L, so that it follows the
+machine's speed from run to run.
 
 Must not know: rows, or what is owed.
 """
@@ -18,22 +19,31 @@ from bench.comet_nodes import build
 from bench.faults import FaultKind, FaultPlan
 from bench.observer import BenchError
 from bench.options import Options
-from bench.report import document
+from bench.report import TARGET_P95_MS, document
 from bench.run import run
 from bench.stage import Say
 
 Document = Mapping[str, Any]  # as bench.report.document makes it
 Runner = Callable[[Options, Say], Awaitable[Document]]  # raises Unavailable where there is nothing to run
 
-SUSTAINED_S, WINDOW_S, WARMUP_S = 60.0, 30.0, 5.0
+SUSTAINED_S, WINDOW_S, WARMUP_S = 60.0, 20.0, 5.0
 FAULT_WINDOW_S, FAULT_AT_S = 20.0, 8.0
 LONG_S = 1_800.0
 QUICK_WINDOW_S, QUICK_WARMUP_S, QUICK_FAULT_AT_S, QUICK_ACCOUNTS_MAX = 3.0, 1.0, 1.0, 20_000
 KNEE_WINDOW_S, KNEE_WARMUP_S = 8.0, 3.0
+LARGE_P95_MS = 1_000.0  # sixteen nodes on two cores take half a second for a decision, however little they are offered
 
 
-async def medchain(options: Options, say: Say) -> Document:
-    return document(*await run(options, say))
+def within(p95_ms_max: float) -> Runner:
+    """Ours; a load is carried with p95 under that."""
+
+    async def measured(options: Options, say: Say) -> Document:
+        return document(*await run(options, say), p95_ms_max)
+
+    return measured
+
+
+medchain = within(TARGET_P95_MS)
 
 
 def comet(setup: str) -> Runner:
@@ -110,32 +120,32 @@ def _faulty(kind: FaultKind) -> Options:
 
 # In the order of a round: what is compared lies side by side.
 _ALL = (
-    Scenario("standard", replace(_loaded(), duration_s=SUSTAINED_S)),
-    Scenario("comet stock", _loaded(), guess=0.2, runner=comet("stock")),
-    Scenario("comet tuned", _loaded(), guess=0.2, runner=comet("tuned")),
-    Scenario("comet signed", _loaded(), guess=0.2, runner=comet("signed")),
+    Scenario("standard", replace(_loaded(), duration_s=SUSTAINED_S), guess=0.32),
+    Scenario("comet stock", _loaded(), guess=0.3, runner=comet("stock")),
+    Scenario("comet tuned", _loaded(), guess=0.6, runner=comet("tuned")),
+    Scenario("comet signed", _loaded(), guess=0.46, runner=comet("signed")),
     Scenario("overload", _loaded(), of_knee=2.0, knee="standard"),
     Scenario("light", _loaded(), of_limit=0.1),
-    Scenario("light, Poisson", _loaded(poisson=True), of_limit=0.1),
+    Scenario("light, Poisson", _loaded(poisson=True), of_limit=0.1, runs_max=1),
     Scenario("half", _loaded(), of_limit=0.5),
-    Scenario("n7", _loaded(nodes=7)),
-    Scenario("n10", _loaded(nodes=10)),
-    Scenario("n16", _loaded(nodes=16), guess=0.2),
-    Scenario("512 bytes", _loaded(mix="sized", size_bytes=512)),
-    Scenario("1 KB", _loaded(mix="sized", size_bytes=1_024)),
-    Scenario("4 KB", _loaded(mix="sized", size_bytes=4_096), guess=0.15),
-    # Beyond the lighter one's knee on both sides: below it, the heavier one would lose nothing before it lost a lot.
-    Scenario("thousand accounts", _loaded(accounts=1_000), of_knee=1.2),
-    Scenario("million accounts", _loaded(accounts=1_000_000), of_knee=1.2, knee="thousand accounts"),
-    Scenario("links of 0 ms", _loaded(delay_ms=0), of_knee=1.2),
-    Scenario("links of 50 ms", _loaded(delay_ms=50), of_knee=1.2, knee="links of 0 ms"),
+    Scenario("n7", _loaded(nodes=7), guess=0.27),
+    Scenario("n10", _loaded(nodes=10), guess=0.23),
+    Scenario("n16", _loaded(nodes=16), guess=0.14, runner=within(LARGE_P95_MS)),
+    Scenario("512 bytes", _loaded(mix="sized", size_bytes=512), guess=0.38),
+    Scenario("1 KB", _loaded(mix="sized", size_bytes=1_024), guess=0.33),
+    Scenario("4 KB", _loaded(mix="sized", size_bytes=4_096), guess=0.17),
+    # Beyond the knee on both sides: below it, the heavier one would lose nothing before it lost a lot.
+    Scenario("thousand accounts", _loaded(accounts=1_000), of_knee=1.2, knee="standard"),
+    Scenario("million accounts", _loaded(accounts=1_000_000), of_knee=1.2, knee="standard"),
+    Scenario("links of 0 ms", _loaded(delay_ms=0), of_knee=1.2, knee="standard"),
+    Scenario("links of 50 ms", _loaded(delay_ms=50), of_knee=1.2, knee="standard"),
     # Half the knee: a cluster at its limit has no room to catch up with what waited.
     Scenario("follower stopped", _faulty(FaultKind.STOP_FOLLOWER), of_knee=0.5, knee="standard"),
-    Scenario("follower slow", _faulty(FaultKind.SLOW_FOLLOWER), of_knee=0.5, knee="standard"),
+    Scenario("follower slow", _faulty(FaultKind.SLOW_FOLLOWER), of_knee=0.5, knee="standard", runs_max=1),
     Scenario("leader killed", _faulty(FaultKind.KILL_LEADER), of_knee=0.5, knee="standard"),
-    Scenario("bulk", _loaded(mix="bulk"), guess=0.004),
+    Scenario("bulk", _loaded(mix="bulk"), guess=0.005, runs_max=1),
     Scenario("bulk overload", _loaded(mix="bulk"), of_knee=2.0, knee="bulk"),
-    Scenario("singles", _loaded(post_txs_max=1), guess=0.1),
+    Scenario("singles", _loaded(post_txs_max=1), guess=0.15),
     # Its rows compare it with itself, and no machine stays the same for half an hour.
     Scenario("long", replace(_loaded(), duration_s=LONG_S), of_knee=0.8, knee="standard", runs_max=1, may_drift=True),
 )

@@ -32,6 +32,7 @@ WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-s
 ROUND_TRIPS = 4
 _HEAD_BYTES = 64  # of a batch, beyond its transactions
 _STRANGERS = "strangers"  # all that have no vote, as one peer
+SLOWNESS_MAX = 5  # a chain that makes transactions wait so many times too long, or longer, takes that much fewer
 ORDERED_KEPT = 2_048  # ordered batches remembered, so that late copies are not offered again
 
 
@@ -45,7 +46,7 @@ class PoolConfig:
     batch_txs_soon: int = 100  # enough for a batch of its own, however young: its fixed costs are spread by then
     # More unexecuted work than this is refused, beside what is on its way: waiting longer helps nobody.
     backlog_ms_max: int = 220
-    backlog_txs_min: int = 500  # accepted however slow the chain seems, so that an idle chain can start
+    backlog_txs_min: int = 500  # accepted by an idle chain, whose pace nobody knows; fewer the longer they wait
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
     held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own
     held_bytes_strangers_max: int = 32 * 1024 * 1024  # from all that have no vote together: they leave members room
@@ -92,6 +93,7 @@ class BatchPool:
         self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()  # the one sought longest stands first
         self._rate_txs = 0.0  # executed per millisecond, smoothed
         self._rated_at_ms: int | None = None
+        self._waited_ms = 0  # from a batch's coming to its execution, smoothed
         self.round_trip_ms = 0  # to as many validators as a decision takes
 
     # Clients' transactions
@@ -122,10 +124,11 @@ class BatchPool:
 
     @property
     def backlog_txs_max(self) -> int:
-        """How many transactions may wait, whoever took them, from how fast the chain executes. Over a long distance
-        many are on their way and wait for nobody."""
-        waits_ms = self.config.backlog_ms_max + ROUND_TRIPS * self.round_trip_ms
-        return max(self.config.backlog_txs_min, int(self._rate_txs * waits_ms))
+        """How many transactions may wait, whoever took them, from how fast the chain executes and how long they waited
+        of late. Over a long distance many are on their way and wait for nobody."""
+        waits_ms = max(1, self.config.backlog_ms_max + ROUND_TRIPS * self.round_trip_ms)
+        waited_ms = min(max(self._waited_ms, waits_ms), SLOWNESS_MAX * waits_ms)
+        return max(self.config.backlog_txs_min * waits_ms // waited_ms, int(self._rate_txs * waits_ms))
 
     def cut_due_ms(self) -> int | None:
         """When the open batch must be cut at the latest; None when there is none."""
@@ -254,6 +257,9 @@ class BatchPool:
     def ordered(self, batches: Sequence[Batch], now_ms: int) -> None:
         """These were executed: make room, and learn how fast the chain is."""
         txs, known = 0, len(self._known)
+        waited_ms = [now_ms - held.since_ms for batch in batches if (held := self._held.get(batch.digest))]
+        if waited_ms:
+            self._waited_ms = (3 * self._waited_ms + max(waited_ms)) // 4
         for batch in batches:
             self._release(batch.digest)
             self._wanted.pop(batch.digest, None)

@@ -19,6 +19,7 @@ from p2p.batches import (
     FETCH_TIMEOUT_MS,
     FRAMING_BYTES,
     ORDERED_KEPT,
+    SLOWNESS_MAX,
     WANTED_MAX,
     BatchPool,
     PoolConfig,
@@ -219,6 +220,29 @@ def test_the_backlog_follows_how_fast_the_chain_executes() -> None:
     for now_ms in range(20_000, 60_000, 50):
         pool.ordered([], now_ms)
     assert pool.backlog_txs_max == 10
+
+
+def test_a_chain_that_makes_transactions_wait_takes_fewer_of_them() -> None:
+    """Where each block takes half a second, five hundred transactions are seconds of work."""
+    pool, number, allowed = BatchPool(PoolConfig(batch_age_ms_max=8, backlog_ms_max=220)), 0, []
+    assert pool.backlog_txs_max == 500, "an idle chain takes a whole batch"
+    for now_ms in range(0, 20_000, 2_200):
+        number += 1
+        pool.add(batch(number), PEERS[0], now_ms)
+        pool.ordered(pool.held(), now_ms + 440)
+        allowed.append(pool.backlog_txs_max)
+    assert allowed == sorted(allowed, reverse=True)
+    assert 250 <= allowed[-1] <= 270, "half, as they wait twice as long"
+    for now_ms in range(20_000, 90_000, 10_000):
+        number += 1
+        pool.add(batch(number), PEERS[0], now_ms)
+        pool.ordered(pool.held(), now_ms + 9_000)
+    assert pool.backlog_txs_max == 500 // SLOWNESS_MAX, "never none"
+    for now_ms in range(90_000, 95_000, 200):
+        number += 1
+        pool.add(batch(number), PEERS[0], now_ms)
+        pool.ordered(pool.held(), now_ms + 50)
+    assert pool.backlog_txs_max == 500
 
 
 def test_what_is_on_its_way_over_a_distance_takes_no_room_from_what_waits() -> None:
@@ -559,7 +583,9 @@ class Pooling(RuleBasedStateMachine):
         known = one.id in self.waiting
         others = {origin for _, origin in self.held.values()} - {None}
         theirs = sum(len(one.wires) for one, origin in self.held.values() if origin is not None)
-        full = len(self.waiting) >= max(8 - theirs, 8 // (1 + len(others)))
+        most = self.pool.backlog_txs_max
+        assert 8 // SLOWNESS_MAX <= most <= 8
+        full = len(self.waiting) >= max(most - theirs, most // (1 + len(others)))
         own_bytes = self.pool._open_bytes + self.pool._held_bytes.get(None, 0)
         full = full or own_bytes + len(one.wire) + FRAMING_BYTES > 2_000
         assert pool_full(self.pool, one, self.now_ms) == (full and not known)
