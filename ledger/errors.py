@@ -171,6 +171,10 @@ class LedgerError(Exception):
     """Base of everything this package raises on purpose."""
 
 
+class Unreadable(Exception):
+    """The state below could not be read. That is this node's trouble and says nothing of a transaction."""
+
+
 class CodecError(LedgerError):
     """The bytes are not the one canonical encoding of a value within the limits. Drop them, blame the sender."""
 

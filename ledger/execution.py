@@ -1,5 +1,6 @@
 """Execution of ordered blocks: the one function from (state, block) to (receipts, changes, next tip), the same on every
-node. A refused transaction leaves a receipt and nothing else; an exception in a rule refuses that transaction.
+node. A refused transaction leaves a receipt and nothing else; an exception in a rule refuses that transaction. What
+cannot be read ends the execution instead: no outcome hangs on one node's disk.
 
 Must not know: where blocks come from, or where the result is kept.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from ledger.block import Header, Proposal, Receipt, next_results_hash, receipts_root
 from ledger.codec import Value
-from ledger.errors import Code, CodecError, ConfigError, Reject
+from ledger.errors import Code, CodecError, ConfigError, Reject, Unreadable
 from ledger.fields import is_printable
 from ledger.genesis import Genesis, Parameters, development_public_keys
 from ledger.merkle import EMPTY_ROOT
@@ -218,6 +219,10 @@ class Executor:
         if handler.rule.check is not None:
             handler.rule.check(operation)
 
+    def try_out(self, tx: Transaction, state: Reader, tip: Tip) -> None:
+        """Raise Reject if it would be refused as the only one of the block after `tip`. Changes nothing."""
+        self._apply(tx, Overlay(state), tip.height + 1, tip.time_ms)
+
     def _apply(self, tx: Transaction, overlay: Overlay, height: int, time_ms: int) -> Context:
         check_admissible(tx, self.genesis.chain_id, height, self._validity_heights_max)
         if tx.sender in self._refused_keys:
@@ -236,7 +241,7 @@ class Executor:
             if not 0 < int(reject.code) < 2**31:  # 0 would read as success
                 raise Reject(Code.RULE_FAILED, handler.module, "refusal code") from reject
             raise
-        except MemoryError:
+        except (MemoryError, Unreadable):
             raise
         except Exception as error:  # a rule's mistake costs its transaction, never the node
             raise Reject(Code.RULE_FAILED, handler.module, type(error).__name__) from error

@@ -208,7 +208,11 @@ _PAYMENTS: dict[Code, Explanation] = {
 }
 
 _NODE: dict[Code, Explanation] = {
-    Code.POOL_FULL: Explanation("The node holds all the transactions it can.", "Send again later.", retryable=True),
+    Code.POOL_FULL: Explanation(
+        "The node holds all the transactions it can, and takes none now that the state as it is would refuse.",
+        "Send again later, after the steps that it needs.",
+        retryable=True,
+    ),
     Code.TOO_MANY_WAITERS: Explanation(
         "Too many requests wait already.", "Send without waiting, and ask for the receipt later.", retryable=True
     ),

@@ -40,6 +40,7 @@ from storage.errors import DiskFull, StateDiverged, StorageError
 
 WAIT_MS_MAX = 120_000
 LAG_HEIGHTS_MAX = 16  # two windows; more than ordinary jitter between nodes
+CROWDED_MS = 1_000  # for so long after somebody had to be turned away
 DOOR_SIZE_BYTES = 8 * 1024  # checked at the door between two turns of the loop: 0.1 to 2 ms, as measured by operation
 REFUSAL_TOLD_MS = 60_000  # what was refused for its time longer ago explains nothing
 
@@ -60,6 +61,7 @@ class Desk:
         self._waiters: dict[bytes, list[asyncio.Future[tuple[int, int, Receipt]]]] = {}
         self._height_waiters: list[tuple[int, asyncio.Future[bool]]] = []
         self._waiting = 0
+        self._crowded_until_ms = 0  # by the replica's clock
         self._being_checked = 0  # transactions between their decode and the pool
         self._down_since_ms: dict[bytes, int] = {}
         self._beside: frozenset[bytes] = frozenset()  # keys of the set to come, and of those whose epoch is still open
@@ -214,11 +216,15 @@ class Desk:
                     pending.append((position, found))
                     self._being_checked += 1
             valid = await self.driver.check_signatures([tx.wire for _, tx in pending])
+            signed = [tx for (_, tx), is_valid in zip(pending, valid, strict=True) if is_valid]
+            premature = await self._premature(signed)
         finally:
             self._being_checked -= len(pending)
         taken: list[tuple[int, Transaction]] = []
         for (position, tx), is_valid in zip(pending, valid, strict=True):
-            if is_valid:
+            if tx.id in premature:
+                outcomes[position] = self._no_room(tx.id)
+            elif is_valid:
                 taken.append((position, tx))
             else:
                 outcomes[position] = Outcome(tx.id, int(Code.BAD_SIGNATURE))
@@ -231,12 +237,32 @@ class Desk:
             outcomes[position] = Outcome(tx.id, code, detail)
         return [outcome for outcome in outcomes if outcome is not None]
 
+    async def _premature(self, txs: Sequence[Transaction]) -> set[bytes]:
+        """Those that would be refused as the state is, while there is no room for everyone: they are work for all nodes
+        and come to nothing. Most follow a step that was turned away; one whose step is on its way may come again.
+        """
+        found: set[bytes] = set()
+        if self.replica.outside.now_ms() >= self._crowded_until_ms:
+            return found
+        size_bytes = 0  # since the loop's last turn
+        for tx in txs:
+            if size_bytes >= DOOR_SIZE_BYTES:
+                size_bytes = 0
+                await asyncio.sleep(0)
+            size_bytes += len(tx.wire)
+            try:
+                self._home.executor.try_out(tx, self.store, self.store.tip)
+            except Reject:
+                found.add(tx.id)
+        return found
+
     def _at_the_door(self, wire: bytes, accepting: bool) -> Outcome | Transaction:
         """A transaction whose signature is to be checked next; or what became of it without that."""
         # What there is no room for is refused before it costs a decode and a signature check: under overload the
         # processor belongs to what was accepted.
         if self._being_checked >= self.replica.pool.room_txs:
-            return Outcome(leaf_hash(wire), int(Code.POOL_FULL), (self.replica.pool.waiting_txs,))
+            self._crowded_until_ms = self.replica.outside.now_ms() + CROWDED_MS
+            return self._no_room(leaf_hash(wire))
         try:
             tx = Transaction.decode(wire)
         except CodecError as error:
@@ -248,6 +274,9 @@ class Desk:
         if tx.replay_key in self._home.executor.replay and self.store.transaction(tx.id) is not None:
             return Outcome(tx.id, 0)  # executed already
         return tx
+
+    def _no_room(self, tx_id: bytes) -> Outcome:
+        return Outcome(tx_id, int(Code.POOL_FULL), (self.replica.pool.waiting_txs,))
 
     def _admit(self, tx: Transaction, accepting: bool) -> None:
         if not accepting:

@@ -21,10 +21,12 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from ledger.errors import Unreadable
+
 REMEDY = "Stop the node and run `medchain repair`: what is damaged is moved aside and fetched again from peers"
 
 
-class StorageError(Exception):
+class StorageError(Unreadable):
     """Root of the tree. Raised itself only for input/output errors with no better name (a failing disk)."""
 
 

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import pytest
 
 from ledger.block import RECEIPT_SIZE_BYTES_MAX, Header, Proposal, Receipt, next_results_hash, receipts_root
-from ledger.codec import encode
+from ledger.codec import Value, encode
 from ledger.crypto import hash_bytes
-from ledger.errors import Code, CodecError, ConfigError, Reject
+from ledger.errors import Code, CodecError, ConfigError, Reject, Unreadable
 from ledger.execution import Executor, Tip
 from ledger.fields import Integer, Operation, Text
 from ledger.genesis import Parameters, development_key
@@ -164,6 +164,18 @@ def test_a_rules_mistake_refuses_its_transaction_and_the_block_goes_on(chain: Ch
     assert receipts[1].detail == ("test", error)
     assert chain.read("test", "words") == ("a", "b")
     assert chain.read("test", "bad") is None
+
+
+def test_what_a_disk_cannot_read_refuses_no_transaction(chain: Chain) -> None:
+    """Trap 45. One node would refuse what all others execute."""
+
+    class Damaged:
+        def get(self, key: bytes, /) -> Value:
+            raise Unreadable("000005.ldb")
+
+    transaction = chain.transaction(ALICE, Say("a"))
+    with pytest.raises(Unreadable):
+        chain.executor.try_out(transaction, Damaged(), chain.tip)
 
 
 def test_whatever_a_rule_puts_into_a_refusal_becomes_a_small_receipt(chain: Chain) -> None:

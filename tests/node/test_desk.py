@@ -13,12 +13,14 @@ import pytest
 
 from consensus.messages import Status
 from ledger.codec import encode
-from ledger.errors import Code
+from ledger.errors import Code, Reject
+from ledger.transaction import Transaction
 from node.config import NodeConfig
-from node.desk import DOOR_SIZE_BYTES, LAG_HEIGHTS_MAX, Desk
+from node.desk import CROWDED_MS, DOOR_SIZE_BYTES, LAG_HEIGHTS_MAX, Desk
 from node.why import SILENT_MS, STARTING_MS
 from p2p.frames import Kind
 from tests.node.test_hostile import GENESIS, MEMBERS, WALL_MS, Lab, tiny, transaction
+from tests.simulation.cluster import CURRENCY, key_of
 
 AN_HOUR_MS = 3_600_000
 OWN = 3
@@ -138,6 +140,44 @@ async def test_posts_that_are_checked_at_the_same_time_share_what_room_there_is(
     assert sum(room.checked) == 150
     assert sorted(outcome.code for post in outcomes for outcome in post) == [0] * 150 + [Code.POOL_FULL] * 50
     assert room.desk._being_checked == 0
+
+
+@pytest.mark.asyncio
+async def test_while_there_is_no_room_for_everyone_what_the_state_would_refuse_is_turned_away(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C5. Else most of what is ordered under overload are later steps of what was turned away."""
+    too_much = [transfer(1_000_000_000_000, number).wire for number in range(4)]
+    assert await codes(room, too_much[:1]) == [0], "with room for all, the chain judges"
+    pool = type(room.lab.replica.pool)
+    monkeypatch.setattr(pool, "backlog_txs_max", 2)
+    assert await codes(room, [transaction(1).wire, transaction(2).wire]) == [0, Code.POOL_FULL]
+    monkeypatch.setattr(pool, "backlog_txs_max", 100)
+    assert await codes(room, [too_much[1], transaction(3).wire]) == [Code.POOL_FULL, 0]
+    room.pass_time(CROWDED_MS - 1)
+    assert await codes(room, [too_much[2], transaction(4).wire]) == [Code.POOL_FULL, 0]
+    room.pass_time(1)
+    assert await codes(room, too_much[3:]) == [0], "what was tried out and turned away does not prolong it"
+
+
+@pytest.mark.asyncio
+async def test_what_is_tried_out_changes_nothing(room: Room) -> None:
+    replica = room.lab.replica
+    before = replica.store.tip, replica.store.changed_since_root()
+    replica.executor.try_out(transaction(1), replica.store, replica.store.tip)
+    with pytest.raises(Reject) as refused:
+        replica.executor.try_out(transfer(1_000_000_000_000, 1), replica.store, replica.store.tip)
+    assert refused.value.code is Code.INSUFFICIENT_FUNDS
+    assert (replica.store.tip, replica.store.changed_since_root()) == before
+
+
+async def codes(room: Room, wires: list[bytes]) -> list[int]:
+    return [outcome.code for outcome in await room.desk.submit(wires)]
+
+
+def transfer(amount: int, number: int) -> Transaction:
+    fields, nonce = (CURRENCY, "h1", amount, ""), (1_000 + number).to_bytes(16, "big")
+    return Transaction.create(key_of(0), GENESIS.chain_id, "payments.transfer", fields, nonce=nonce, valid_until=500)
 
 
 def test_a_node_that_lags_or_has_stopped_is_not_ready(room: Room) -> None:

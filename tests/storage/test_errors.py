@@ -12,7 +12,9 @@ from storage import errors
 
 def test_the_drawn_tree_is_the_tree() -> None:
     assert errors.__doc__ is not None
-    classes = {name for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, Exception)}
+    found = {name: item for name, item in vars(errors).items() if isinstance(item, type)}
+    classes = {name for name, item in found.items() if issubclass(item, errors.StorageError)}
+    assert {name for name, item in found.items() if issubclass(item, Exception)} - classes == {"Unreadable"}
     drawn = {word for line in errors.__doc__.splitlines() if "─" in line for word in [line.split("─")[1].split()[0]]}
     assert drawn | {"StorageError"} == classes
 
