@@ -34,6 +34,7 @@ from node.replica import Replica
 from node.service import Outcome
 from node.vault import Vault
 from node.why import BEHIND_HEIGHTS, SILENT_MS, Facts, Missing, explain
+from p2p.batches import work
 from p2p.transport import Transport
 from storage.chain import ChainStore
 from storage.errors import DiskFull, StateDiverged, StorageError
@@ -62,7 +63,7 @@ class Desk:
         self._height_waiters: list[tuple[int, asyncio.Future[bool]]] = []
         self._waiting = 0
         self._crowded_until_ms = 0  # by the replica's clock
-        self._being_checked = 0  # transactions between their decode and the pool
+        self._being_checked = 0  # work between its decode and the pool
         self._down_since_ms: dict[bytes, int] = {}
         self._beside: frozenset[bytes] = frozenset()  # keys of the set to come, and of those whose epoch is still open
         self._followed: tuple[ValidatorSet, int | None, int | None] | None = None
@@ -203,6 +204,7 @@ class Desk:
         # A node that lags cannot judge validity heights, and what it takes would wait: let another node have it.
         accepting = self.stopped is None and self.lag() <= LAG_HEIGHTS_MAX
         size_bytes = 0  # since the loop's last turn
+        held = 0
         try:
             for position, wire in enumerate(wires):
                 if size_bytes >= DOOR_SIZE_BYTES:
@@ -214,12 +216,13 @@ class Desk:
                     outcomes[position] = found
                 else:
                     pending.append((position, found))
-                    self._being_checked += 1
+                    more = work(1, len(wire))
+                    held, self._being_checked = held + more, self._being_checked + more
             valid = await self.driver.check_signatures([tx.wire for _, tx in pending])
             signed = [tx for (_, tx), is_valid in zip(pending, valid, strict=True) if is_valid]
             premature = await self._premature(signed)
         finally:
-            self._being_checked -= len(pending)
+            self._being_checked -= held
         taken: list[tuple[int, Transaction]] = []
         for (position, tx), is_valid in zip(pending, valid, strict=True):
             if tx.id in premature:
@@ -260,7 +263,7 @@ class Desk:
         """A transaction whose signature is to be checked next; or what became of it without that."""
         # What there is no room for is refused before it costs a decode and a signature check: under overload the
         # processor belongs to what was accepted.
-        if self._being_checked >= self.replica.pool.room_txs:
+        if self._being_checked >= self.replica.pool.room:
             self._crowded_until_ms = self.replica.outside.now_ms() + CROWDED_MS
             return self._no_room(leaf_hash(wire))
         try:

@@ -21,6 +21,8 @@ from itertools import islice
 from ledger.errors import Code, Reject
 from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
 
+# So much of a transaction counts as one more: those of bulk events take some ten times as long as a transfer.
+WORK_BYTES = 4_096
 FRAMING_BYTES = 5  # msgpack header of one transaction in a batch
 SPREAD_AGAIN_BATCHES = 4  # at a time: two megabytes at most
 SPREAD_DOUBLINGS_MAX = 2
@@ -32,7 +34,7 @@ WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-s
 ROUND_TRIPS = 4
 _HEAD_BYTES = 64  # of a batch, beyond its transactions
 _STRANGERS = "strangers"  # all that have no vote, as one peer
-SLOWNESS_MAX = 5  # a chain that makes transactions wait so many times too long, or longer, takes that much fewer
+SLOWNESS_MAX = 5  # a chain that makes transactions wait so many times too long, or longer, takes that much less
 ORDERED_KEPT = 2_048  # ordered batches remembered, so that late copies are not offered again
 
 
@@ -46,7 +48,7 @@ class PoolConfig:
     batch_txs_soon: int = 100  # enough for a batch of its own, however young: its fixed costs are spread by then
     # More unexecuted work than this is refused, beside what is on its way: waiting longer helps nobody.
     backlog_ms_max: int = 220
-    backlog_txs_min: int = 500  # accepted by an idle chain, whose pace nobody knows; fewer the longer they wait
+    backlog_min: int = 500  # `work` taken by an idle chain, whose pace nobody knows; less the longer it waits
     held_bytes_max: int = 96 * 1024 * 1024  # all batches not yet ordered
     held_bytes_per_peer_max: int = 24 * 1024 * 1024  # of those, from one peer, or waiting of our own
     held_bytes_strangers_max: int = 32 * 1024 * 1024  # from all that have no vote together: they leave members room
@@ -88,10 +90,10 @@ class BatchPool:
         self._checking_bytes = 0
         self._held_bytes: dict[Hashable, int] = {}  # of both
         self._held_count: Counter[Hashable] = Counter()
-        self._held_txs = 0
+        self._held_work = 0
         self._ordered: OrderedDict[bytes, None] = OrderedDict()
         self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()  # the one sought longest stands first
-        self._rate_txs = 0.0  # executed per millisecond, smoothed
+        self._rate = 0.0  # executed per millisecond, smoothed
         self._rated_at_ms: int | None = None
         self._waited_ms = 0  # from a batch's coming to its execution, smoothed
         self.round_trip_ms = 0  # to as many validators as a decision takes
@@ -102,7 +104,7 @@ class BatchPool:
         """Take a checked transaction; False if it is here already. Raises Reject(POOL_FULL) under overload."""
         if tx.id in self._known:
             return False
-        if not self.room_txs:
+        if not self.room:
             raise Reject(Code.POOL_FULL, len(self._known))
         size_bytes = len(tx.wire) + FRAMING_BYTES
         if self._open_bytes + self._held_bytes.get(None, 0) + size_bytes > self.config.held_bytes_per_peer_max:
@@ -115,20 +117,21 @@ class BatchPool:
         return True
 
     @property
-    def room_txs(self) -> int:
-        """How many more local transactions would be taken now, by count: what the chain has room for, but never less
-        than our share of it, so that nobody else's clients can shut out ours."""
-        room = self.backlog_txs_max - self._held_txs - len(self._open)
+    def room(self) -> int:
+        """How much more local work would be taken now: what the chain has room for, but never less than our share of
+        it, so that nobody else's clients can shut out ours."""
+        room = self.backlog_max - self._held_work - work(len(self._open), self._open_bytes)
         others = len(self._held_count) - (None in self._held_count)
-        return max(0, room, self.backlog_txs_max // (1 + others) - len(self._known))
+        own = work(len(self._known), self._open_bytes + self._held_bytes.get(None, 0))
+        return max(0, room, self.backlog_max // (1 + others) - own)
 
     @property
-    def backlog_txs_max(self) -> int:
-        """How many transactions may wait, whoever took them, from how fast the chain executes and how long they waited
-        of late. Over a long distance many are on their way and wait for nobody."""
+    def backlog_max(self) -> int:
+        """How much work may wait, whoever took it, from how fast the chain executes and how long it waited of late.
+        Over a long distance much is on its way and waits for nobody."""
         waits_ms = max(1, self.config.backlog_ms_max + ROUND_TRIPS * self.round_trip_ms)
         waited_ms = min(max(self._waited_ms, waits_ms), SLOWNESS_MAX * waits_ms)
-        return max(self.config.backlog_txs_min * waits_ms // waited_ms, int(self._rate_txs * waits_ms))
+        return max(self.config.backlog_min * waits_ms // waited_ms, int(self._rate * waits_ms))
 
     def cut_due_ms(self) -> int | None:
         """When the open batch must be cut at the latest; None when there is none."""
@@ -224,12 +227,12 @@ class BatchPool:
         size_bytes = len(batch.wire)
         self._held[batch.digest] = _Held(batch, origin, now_ms, size_bytes, now_ms)
         self._occupy(origin, size_bytes)
-        self._held_txs += len(batch.wires)
+        self._held_work += work(len(batch.wires), size_bytes)
 
     def _release(self, digest: bytes) -> None:
         held = self._held.pop(digest, None)
         if held is not None:
-            self._held_txs -= len(held.batch.wires)
+            self._held_work -= work(len(held.batch.wires), held.size_bytes)
             self._vacate(held.origin, held.size_bytes)
 
     def _occupy(self, origin: Hashable, size_bytes: int) -> None:
@@ -256,7 +259,7 @@ class BatchPool:
 
     def ordered(self, batches: Sequence[Batch], now_ms: int) -> None:
         """These were executed: make room, and learn how fast the chain is."""
-        txs, known = 0, len(self._known)
+        done, known = 0, len(self._known)
         waited_ms = [now_ms - held.since_ms for batch in batches if (held := self._held.get(batch.digest))]
         if waited_ms:
             self._waited_ms = (3 * self._waited_ms + max(waited_ms)) // 4
@@ -264,20 +267,20 @@ class BatchPool:
             self._release(batch.digest)
             self._wanted.pop(batch.digest, None)
             self._ordered[batch.digest] = None
-            txs += len(batch.wires)
+            done += work(len(batch.wires), len(batch.wire))
             self._known.difference_update(batch.tx_ids)
         if len(self._known) < known:  # a client sent it to others, too: nobody would order it again
             self._open = [tx for tx in self._open if tx.id in self._known]
             self._open_bytes = sum(len(tx.wire) + FRAMING_BYTES for tx in self._open)
         while len(self._ordered) > ORDERED_KEPT:
             self._ordered.popitem(last=False)
-        self._learn_rate(txs, now_ms)
+        self._learn_rate(done, now_ms)
 
-    def _learn_rate(self, txs: int, now_ms: int) -> None:
+    def _learn_rate(self, done: int, now_ms: int) -> None:
         if self._rated_at_ms is not None:
             elapsed_ms = max(1, now_ms - self._rated_at_ms)
             weight = min(1.0, elapsed_ms / 1_000)
-            self._rate_txs += (txs / elapsed_ms - self._rate_txs) * weight
+            self._rate += (done / elapsed_ms - self._rate) * weight
         self._rated_at_ms = now_ms
 
     def drop_expired(self, height: int, keep: Collection[bytes] = ()) -> list[bytes]:
@@ -366,6 +369,11 @@ class BatchPool:
             "bytes": sum(self._held_bytes.values()) + self._open_bytes,
             "wanted": len(self._wanted),
         }
+
+
+def work(txs: int, size_bytes: int) -> int:
+    """How much there is to execute, counted in small transactions."""
+    return txs + size_bytes // WORK_BYTES
 
 
 def _is_fair(

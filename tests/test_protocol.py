@@ -167,7 +167,7 @@ def test_c4_a_member_prepares_only_what_it_holds_durably() -> None:
 
 def test_c5_overload_is_refused_and_said() -> None:
     """Trap 38."""
-    pool = BatchPool(PoolConfig(backlog_txs_min=3))
+    pool = BatchPool(PoolConfig(backlog_min=3))
     key, chain = key_of(0), b"\x01" + bytes(32)
     transactions = [
         Transaction.create(key, chain, "x.y", (), nonce=i.to_bytes(16, "big"), valid_until=9) for i in range(4)

@@ -5,6 +5,7 @@ without a network.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -134,11 +135,13 @@ async def test_a_long_post_gives_way_to_the_loop_while_it_is_checked_at_the_door
 async def test_posts_that_are_checked_at_the_same_time_share_what_room_there_is(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(room.lab.replica.pool), "backlog_txs_max", 150)
+    monkeypatch.setattr(type(room.lab.replica.pool), "backlog_max", 150)
     posts = [[transaction(number).wire for number in range(first, first + 100)] for first in (0, 100)]
     outcomes = await asyncio.gather(*map(room.desk.submit, posts))
     assert sum(room.checked) == 150
-    assert sorted(outcome.code for post in outcomes for outcome in post) == [0] * 150 + [Code.POOL_FULL] * 50
+    counted = Counter(outcome.code for post in outcomes for outcome in post)
+    assert counted.keys() == {0, Code.POOL_FULL}
+    assert 140 <= counted[0] <= 150, "their bytes count as well"
     assert room.desk._being_checked == 0
 
 
@@ -150,9 +153,9 @@ async def test_while_there_is_no_room_for_everyone_what_the_state_would_refuse_i
     too_much = [transfer(1_000_000_000_000, number).wire for number in range(4)]
     assert await codes(room, too_much[:1]) == [0], "with room for all, the chain judges"
     pool = type(room.lab.replica.pool)
-    monkeypatch.setattr(pool, "backlog_txs_max", 2)
+    monkeypatch.setattr(pool, "backlog_max", 2)
     assert await codes(room, [transaction(1).wire, transaction(2).wire]) == [0, Code.POOL_FULL]
-    monkeypatch.setattr(pool, "backlog_txs_max", 100)
+    monkeypatch.setattr(pool, "backlog_max", 100)
     assert await codes(room, [too_much[1], transaction(3).wire]) == [Code.POOL_FULL, 0]
     room.pass_time(CROWDED_MS - 1)
     assert await codes(room, [too_much[2], transaction(4).wire]) == [Code.POOL_FULL, 0]

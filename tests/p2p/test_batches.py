@@ -21,6 +21,7 @@ from p2p.batches import (
     ORDERED_KEPT,
     SLOWNESS_MAX,
     WANTED_MAX,
+    WORK_BYTES,
     BatchPool,
     PoolConfig,
 )
@@ -28,7 +29,7 @@ from p2p.batches import (
 PAIR = KeyPair.from_seed(b"\x31" * 32)
 CHAIN = hash_bytes(b"chain")
 PEERS = [b"peer %d" % number for number in range(4)]
-SMALL = PoolConfig(batch_txs_max=4, batch_age_ms_max=8, backlog_txs_min=10)
+SMALL = PoolConfig(batch_txs_max=4, batch_age_ms_max=8, backlog_min=10)
 
 
 @cache
@@ -190,14 +191,14 @@ def test_what_others_took_counts_as_waiting_but_leaves_us_our_share() -> None:
     pool.add(batch(*range(100, 108)), PEERS[0], 0)
     assert [pool_full(pool, tx(number)) for number in range(6)] == [False] * 5 + [True], "half of ten, not two"
     pool.add(batch(*range(200, 208)), PEERS[1], 0)
-    assert pool.room_txs == 0
+    assert pool.room == 0
     pool.ordered(pool.held(), 1)
-    assert pool.room_txs == 10 - 5
+    assert pool.room == 10 - 5
 
 
 def test_own_transactions_are_bounded_in_bytes_too() -> None:
     """Trap 33, 38. Two thousand of the largest would be 130 MB."""
-    config = replace(SMALL, held_bytes_per_peer_max=300_000, backlog_txs_min=1_000)
+    config = replace(SMALL, held_bytes_per_peer_max=300_000, backlog_min=1_000)
     pool = BatchPool(config)
     taken = 0
     while not pool_full(pool, tx(taken, 50_000)):
@@ -212,37 +213,50 @@ def test_own_transactions_are_bounded_in_bytes_too() -> None:
 
 def test_the_backlog_follows_how_fast_the_chain_executes() -> None:
     pool = BatchPool(replace(SMALL, backlog_ms_max=500))
-    assert pool.backlog_txs_max == 10
+    assert pool.backlog_max == 10
     many = batch(*range(100))
     for now_ms in range(0, 20_000, 50):  # two transactions a millisecond
         pool.ordered([many], now_ms)
-    assert 900 <= pool.backlog_txs_max <= 1_000
+    assert 900 <= pool.backlog_max <= 1_050
     for now_ms in range(20_000, 60_000, 50):
         pool.ordered([], now_ms)
-    assert pool.backlog_txs_max == 10
+    assert pool.backlog_max == 10
+
+
+def test_a_large_transaction_takes_the_room_of_several() -> None:
+    """Bulk events: five hundred of them would be seconds of work."""
+    pool, taken = BatchPool(replace(SMALL, backlog_min=100)), 0
+    while not pool_full(pool, tx(taken, 3 * WORK_BYTES)):
+        taken += 1
+        pool.cut(taken)
+    assert 24 <= taken <= 26
+    pool.ordered(pool.held(), 100)
+    assert pool.room >= 100
+    pool.add(batch(200, size_bytes=3 * WORK_BYTES), PEERS[0], 101)
+    assert pool.room == 100 - 4, "and whoever took it"
 
 
 def test_a_chain_that_makes_transactions_wait_takes_fewer_of_them() -> None:
     """Where each block takes half a second, five hundred transactions are seconds of work."""
     pool, number, allowed = BatchPool(PoolConfig(batch_age_ms_max=8, backlog_ms_max=220)), 0, []
-    assert pool.backlog_txs_max == 500, "an idle chain takes a whole batch"
+    assert pool.backlog_max == 500, "an idle chain takes a whole batch"
     for now_ms in range(0, 20_000, 2_200):
         number += 1
         pool.add(batch(number), PEERS[0], now_ms)
         pool.ordered(pool.held(), now_ms + 440)
-        allowed.append(pool.backlog_txs_max)
+        allowed.append(pool.backlog_max)
     assert allowed == sorted(allowed, reverse=True)
     assert 250 <= allowed[-1] <= 270, "half, as they wait twice as long"
     for now_ms in range(20_000, 90_000, 10_000):
         number += 1
         pool.add(batch(number), PEERS[0], now_ms)
         pool.ordered(pool.held(), now_ms + 9_000)
-    assert pool.backlog_txs_max == 500 // SLOWNESS_MAX, "never none"
+    assert pool.backlog_max == 500 // SLOWNESS_MAX, "never none"
     for now_ms in range(90_000, 95_000, 200):
         number += 1
         pool.add(batch(number), PEERS[0], now_ms)
         pool.ordered(pool.held(), now_ms + 50)
-    assert pool.backlog_txs_max == 500
+    assert pool.backlog_max == 500
 
 
 def test_what_is_on_its_way_over_a_distance_takes_no_room_from_what_waits() -> None:
@@ -250,9 +264,9 @@ def test_what_is_on_its_way_over_a_distance_takes_no_room_from_what_waits() -> N
     many = batch(*range(100))
     for now_ms in range(0, 20_000, 50):  # two transactions a millisecond
         pool.ordered([many], now_ms)
-    near = pool.backlog_txs_max
+    near = pool.backlog_max
     pool.round_trip_ms = 100
-    assert near * 2.5 <= pool.backlog_txs_max <= near * 2.7  # for 250 ms and four round trips
+    assert near * 2.5 <= pool.backlog_max <= near * 2.7  # for 250 ms and four round trips
 
 
 def test_a_peers_batch_is_accepted_once() -> None:
@@ -329,7 +343,7 @@ def test_a_batch_that_a_peer_made_as_well_is_counted_once() -> None:
         pool.ordered([ours], now_ms + 50)
     assert pool.sizes()["batches"] == 1
     assert PEERS[0] not in pool._held_bytes
-    assert pool._held_txs == 1
+    assert pool._held_work == 1
 
 
 def test_what_is_sought_and_was_never_asked_for_comes_first() -> None:
@@ -563,7 +577,7 @@ class Pooling(RuleBasedStateMachine):
     CONFIG = PoolConfig(
         batch_txs_max=3,
         batch_bytes_max=900,
-        backlog_txs_min=8,
+        backlog_min=8,
         backlog_ms_max=0,
         held_bytes_max=4_000,
         held_bytes_per_peer_max=2_000,
@@ -583,7 +597,7 @@ class Pooling(RuleBasedStateMachine):
         known = one.id in self.waiting
         others = {origin for _, origin in self.held.values()} - {None}
         theirs = sum(len(one.wires) for one, origin in self.held.values() if origin is not None)
-        most = self.pool.backlog_txs_max
+        most = self.pool.backlog_max
         assert 8 // SLOWNESS_MAX <= most <= 8
         full = len(self.waiting) >= max(most - theirs, most // (1 + len(others)))
         own_bytes = self.pool._open_bytes + self.pool._held_bytes.get(None, 0)

@@ -88,7 +88,7 @@ class SimulatedNode:
         parameters = cluster.genesis.parameters
         pool = PoolConfig(
             batch_txs_max=parameters.batch_txs_max,
-            backlog_txs_min=cluster.options.pool_txs_min,
+            backlog_min=cluster.options.pool_txs_min,
             held_bytes_per_peer_max=cluster.options.pool_bytes_per_peer_max,
         )
         self.replica = Replica(executor, store, self.key.public, sign, self, verifier, pool)

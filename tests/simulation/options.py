@@ -36,7 +36,7 @@ class Options:
     reconnect_ms: tuple[int, int] = (0, 0)
     torn: bool = False  # a power cut may tear the write under way
     segment_bytes_max: int = 64 * 1024 * 1024  # of the write-ahead log
-    pool_txs_min: int = 500  # PoolConfig.backlog_txs_min
+    pool_txs_min: int = 500  # PoolConfig.backlog_min
     pool_bytes_per_peer_max: int = 24 * 1024 * 1024  # PoolConfig.held_bytes_per_peer_max
     pruning: int = -1  # who keeps as few blocks as may be, a node (others must serve what it forgets) or EVERYONE
     ed25519: bool = False  # real signatures under consensus messages
