@@ -26,7 +26,7 @@ from bench.stage import Say
 Document = Mapping[str, Any]  # as bench.report.document makes it
 Runner = Callable[[Options, Say], Awaitable[Document]]  # raises Unavailable where there is nothing to run
 
-SUSTAINED_S, WINDOW_S, WARMUP_S = 60.0, 20.0, 5.0
+SUSTAINED_S, WINDOW_S, WARMUP_S = 60.0, 15.0, 5.0
 STATE_WARMUP_S = 25.0  # by then nearly every bucket of the state was read from the disk, as it is once in a node's life
 FAULT_WINDOW_S, FAULT_AT_S = 20.0, 8.0
 LONG_S = 1_800.0
@@ -125,20 +125,20 @@ def _faulty(kind: FaultKind) -> Options:
 
 # In the order of a round: what is compared lies side by side.
 _ALL = (
-    Scenario("standard", replace(_loaded(), duration_s=SUSTAINED_S), guess=0.32),
-    Scenario("comet stock", _loaded(), guess=0.3, runner=comet("stock")),
-    Scenario("comet tuned", _loaded(), guess=0.6, runner=comet("tuned")),
-    Scenario("comet signed", _loaded(), guess=0.46, runner=comet("signed")),
+    Scenario("standard", replace(_loaded(), duration_s=SUSTAINED_S), guess=0.34),
+    Scenario("comet stock", _loaded(), guess=0.36, runner=comet("stock")),
+    Scenario("comet tuned", _loaded(), guess=0.75, runner=comet("tuned")),
+    Scenario("comet signed", _loaded(), guess=0.42, runner=comet("signed")),
     Scenario("overload", _loaded(), of_knee=2.0, knee="standard"),
     Scenario("light", _loaded(), of_limit=0.1),
     Scenario("light, Poisson", _loaded(poisson=True), of_limit=0.1, runs_max=1),
     Scenario("half", _loaded(), of_limit=0.5),
-    Scenario("n7", _loaded(nodes=7), guess=0.27),
-    Scenario("n10", _loaded(nodes=10), guess=0.23),
-    Scenario("n16", _loaded(nodes=16), guess=0.14, runner=within(LARGE_P95_MS)),
-    Scenario("512 bytes", _loaded(mix="sized", size_bytes=512), guess=0.38),
-    Scenario("1 KB", _loaded(mix="sized", size_bytes=1_024), guess=0.33),
-    Scenario("4 KB", _loaded(mix="sized", size_bytes=4_096), guess=0.17),
+    Scenario("n7", _loaded(nodes=7), guess=0.29),
+    Scenario("n10", _loaded(nodes=10), guess=0.22),
+    Scenario("n16", _loaded(nodes=16), guess=0.13, runner=within(LARGE_P95_MS)),
+    Scenario("512 bytes", _loaded(mix="sized", size_bytes=512), guess=0.33),
+    Scenario("1 KB", _loaded(mix="sized", size_bytes=1_024), guess=0.31),
+    Scenario("4 KB", _loaded(mix="sized", size_bytes=4_096), guess=0.22),
     # Beyond the knee on both sides: below it, the heavier one would lose nothing before it lost a lot.
     Scenario("thousand accounts", _settled(accounts=1_000), of_knee=1.2, knee="standard"),
     Scenario("million accounts", _settled(accounts=1_000_000), of_knee=1.2, knee="standard"),
@@ -150,7 +150,7 @@ _ALL = (
     Scenario("leader killed", _faulty(FaultKind.KILL_LEADER), of_knee=0.5, knee="standard"),
     Scenario("bulk", _loaded(mix="bulk"), guess=0.005, runs_max=1),
     Scenario("bulk overload", _loaded(mix="bulk"), of_knee=2.0, knee="bulk"),
-    Scenario("singles", _loaded(post_txs_max=1), guess=0.15),
+    Scenario("singles", _loaded(post_txs_max=1), guess=0.2),
     # Its rows compare it with itself, and no machine stays the same for half an hour.
     Scenario("long", replace(_loaded(), duration_s=LONG_S), of_knee=0.8, knee="standard", runs_max=1, may_drift=True),
 )
