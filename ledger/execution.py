@@ -219,9 +219,11 @@ class Executor:
         if handler.rule.check is not None:
             handler.rule.check(operation)
 
-    def try_out(self, tx: Transaction, state: Reader, tip: Tip) -> None:
-        """Raise Reject if it would be refused as the only one of the block after `tip`. Changes nothing."""
-        self._apply(tx, Overlay(state), tip.height + 1, tip.time_ms)
+    def try_out(self, tx: Transaction, state: Reader, tip: Tip, time_ms: int) -> None:
+        """Raise Reject if it would be refused as the only one of the block after `tip`, proposed at `time_ms`. Changes
+        nothing, and does not ask whether it was executed before.
+        """
+        self._apply(tx, Overlay(state), tip.height + 1, max(tip.time_ms, time_ms))
 
     def _apply(self, tx: Transaction, overlay: Overlay, height: int, time_ms: int) -> Context:
         check_admissible(tx, self.genesis.chain_id, height, self._validity_heights_max)

@@ -41,7 +41,8 @@ from storage.errors import DiskFull, StateDiverged, StorageError
 
 WAIT_MS_MAX = 120_000
 LAG_HEIGHTS_MAX = 16  # two windows; more than ordinary jitter between nodes
-CROWDED_MS = 1_000  # for so long after somebody had to be turned away
+CROWDED_MS = 1_000  # for so long after the pool had to turn somebody away
+TRYING_MS_MAX = 100.0  # of processor time in as long a time
 DOOR_SIZE_BYTES = 8 * 1024  # checked at the door between two turns of the loop: 0.1 to 2 ms, as measured by operation
 REFUSAL_TOLD_MS = 60_000  # what was refused for its time longer ago explains nothing
 
@@ -63,6 +64,7 @@ class Desk:
         self._height_waiters: list[tuple[int, asyncio.Future[bool]]] = []
         self._waiting = 0
         self._crowded_until_ms = 0  # by the replica's clock
+        self._trying_since_ms, self._tried_ms = 0, 0.0
         self._being_checked = 0  # work between its decode and the pool
         self._down_since_ms: dict[bytes, int] = {}
         self._beside: frozenset[bytes] = frozenset()  # keys of the set to come, and of those whose epoch is still open
@@ -204,7 +206,7 @@ class Desk:
         # A node that lags cannot judge validity heights, and what it takes would wait: let another node have it.
         accepting = self.stopped is None and self.lag() <= LAG_HEIGHTS_MAX
         size_bytes = 0  # since the loop's last turn
-        held = 0
+        held, crowded = 0, self._is_crowded()  # before: the end of a post does not judge its beginning
         try:
             for position, wire in enumerate(wires):
                 if size_bytes >= DOOR_SIZE_BYTES:
@@ -220,13 +222,13 @@ class Desk:
                     held, self._being_checked = held + more, self._being_checked + more
             valid = await self.driver.check_signatures([tx.wire for _, tx in pending])
             signed = [tx for (_, tx), is_valid in zip(pending, valid, strict=True) if is_valid]
-            premature = await self._premature(signed)
+            premature = await self._premature(signed) if crowded else {}
         finally:
             self._being_checked -= held
         taken: list[tuple[int, Transaction]] = []
         for (position, tx), is_valid in zip(pending, valid, strict=True):
             if tx.id in premature:
-                outcomes[position] = self._no_room(tx.id)
+                outcomes[position] = self._no_room(tx.id, premature[tx.id])
             elif is_valid:
                 taken.append((position, tx))
             else:
@@ -237,34 +239,53 @@ class Desk:
             refusals = self.replica.take(tx for _, tx in taken)
         for (position, tx), refusal in zip(taken, refusals, strict=True):
             code, detail = (0, ()) if refusal is None else (int(refusal.code), refusal.detail)
+            if code == Code.POOL_FULL:
+                self._note_crowd()
             outcomes[position] = Outcome(tx.id, code, detail)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    async def _premature(self, txs: Sequence[Transaction]) -> set[bytes]:
-        """Those that would be refused as the state is, while there is no room for everyone: they are work for all nodes
-        and come to nothing. Most follow a step that was turned away; one whose step is on its way may come again.
+    async def _premature(self, txs: Sequence[Transaction]) -> dict[bytes, int]:
+        """Those that would be refused as the state is, and with which code: they are work for all nodes and come to
+        nothing. Most follow a step that was turned away; one whose step is on its way may come again. A try costs this
+        node alone as much as execution, and whoever is turned away pays nothing, so only so much time goes into them.
         """
-        found: set[bytes] = set()
-        if self.replica.outside.now_ms() >= self._crowded_until_ms:
-            return found
+        found: dict[bytes, int] = {}
+        pool, executor = self.replica.pool, self._home.executor
         size_bytes = 0  # since the loop's last turn
         for tx in txs:
             if size_bytes >= DOOR_SIZE_BYTES:
                 size_bytes = 0
                 await asyncio.sleep(0)
+            if self.stopped is not None or not self._may_try():
+                break
+            if pool.knows(tx.id) or tx.replay_key in executor.replay:
+                continue  # the pool says what became of it
             size_bytes += len(tx.wire)
+            began_s = time.thread_time()
             try:
-                self._home.executor.try_out(tx, self.store, self.store.tip)
-            except Reject:
-                found.add(tx.id)
+                executor.try_out(tx, self.store, self.store.tip, self.replica.outside.wall_ms())
+            except Reject as reject:
+                found[tx.id] = int(reject.code)
+            finally:
+                self._tried_ms += (time.thread_time() - began_s) * 1_000
         return found
+
+    def _may_try(self) -> bool:
+        now_ms = self.replica.outside.now_ms()
+        if now_ms - self._trying_since_ms >= CROWDED_MS:
+            self._trying_since_ms, self._tried_ms = now_ms, 0.0
+        return self._tried_ms < TRYING_MS_MAX
+
+    def _is_crowded(self) -> bool:
+        return self.replica.outside.now_ms() < self._crowded_until_ms
 
     def _at_the_door(self, wire: bytes, accepting: bool) -> Outcome | Transaction:
         """A transaction whose signature is to be checked next; or what became of it without that."""
         # What there is no room for is refused before it costs a decode and a signature check: under overload the
         # processor belongs to what was accepted.
         if self._being_checked >= self.replica.pool.room:
-            self._crowded_until_ms = self.replica.outside.now_ms() + CROWDED_MS
+            if not self.replica.pool.room:  # what is only being checked may have bad signatures
+                self._note_crowd()
             return self._no_room(leaf_hash(wire))
         try:
             tx = Transaction.decode(wire)
@@ -278,8 +299,12 @@ class Desk:
             return Outcome(tx.id, 0)  # executed already
         return tx
 
-    def _no_room(self, tx_id: bytes) -> Outcome:
-        return Outcome(tx_id, int(Code.POOL_FULL), (self.replica.pool.waiting_txs,))
+    def _note_crowd(self) -> None:
+        self._crowded_until_ms = self.replica.outside.now_ms() + CROWDED_MS
+
+    def _no_room(self, tx_id: bytes, *code: int) -> Outcome:
+        """`code`: with which the state as it is would refuse it."""
+        return Outcome(tx_id, int(Code.POOL_FULL), (self.replica.pool.waiting_txs, *code))
 
     def _admit(self, tx: Transaction, accepting: bool) -> None:
         if not accepting:

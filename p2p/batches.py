@@ -21,8 +21,8 @@ from itertools import islice
 from ledger.errors import Code, Reject
 from ledger.transaction import BATCH_SIZE_BYTES_MAX, Batch, Transaction
 
-# So much of a transaction counts as one more: those of bulk events take some ten times as long as a transfer.
-WORK_BYTES = 4_096
+# So much of a transaction counts as one more: those of bulk events take up to fifty times as long as a transfer.
+WORK_BYTES = 2_048
 FRAMING_BYTES = 5  # msgpack header of one transaction in a batch
 SPREAD_AGAIN_BATCHES = 4  # at a time: two megabytes at most
 SPREAD_DOUBLINGS_MAX = 2
@@ -34,7 +34,9 @@ WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-s
 ROUND_TRIPS = 4
 _HEAD_BYTES = 64  # of a batch, beyond its transactions
 _STRANGERS = "strangers"  # all that have no vote, as one peer
-SLOWNESS_MAX = 5  # a chain that makes transactions wait so many times too long, or longer, takes that much less
+# A chain that makes transactions wait so many times too long takes that much less. Not less still: where they wait for
+# disks or a leader, and not for processors, fewer of them wait as long.
+SLOWNESS_MAX = 2
 ORDERED_KEPT = 2_048  # ordered batches remembered, so that late copies are not offered again
 
 
@@ -95,7 +97,7 @@ class BatchPool:
         self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()  # the one sought longest stands first
         self._rate = 0.0  # executed per millisecond, smoothed
         self._rated_at_ms: int | None = None
-        self._waited_ms = 0  # from a batch's coming to its execution, smoothed
+        self._waited_ms = 0  # from the cut of our own batches to their execution, smoothed
         self.round_trip_ms = 0  # to as many validators as a decision takes
 
     # Clients' transactions
@@ -123,15 +125,19 @@ class BatchPool:
         room = self.backlog_max - self._held_work - work(len(self._open), self._open_bytes)
         others = len(self._held_count) - (None in self._held_count)
         own = work(len(self._known), self._open_bytes + self._held_bytes.get(None, 0))
-        return max(0, room, self.backlog_max // (1 + others) - own)
+        return max(0, room, max(1, self.backlog_max // (1 + others)) - own)
 
     @property
     def backlog_max(self) -> int:
         """How much work may wait, whoever took it, from how fast the chain executes and how long it waited of late.
         Over a long distance much is on its way and waits for nobody."""
-        waits_ms = max(1, self.config.backlog_ms_max + ROUND_TRIPS * self.round_trip_ms)
-        waited_ms = min(max(self._waited_ms, waits_ms), SLOWNESS_MAX * waits_ms)
-        return max(self.config.backlog_min * waits_ms // waited_ms, int(self._rate * waits_ms))
+        floor = self.config.backlog_min * self._waits_ms // max(self._waited_ms, self._waits_ms)
+        return max(floor, int(self._rate * self._waits_ms))
+
+    @property
+    def _waits_ms(self) -> int:
+        """How long a transaction may wait."""
+        return max(1, self.config.backlog_ms_max + ROUND_TRIPS * self.round_trip_ms)
 
     def cut_due_ms(self) -> int | None:
         """When the open batch must be cut at the latest; None when there is none."""
@@ -260,9 +266,10 @@ class BatchPool:
     def ordered(self, batches: Sequence[Batch], now_ms: int) -> None:
         """These were executed: make room, and learn how fast the chain is."""
         done, known = 0, len(self._known)
-        waited_ms = [now_ms - held.since_ms for batch in batches if (held := self._held.get(batch.digest))]
-        if waited_ms:
-            self._waited_ms = (3 * self._waited_ms + max(waited_ms)) // 4
+        mine = [held for batch in batches if (held := self._held.get(batch.digest)) and held.origin is None]
+        if mine:  # others may send us theirs whenever they like
+            waited_ms = min(now_ms - min(held.since_ms for held in mine), SLOWNESS_MAX * self._waits_ms)
+            self._waited_ms = (3 * self._waited_ms + waited_ms) // 4
         for batch in batches:
             self._release(batch.digest)
             self._wanted.pop(batch.digest, None)
@@ -350,6 +357,10 @@ class BatchPool:
         return digest in self._wanted
 
     # For status
+
+    def knows(self, tx_id: bytes) -> bool:
+        """Whether a client's transaction is here and not yet executed."""
+        return tx_id in self._known
 
     @property
     def waiting_txs(self) -> int:

@@ -175,7 +175,7 @@ def test_what_a_disk_cannot_read_refuses_no_transaction(chain: Chain) -> None:
 
     transaction = chain.transaction(ALICE, Say("a"))
     with pytest.raises(Unreadable):
-        chain.executor.try_out(transaction, Damaged(), chain.tip)
+        chain.executor.try_out(transaction, Damaged(), chain.tip, 0)
 
 
 def test_whatever_a_rule_puts_into_a_refusal_becomes_a_small_receipt(chain: Chain) -> None:

@@ -17,13 +17,15 @@ from ledger.codec import encode
 from ledger.errors import Code, Reject
 from ledger.transaction import Transaction
 from node.config import NodeConfig
-from node.desk import CROWDED_MS, DOOR_SIZE_BYTES, LAG_HEIGHTS_MAX, Desk
+from node.desk import CROWDED_MS, DOOR_SIZE_BYTES, LAG_HEIGHTS_MAX, TRYING_MS_MAX, Desk
 from node.why import SILENT_MS, STARTING_MS
+from p2p import batches
 from p2p.frames import Kind
 from tests.node.test_hostile import GENESIS, MEMBERS, WALL_MS, Lab, tiny, transaction
 from tests.simulation.cluster import CURRENCY, key_of
 
 AN_HOUR_MS = 3_600_000
+NOBODY_HAS = 10**12
 OWN = 3
 
 
@@ -33,6 +35,7 @@ class Room:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
         self.lab = Lab()
         self.out, replica = self.lab.out, self.lab.replica
+        self.is_valid = True
         self.checked: list[int] = []  # signatures, by post
         monkeypatch.setattr("node.desk._wall_ms", self.out.wall_ms)
         home: Any = SimpleNamespace(genesis=GENESIS, store=replica.store, executor=replica.executor)
@@ -44,7 +47,7 @@ class Room:
 
     async def check_signatures(self, wires: Sequence[bytes]) -> list[bool]:
         self.checked.append(len(wires))
-        return [True] * len(wires)
+        return [self.is_valid] * len(wires)
 
     def pass_time(self, duration_ms: int, *heard: int) -> None:
         self.out.now += duration_ms
@@ -146,32 +149,78 @@ async def test_posts_that_are_checked_at_the_same_time_share_what_room_there_is(
 
 
 @pytest.mark.asyncio
-async def test_while_there_is_no_room_for_everyone_what_the_state_would_refuse_is_turned_away(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """C5. Else most of what is ordered under overload are later steps of what was turned away."""
-    too_much = [transfer(1_000_000_000_000, number).wire for number in range(4)]
+async def test_while_the_pool_is_full_what_the_state_would_refuse_is_turned_away(room: Room) -> None:
+    """C5. Else much of what is ordered under overload are later steps of what was turned away."""
+    too_much = [transfer(NOBODY_HAS, number).wire for number in range(5)]
     assert await codes(room, too_much[:1]) == [0], "with room for all, the chain judges"
-    pool = type(room.lab.replica.pool)
-    monkeypatch.setattr(pool, "backlog_max", 2)
-    assert await codes(room, [transaction(1).wire, transaction(2).wire]) == [0, Code.POOL_FULL]
-    monkeypatch.setattr(pool, "backlog_max", 100)
-    assert await codes(room, [too_much[1], transaction(3).wire]) == [Code.POOL_FULL, 0]
+    await fill(room)
+    [turned_away, taken] = await room.desk.submit([too_much[1], transaction(3).wire])
+    assert (turned_away.code, turned_away.detail[-1]) == (Code.POOL_FULL, Code.INSUFFICIENT_FUNDS)
+    assert taken.code == 0
+    assert await codes(room, too_much[:1]) == [0], "it waits here already"
     room.pass_time(CROWDED_MS - 1)
     assert await codes(room, [too_much[2], transaction(4).wire]) == [Code.POOL_FULL, 0]
     room.pass_time(1)
-    assert await codes(room, too_much[3:]) == [0], "what was tried out and turned away does not prolong it"
+    assert await codes(room, too_much[3:4]) == [0], "what was tried out and turned away does not prolong it"
+    await fill(room)
+    room.desk._trying_since_ms, room.desk._tried_ms = room.out.now_ms(), TRYING_MS_MAX
+    assert await codes(room, too_much[4:]) == [0], "nobody may use up the node's time with what comes to nothing"
 
 
 @pytest.mark.asyncio
-async def test_what_is_tried_out_changes_nothing(room: Room) -> None:
-    replica = room.lab.replica
-    before = replica.store.tip, replica.store.changed_since_root()
-    replica.executor.try_out(transaction(1), replica.store, replica.store.tip)
+async def test_what_is_signed_badly_does_not_crowd_others_out(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the end of a post judge its beginning."""
+    monkeypatch.setattr(type(room.lab.replica.pool), "backlog_max", 2)
+    monkeypatch.setattr(room, "is_valid", False)
+    outcomes = await codes(room, [transaction(number).wire for number in range(3)])
+    assert outcomes == [Code.BAD_SIGNATURE, Code.BAD_SIGNATURE, Code.POOL_FULL]
+    monkeypatch.setattr(room, "is_valid", True)
+    late = [transfer(NOBODY_HAS, number).wire for number in range(3)]
+    assert await codes(room, late) == [0, 0, Code.POOL_FULL]
+
+
+@pytest.mark.asyncio
+async def test_what_is_tried_out_changes_nothing_and_is_tried_at_the_time_it_is(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a quiet chain the last block may be a day old, and what became due since would be turned away for ever."""
+    executor, store = room.lab.replica.executor, room.lab.replica.store
+    before = store.tip, store.changed_since_root()
+    executor.try_out(transaction(1), store, store.tip, WALL_MS)
     with pytest.raises(Reject) as refused:
-        replica.executor.try_out(transfer(1_000_000_000_000, 1), replica.store, replica.store.tip)
+        executor.try_out(transfer(NOBODY_HAS, 1), store, store.tip, WALL_MS)
     assert refused.value.code is Code.INSUFFICIENT_FUNDS
-    assert (replica.store.tip, replica.store.changed_since_root()) == before
+    assert (store.tip, store.changed_since_root()) == before
+    await fill(room)
+    room.pass_time(10)
+    tried: list[int] = []
+    monkeypatch.setattr(executor, "try_out", lambda tx, store, tip, time_ms: tried.append(time_ms))
+    assert await codes(room, [transaction(7).wire]) == [0]
+    assert tried == [room.out.wall_ms()]
+
+
+@pytest.mark.asyncio
+async def test_what_is_being_checked_is_counted_by_its_work(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WORK_BYTES", 50)
+    wires = [transaction(number).wire for number in range(3)]
+    counted: list[int] = []
+
+    async def check_signatures(wires: Sequence[bytes]) -> list[bool]:
+        counted.append(room.desk._being_checked)
+        return [True] * len(wires)
+
+    monkeypatch.setattr(room.desk.driver, "check_signatures", check_signatures)
+    assert await codes(room, wires) == [0, 0, 0]
+    assert counted == [sum(1 + len(wire) // 50 for wire in wires)]
+    assert room.desk._being_checked == 0
+
+
+async def fill(room: Room) -> None:
+    """Have the pool turn one away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(room.lab.replica.pool), "backlog_max", 0)
+        patch.setattr(type(room.lab.replica.pool), "room", 0)
+        assert await codes(room, [transaction(99).wire]) == [Code.POOL_FULL]
 
 
 async def codes(room: Room, wires: list[bytes]) -> list[int]:

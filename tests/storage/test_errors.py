@@ -15,6 +15,9 @@ def test_the_drawn_tree_is_the_tree() -> None:
     found = {name: item for name, item in vars(errors).items() if isinstance(item, type)}
     classes = {name for name, item in found.items() if issubclass(item, errors.StorageError)}
     assert {name for name, item in found.items() if issubclass(item, Exception)} - classes == {"Unreadable"}
+    assert issubclass(errors.StorageError, errors.Unreadable), (
+        "else a bad disk would make a node refuse what others execute"
+    )
     drawn = {word for line in errors.__doc__.splitlines() if "─" in line for word in [line.split("─")[1].split()[0]]}
     assert drawn | {"StorageError"} == classes
 
