@@ -122,17 +122,19 @@ class BatchPool:
     def room(self) -> int:
         """How much more local work would be taken now: what the chain has room for, but never less than our share of
         it, so that nobody else's clients can shut out ours."""
-        room = self.backlog_max - self._held_work - work(len(self._open), self._open_bytes)
+        most = self.backlog_max
+        room = most - self._held_work - work(len(self._open), self._open_bytes)
         others = len(self._held_count) - (None in self._held_count)
         own = work(len(self._known), self._open_bytes + self._held_bytes.get(None, 0))
-        return max(0, room, max(1, self.backlog_max // (1 + others)) - own)
+        return max(0, room, max(1, most // (1 + others)) - own)
 
     @property
     def backlog_max(self) -> int:
         """How much work may wait, whoever took it, from how fast the chain executes and how long it waited of late.
         Over a long distance much is on its way and waits for nobody."""
-        floor = self.config.backlog_min * self._waits_ms // max(self._waited_ms, self._waits_ms)
-        return max(floor, int(self._rate * self._waits_ms))
+        waits_ms = self._waits_ms
+        floor = self.config.backlog_min * waits_ms // max(self._waited_ms, waits_ms)
+        return max(floor, int(self._rate * waits_ms))
 
     @property
     def _waits_ms(self) -> int:

@@ -24,6 +24,7 @@ from p2p.batches import (
     WORK_BYTES,
     BatchPool,
     PoolConfig,
+    work,
 )
 
 PAIR = KeyPair.from_seed(b"\x31" * 32)
@@ -217,7 +218,8 @@ def test_the_backlog_follows_how_fast_the_chain_executes() -> None:
     many = batch(*range(100))
     for now_ms in range(0, 20_000, 50):  # two transactions a millisecond
         pool.ordered([many], now_ms)
-    assert 900 <= pool.backlog_max <= 1_100
+    half_a_second = 10 * work(100, len(many.wire))
+    assert 0.9 * half_a_second <= pool.backlog_max <= half_a_second
     for now_ms in range(20_000, 60_000, 50):
         pool.ordered([], now_ms)
     assert pool.backlog_max == 10
