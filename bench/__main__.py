@@ -95,7 +95,7 @@ def _fault(text: str) -> FaultPlan:
 def _once(options: Options) -> Found:
     config, results = asyncio.run(run(options, _say))
     found = Found(
-        results, report.passes(results, config.rate), report.text(config, results), report.document(config, results)
+        results, report.passes(config, results), report.text(config, results), report.document(config, results)
     )
     keep(found, f"{config.mix}-{config.nodes}x{config.rate:g}", _say)
     return found

@@ -54,9 +54,7 @@ class Results(Outcome):
 
 
 def passes(config: Config, results: Results) -> bool:
-    """The demands on our own nodes, but for stock's p95 (bench/comet_nodes.py), and for blocks so long that whether one
-    more falls into the window would decide: as much as one holds may be missing.
-    """
+    """The demands on our own nodes, but for stock's p95 (bench/comet_nodes.py)."""
     one_block_per_s = results.txs_per_block / config.duration_s
     return results.carries(config.rate, SETUPS[config.setup].p95_ms_max, one_block_per_s)
 

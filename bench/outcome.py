@@ -63,13 +63,13 @@ class Outcome:
     def sound(self) -> bool:
         return all(check.held for check in self.checks)
 
-    def carries(self, rate: float, p95_ms_max: float, missing_per_s: float = 0.0) -> bool:
-        """Whether the cluster carries this rate: nearly all committed but for what may be missing, p95 in bounds, few
-        refused."""
+    def carries(self, rate: float, p95_ms_max: float, one_block_per_s: float) -> bool:
+        """Whether the cluster carries this rate: nearly all committed, p95 in bounds, few refused. As much as one block
+        holds may be missing: where they are long, whether one more falls into the window would decide."""
         return (
             self.sound
             and self.latencies.p95_ms < p95_ms_max
-            and self.committed_per_s + missing_per_s >= 0.97 * rate
+            and self.committed_per_s + one_block_per_s >= 0.97 * rate
             and self.refused <= REFUSED_SHARE_MAX * self.tally.sent
         )
 
