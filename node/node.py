@@ -108,7 +108,7 @@ class Node:
         )
         desk.on_checkpoint = self.snapshots.on_checkpoint
         upkeep = Upkeep(home.kv, home.store, storage.keep_blocks, self._log)
-        self.driver.start(upkeep.run(), upkeep.warm(), self.snapshots.run())
+        self.driver.start(upkeep.run(), self.snapshots.run())
         desk.follow_members()
 
     async def _recover(self, home: Home) -> None:

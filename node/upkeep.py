@@ -1,5 +1,4 @@
-"""What a running node does for itself: it forgets old blocks, and after its start reads the state tree ahead. Both in
-slices, between which the loop goes on.
+"""What a running node does for itself now and then: it forgets old blocks, in slices between which the loop goes on.
 
 Must not know: consensus, or what a block holds.
 """
@@ -7,7 +6,6 @@ Must not know: consensus, or what a block holds.
 from __future__ import annotations
 
 import asyncio
-import time
 
 from p2p.config import Log
 from storage.chain import ChainStore
@@ -16,10 +14,6 @@ from storage.pruning import keep_blocks_min, prune
 
 LOOK_EVERY_S = 5.0
 SLACK_MIN = 64  # blocks kept beyond what was asked for, at most, or a quarter: the index is read through each time
-
-# A tenth of a core, until the buckets are read: four seconds of work for a million entries. Else each bucket would be
-# read when it first changes, all within the first half minute of load.
-WARM_S, REST_S = 0.001, 0.009
 
 
 class Upkeep:
@@ -35,14 +29,6 @@ class Upkeep:
             if self._store.tip.height - self._store.pruned > keep + max(SLACK_MIN, keep // 4):
                 await self._prune()
             await asyncio.sleep(LOOK_EVERY_S)
-
-    async def warm(self) -> None:
-        """Once."""
-        until_s = time.monotonic() + WARM_S
-        for _ in self._store.warm():
-            if time.monotonic() >= until_s:
-                await asyncio.sleep(REST_S)
-                until_s = time.monotonic() + WARM_S
 
     async def _prune(self) -> None:
         before = self._store.pruned

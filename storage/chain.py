@@ -149,10 +149,6 @@ class ChainStore:
         """The commitment of the state at the last checkpoint."""
         return self._state.tree
 
-    def warm(self) -> Iterator[None]:
-        """Read the state tree's buckets ahead (`StateStore.warm`)."""
-        return self._state.warm()
-
     def is_muted(self, key: bytes, *, for_good: bool = False) -> bool:
         """Whether this validator's key may sign nothing: not any more, or (unless `for_good` is asked) not yet."""
         return self._kv.get(schema.MUTED + key) is not None or (not for_good and self.refetching > 0)

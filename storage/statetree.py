@@ -50,7 +50,6 @@ _RECORD_ITEMS_MAX = 1 << 26
 _RECORD_DEPTH_MAX = 64
 
 _EMPTY_BUCKET: Final = bucket_hash(b"")
-_EMPTY_ROW: Final = _EMPTY_BUCKET * FANOUT
 
 
 Rows = list[bytes]
@@ -150,22 +149,6 @@ class StateTree:
         """The entries at the root, if at hand; those of an empty bucket always are."""
         entries = self._buckets.get(bucket)
         return b"" if entries is None and self.leaf(bucket) == _EMPTY_BUCKET else entries
-
-    def cold(self) -> Iterator[int]:
-        """The buckets that have entries and are not cached; the tree may move on meanwhile."""
-        for number in range(BUCKETS // FANOUT):
-            if self._levels[0][number] != _EMPTY_ROW:
-                first = number * FANOUT
-                yield from (bucket for bucket in range(first, first + FANOUT) if self.cached_bucket(bucket) is None)
-
-    def learn(self, bucket: int, entries: bytes) -> bool:
-        """Cache a bucket that was not, if these are its entries at the root. False: there is no room."""
-        if self._buckets_size_bytes + len(entries) > BUCKET_CACHE_SIZE_BYTES_MAX:
-            return False
-        if bucket not in self._buckets and bucket_hash(entries) == self.leaf(bucket):
-            self._buckets[bucket] = entries
-            self._buckets_size_bytes += len(entries)
-        return True
 
     def _entries_at_hand(self, bucket: int) -> bytes:
         entries = self.cached_bucket(bucket)
@@ -411,16 +394,6 @@ class StateStore:
         """All (key, encoded value) at the tip, in the order they are stored."""
         size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
         return ((key[size:], value) for key, value in self._kv.scan_prefix(schema.STATE))
-
-    def warm(self) -> Iterator[None]:
-        """Read the tree's buckets ahead, one a step, as many as are cached; between steps the store may be used.
-
-        One that changed since the root is left to the next root, which reads it anyway.
-        """
-        for bucket in self.tree.cold():
-            if not self.tree.learn(bucket, self._read_bucket(bucket)):
-                return
-            yield
 
     def check_leaves(self) -> None:
         """Recompute every bucket from the stored entries; Corruption names the first that differs."""

@@ -220,56 +220,6 @@ def test_buckets_dropped_from_the_cache_are_read_again(monkeypatch):
     assert sum(store.tree.cached_bucket(bucket) is not None for bucket in used) <= 3
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 5), st.dictionaries(st.integers(0, 40), st.integers(0, 3)), st.booleans())),
-)
-def test_buckets_read_ahead_are_those_of_the_root_whatever_is_written_meanwhile(meanwhile):
-    kv, entries = MemoryKeyValue(), {key_of(number): number for number in range(40)}
-    StateStore(kv, 0).write(changes_of(entries), 1, seal=True)
-    expected: dict[bytes, bytes | None] = {key: encode(number) for key, number in entries.items()}
-    store, height = StateStore(kv, 1), 1
-    reading = store.warm()
-    for steps, numbers, seal in meanwhile:
-        for _ in range(steps):
-            next(reading, None)
-        height += 1
-        changes = {key_of(number): value or None for number, value in numbers.items()}
-        expected |= {key: None if value is None else encode(value) for key, value in changes.items()}
-        store.write(changes_of(changes), height, seal=seal)
-        for key in map(key_of, range(0, 40, 7)):
-            found = store.prove(key)
-            assert found.proof.verify(found.root, key, found.value_bytes)
-    for _ in reading:
-        pass
-    store.write(changes_of({}), height + 1, seal=True)
-    assert store.tree.root == fresh_tree([expected]).root
-    store.check_leaves()
-
-
-def test_what_was_read_ahead_is_not_read_again(monkeypatch):
-    kv = MemoryKeyValue()
-    StateStore(kv, 0).write(changes_of({key_of(number): number for number in range(40)}), 1, seal=True)
-    store = StateStore(kv, 1)
-    steps = sum(1 for _ in store.warm())
-    assert steps == len({bucket_of(hash_key(key_of(number))) for number in range(40)})
-    assert next(store.warm(), "nothing left") == "nothing left"
-    monkeypatch.setattr(kv, "scan_prefix", None)
-    store.write(changes_of({key_of(number): number + 1 for number in range(40)}), 2, seal=True)
-
-
-def test_reading_ahead_ends_where_the_cache_is_full_and_drops_nothing(monkeypatch):
-    kv = MemoryKeyValue()
-    StateStore(kv, 0).write(changes_of({key_of(number): number for number in range(40)}), 1, seal=True)
-    monkeypatch.setattr("storage.statetree.BUCKET_CACHE_SIZE_BYTES_MAX", 3 * ENTRY_SIZE_BYTES)
-    store = StateStore(kv, 1)
-    store.write(changes_of({key_of(7): 8}), 2, seal=True)
-    for _ in store.warm():
-        pass
-    used = {bucket_of(hash_key(key_of(number))) for number in range(40)}
-    assert store.tree.cached_bucket(bucket_of(hash_key(key_of(7)))) is not None
-    assert sum(store.tree.cached_bucket(bucket) is not None for bucket in used) == 3
-
-
 def test_the_value_cache_is_bounded_and_keeps_what_is_asked_for(monkeypatch):
     monkeypatch.setattr("storage.statetree.VALUE_CACHE_SIZE_BYTES_MAX", 10_000)
     cache = ValueCache()
