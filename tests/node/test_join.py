@@ -135,6 +135,19 @@ def offers_something(node: Node) -> bool:
     return any(node.desk.store.checkpoint(height) for height in node.snapshots.heights)
 
 
+@pytest.fixture
+def all_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A joiner asks nobody before it is connected to all, so that which of them it asks is not a matter of luck."""
+    ready = joining.Join._ready
+    met: set[bytes] = set()
+
+    def all_or_none(join: Join) -> list[Any]:
+        met.update(join._peers)
+        return ready(join) if len(met) == len(join._config.p2p.peers) else []
+
+    monkeypatch.setattr(joining.Join, "_ready", all_or_none)
+
+
 async def joined(chain: Chain) -> tuple[int, Progress]:
     async with asyncio.timeout(WAIT_S):
         height, _, progress = await join(chain.joiner, chain.key, LOG)
@@ -191,6 +204,7 @@ def lying(what: str) -> Answer:
 
 
 @pytest.mark.asyncio
+@pytest.mark.usefixtures("all_asked")
 @pytest.mark.parametrize("what", [OFFER, LEAVES, BUCKETS, "blocks"])
 async def test_a_liar_is_named_and_the_others_give_the_rest(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -200,12 +214,15 @@ async def test_a_liar_is_named_and_the_others_give_the_rest(
     async with running(tmp_path, followers=2) as chain:
         liar = chain.nodes[2].snapshots
         lie = lying(what)
+        asked = asyncio.Event()
 
         async def answer(server: SnapshotServer, question: Question) -> Value:
             if server is liar:
+                if question.what == what:
+                    asked.set()
                 return await lie(server, question)
-            if question.what != OFFER:
-                await asyncio.sleep(0.02)  # so that the liar is asked, too
+            if question.what == what and what in (LEAVES, BUCKETS):
+                await asked.wait()  # the honest would give all; blocks are asked for one after the other, in turn
             return await honest(server, question)
 
         monkeypatch.setattr(SnapshotServer, "_answer", answer)
@@ -216,6 +233,7 @@ async def test_a_liar_is_named_and_the_others_give_the_rest(
 
 
 @pytest.mark.asyncio
+@pytest.mark.usefixtures("all_asked")
 async def test_a_peer_that_dies_or_never_answers_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
