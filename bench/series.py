@@ -46,10 +46,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Taken at even intervals, for each node in order; 0 for one that is gone. Times from the start of the load."""
+    """Taken at even intervals, for each node in order; 0 for one that is gone. Times from the start of the load.
+
+    `mapped_bytes` is the part of `rss_bytes` that are pages of files.
+    """
 
     at_s: Sequence[float]
     rss_bytes: Sequence[Sequence[int]]
+    mapped_bytes: Sequence[Sequence[int]]
     disk_bytes: Sequence[Sequence[int]]
 
 

@@ -51,12 +51,14 @@ async def usage(nodes: Sequence[ClusterNode]) -> Usage:
     return Usage(at_s, found, disk_bytes, written_bytes)
 
 
-def rss_bytes(pid: int) -> int:
-    """A process's resident memory; 0 when it is gone."""
+def memory_bytes(pid: int) -> tuple[int, int]:
+    """A process's resident memory, and how much of it are pages of files, which the system takes back when it needs
+    them (LevelDB maps its tables); zeros when it is gone."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE_SIZE_BYTES
+        _, resident, of_files, *_ = Path(f"/proc/{pid}/statm").read_text("ascii").split()
     except OSError:
-        return 0
+        return 0, 0
+    return int(resident) * _PAGE_SIZE_BYTES, int(of_files) * _PAGE_SIZE_BYTES
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class Sampler:
     interval_s: float
     at_s: list[float] = field(default_factory=list)
     rss_bytes: list[list[int]] = field(default_factory=list)
+    mapped_bytes: list[list[int]] = field(default_factory=list)
     disk_bytes: list[list[int]] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -75,12 +78,14 @@ class Sampler:
         await asyncio.sleep(max(0.0, self.start_s - time.monotonic()))
         while True:
             self.at_s.append(round(time.monotonic() - self.start_s, 1))
-            self.rss_bytes.append([0 if node.pid is None else rss_bytes(node.pid) for node in self.nodes])
+            memory = [(0, 0) if node.pid is None else memory_bytes(node.pid) for node in self.nodes]
+            self.rss_bytes.append([rss for rss, _ in memory])
+            self.mapped_bytes.append([mapped for _, mapped in memory])
             self.disk_bytes.append([observer.folder_size_bytes(node.home) for node in self.nodes])
             await asyncio.sleep(self.interval_s)
 
     def samples(self) -> Samples:
-        return Samples(tuple(self.at_s), tuple(self.rss_bytes), tuple(self.disk_bytes))
+        return Samples(tuple(self.at_s), tuple(self.rss_bytes), tuple(self.mapped_bytes), tuple(self.disk_bytes))
 
 
 def interval_s(load_s: float) -> float:

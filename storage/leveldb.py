@@ -52,10 +52,12 @@ from storage.errors import (
 from storage.files import sync_folder
 from storage.kv import check_limit, prefix_end
 
-# A quarter to half a minute of blocks at full load fits before a table is written: fewer, larger compactions. It is
-# also about what a start after a crash has to read again (below a second).
+# A minute or more of blocks at full load fits before a table is written. The fewer and larger the tables, the less
+# often a row is merged again, and most rows of a chain come at random places: after a million transactions half as much
+# is written as with 20 MiB. It is also what a start after a crash has to read again (a second), what a node has in
+# memory for it (twice, while a table is written), and what the disk is given at once.
 # Nodes write the same, so each takes a size of its own: else all would write their tables at the same moment.
-WRITE_BUFFER_BYTES_MIN, WRITE_BUFFER_BYTES_MAX = 16 * 1024 * 1024, 32 * 1024 * 1024
+WRITE_BUFFER_BYTES_MIN, WRITE_BUFFER_BYTES_MAX = 64 * 1024 * 1024, 96 * 1024 * 1024
 # Four nodes on a laptop: 32 MiB each stays unnoticed, and the hot keys of a block fit many times.
 CACHE_BYTES = 32 * 1024 * 1024
 # False positives below 1 %: a look-up of an absent key (replay protection, new serials) reads no table.

@@ -35,7 +35,7 @@ GOOD = Results(
     synced_txs=0,
     checks=(Check("money is conserved", True, "1 held"),),
     series=Series(0.1, [200] * 250, [90.0] * 100, [Minute(0.0, 1_999.5, 90.0, 240.0)], 0.0, 0.2),
-    samples=Samples([1.0], [[50, 51, 52, 53]], [[60, 61, 62, 63]]),
+    samples=Samples([1.0], [[50, 51, 52, 53]], [[20, 21, 22, 23]], [[60, 61, 62, 63]]),
 )
 
 

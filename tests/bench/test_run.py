@@ -32,4 +32,5 @@ async def test_a_run_with_a_stopped_follower_is_sound(monkeypatch: pytest.Monkey
     assert len(found["results"]["series"]["quantiles_ms"]) == 100
     for quarter in ("first_quarter", "last_quarter"):
         assert found["results"][quarter]["processor_us"] > found["results"][quarter]["signature_us"] > 0
-    assert found["results"]["samples"]["rss_bytes"][0][0] > 0
+    samples = found["results"]["samples"]
+    assert samples["rss_bytes"][0][0] > samples["mapped_bytes"][0][0] > 0

@@ -170,7 +170,9 @@ def test_growth_is_read_from_a_long_run() -> None:
     assert row("long loss").value({"long": run}) == pytest.approx(1 / 3)
     run["results"]["last_quarter"] = {"processor_us": 200.0, "signature_us": 120.0}  # the machine is half as fast
     assert row("long loss").value({"long": run}) == pytest.approx(0.2)
-    run["results"]["samples"]["rss_bytes"] = [[10, 10], [100, 100], [100, 105], [100, 110]]
+    samples = run["results"]["samples"]
+    samples["rss_bytes"] = [[10, 10], [110, 100], [150, 105], [200, 110]]
+    samples["mapped_bytes"] = [[0, 0], [10, 0], [50, 0], [100, 0]]
     assert memory_growth(run) == pytest.approx(1.1)
 
 
