@@ -141,14 +141,15 @@ def memory_growth(run: Document) -> float:
     full and the windows that the rules ask for have their length. Pages of files are left out, as the system takes
     those back when it needs them.
     """
-    samples = run["results"]["samples"]
-    if not samples["rss_bytes"]:
+    samples: Mapping[str, Sequence[Sequence[int]]] = run["results"]["samples"]
+    own = [
+        [rss - mapped for rss, mapped in zip(*nodes, strict=True)]
+        for nodes in zip(samples["rss_bytes"], samples["mapped_bytes"], strict=True)
+    ]
+    if not own:
         return math.inf
-    early, late = (
-        [rss - mapped for rss, mapped in zip(samples["rss_bytes"][at], samples["mapped_bytes"][at], strict=True)]
-        for at in (len(samples["rss_bytes"]) // 3, -1)
-    )
-    return float(max(end / max(start, 1) for start, end in zip(early, late, strict=True)))
+    early, late = own[len(own) // 3], own[-1]
+    return max(end / max(start, 1) for start, end in zip(early, late, strict=True))
 
 
 def disk_per_byte(run: Document) -> float:
