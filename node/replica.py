@@ -228,11 +228,10 @@ class Replica:
     # Life
 
     def start(self, records: Iterable[tuple[RecordKind, int, bytes]] = ()) -> None:
-        """Take back the write-ahead log (kind, height, payload), the replay window and the decisions still in the log;
-        then begin."""
-        tip, parameters = self.store.tip, self.genesis.parameters
-        for height, transactions in self.store.transactions_since(max(1, tip.height - parameters.validity_heights_max)):
-            self.executor.accept(transactions, height)
+        """Take back the state at the tip, the replay window, the write-ahead log (kind, height, payload) and the
+        decisions still in the log; then begin."""
+        tip = self.store.tip
+        self.store.resume(self.executor)
         now_ms = self.outside.now_ms()
         votes: list[Record] = []
         for kind, height, payload in records:

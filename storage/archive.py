@@ -187,6 +187,7 @@ def restore(
             else:
                 forget_log(kv)
                 kv.write((), [schema.REFETCH_KEY])  # until when another key, or a log that stays behind, must not sign
+                store.resume(Executor(executor.genesis, executor.registry))
                 mute_if_signed(store, draft / "wal", key)
 
     DataDir.create(path, fill).close()

@@ -1,8 +1,10 @@
 """The chain store: blocks, receipts, indexes and state of one node, each block in one atomic write.
 
-A block that is half stored cannot exist: everything derived from it goes into the same write as the tip. Writes are not
-synced by default, since what was lost can be fetched from peers and executed again; the write-ahead log of votes is
-what must be durable. Opening checks that tip, header and state tree belong together.
+A block that is half stored cannot exist: everything derived from it goes into the same write as the tip. But for the
+state, which is written at checkpoints: who opens a store and needs the state at its tip calls `resume`, which executes
+the blocks above the last one again. Writes are not synced by default, since what was lost can be fetched from peers and
+executed again; the write-ahead log of votes is what must be durable. Opening checks that tip, header and state tree
+belong together.
 
 Pure data in and out: no clock, no tasks. Not for use from two threads at once.
 
@@ -29,7 +31,7 @@ from ledger.block import (
 )
 from ledger.codec import Value, encode
 from ledger.errors import Code, CodecError, ConfigError
-from ledger.execution import BlockResult, Tip
+from ledger.execution import BlockResult, Executor, Tip
 from ledger.genesis import Genesis
 from ledger.modules import members
 from ledger.state import Changes, state_key
@@ -64,7 +66,7 @@ class Event:
 
 
 class ChainStore:
-    """One node's chain over a key-value store. It is also the rules' `Reader`: the state after the tip."""
+    """One node's chain over a key-value store. It is also the rules' `Reader`: the state after the tip, if resumed."""
 
     def __init__(self, kv: KeyValue) -> None:
         """Open. NotInitialised if there is no chain; Corruption if what belongs together does not."""
@@ -89,6 +91,7 @@ class ChainStore:
         refetch = kv.get(schema.REFETCH_KEY)
         self._refetch = 0 if refetch is None else schema.unpack_height(refetch)
         self._state = StateStore(kv, self._tip.checkpoint_height)
+        self._state_height = self._tip.checkpoint_height
         self.get = self._state.get  # the rules' Reader, without a call in between
         self._closed = 0  # epochs before this one are known to be closed by a certificate
         self._receipts_root = lru_cache(RECEIPTS_ROOTS_CACHED_MAX)(self._compute_receipts_root)
@@ -156,6 +159,8 @@ class ChainStore:
     def may_have_signed(self, key: bytes) -> bool:
         """Whether the key is in the validator set of any epoch that is known of (who joins knows of some above the
         tip), or of the one that is decided to come."""
+        if self._state_height != self._tip.height:
+            raise ValueError("what is decided to come is known once the state is at the tip")
         sets = [*self.validator_sets(), members.next_validators(self)]
         return any(one is not None and one.index(key) is not None for one in sets)
 
@@ -187,10 +192,6 @@ class ChainStore:
         """The same as of the last checkpoint's root."""
         return self._state.get_bytes_at_root(key)
 
-    def changed_since_root(self) -> list[bytes]:
-        """The keys of all that was written above that root."""
-        return self._state.changed_since_root()
-
     def state_root(self, height: int) -> bytes | None:
         """The root computed at checkpoint `height` (0: genesis); None where none was."""
         return self._kv.get(schema.at_height(schema.ROOT, height))
@@ -200,6 +201,42 @@ class ChainStore:
         checkpoint (`checkpoint(height)`) may be some messages away.
         """
         return self._state.prove(key)
+
+    def resume(self, executor: Executor) -> None:
+        """Execute the blocks above the last root again, in memory, so that the state is that after the tip; and fill
+        the window of `executor`, which is a fresh one. Until then the state is as of that root, and no block can be
+        added. Corruption where a block gives another result than it did: such a store is of no use.
+        """
+        root_height = self._tip.checkpoint_height
+        executed = self._tip_at_root(executor) if self._state_height == root_height else self._tip
+        first = max(root_height - executor.genesis.parameters.validity_heights_max, self._pruned) + 1
+        for height, transactions in self.transactions_since(first):
+            if height > self._state_height:
+                executed = self._execute_again(executor, executed)
+            executor.accept(transactions, height)
+        if executed != self._tip:
+            raise Corruption(f"block {self._tip.height}: executed again, it leads to another tip")
+
+    def _tip_at_root(self, executor: Executor) -> Tip:
+        height = self._tip.checkpoint_height
+        if height == 0:
+            return executor.begin()[1]
+        header, results_hash = self.header(height), self.results_hash(height)
+        if header is None or results_hash is None:
+            raise Corruption(f"block {height} is missing")
+        return Tip.at_checkpoint(header, self.chain_id, results_hash, self)
+
+    def _execute_again(self, executor: Executor, tip: Tip) -> Tip:
+        height = tip.height + 1
+        block = self.block(height)
+        if block is None:
+            raise Corruption(f"block {height} is missing")
+        result = executor.execute(self, tip, block.proposal, block.batches)
+        if (self.header(height), self.results_hash(height)) != (result.header, result.tip.results_hash):
+            raise Corruption(f"block {height}: executed again, it gives another result")
+        self._state.adopt(self._state.stage(result.changes, height, seal=False))
+        self._state_height = height
+        return result.tip
 
     # Writing
 
@@ -211,8 +248,8 @@ class ChainStore:
         difference can be found.
         """
         height, tip = block.height, result.tip
-        if height != self._tip.height + 1 or tip.height != height:
-            raise ValueError(f"block {height} cannot follow {self._tip.height}")
+        if height != self._tip.height + 1 or tip.height != height or self._state_height != self._tip.height:
+            raise ValueError(f"block {height} cannot follow {self._tip.height}, with the state at {self._state_height}")
         if result.header.proposal_digest != block.proposal.digest or len(result.transactions) != len(result.receipts):
             raise ValueError(f"the result is not of block {height}")
         staged = self._state.stage(result.changes, height, seal=result.is_checkpoint)
@@ -233,7 +270,7 @@ class ChainStore:
             puts[schema.at_height(schema.LINK, self._tip.validators.epoch)] = value
         self._kv.write(puts.items(), staged.deletes, sync=sync)
         self._state.adopt(staged)
-        self._tip = tip
+        self._tip, self._state_height = tip, height
         if certified is not None:
             check_agrees(certified, ours)
         return root
@@ -293,6 +330,8 @@ class ChainStore:
         proposed = self.proposed(height)
         if proposed is None or height != self._pruned + 1 or height >= self._tip.height:
             raise ValueError(f"block {height} is not the oldest of several")
+        if height > self._tip.checkpoint_height:
+            raise ValueError(f"block {height} is above the last root, and will be executed again")
         deletes = [schema.at_height(schema.EXCEPTIONS, height)]
         for digest in proposed[0].batches:
             first, number, last = self._ordered(digest)
@@ -548,7 +587,7 @@ class ChainStore:
         self._state.check_leaves()
 
     def state_entries(self) -> Iterator[tuple[bytes, bytes]]:
-        """All (key, encoded value) after the tip."""
+        """All (key, encoded value) at the last root."""
         return self._state.entries()
 
     def _compute_receipts_root(self, height: int) -> bytes:

@@ -16,12 +16,15 @@ from typing import Final
 from ledger.block import Proposal
 from ledger.codec import encode
 from ledger.errors import CodecError
+from ledger.stateproof import hash_key
 from storage import schema
 from storage.errors import Corruption
 from storage.kv import KeyValue
 from storage.statetree import decode_record
 
 ROWS_AT_ONCE = 10_000
+
+UNDO = b"U"  # in formats up to 4
 
 
 def _batches(key: bytes, data: bytes) -> tuple[bytes, ...]:
@@ -78,6 +81,26 @@ def _from_3(kv: KeyValue) -> None:
     kv.write(puts, deletes)
 
 
+def _from_4(kv: KeyValue) -> None:
+    """The state goes back to what it was at the last root; `U height` held, of each key that changed since, the value
+    it had there. The blocks above are executed again whenever it is opened."""
+    for undo_key, record in list(kv.scan_prefix(UNDO)):
+        puts: dict[bytes, bytes] = {}
+        deletes = [undo_key]
+        items = decode_record(record, undo_key)
+        if type(items) is not tuple or len(items) % 2:
+            raise Corruption(f"undo record {undo_key.hex()} is not a list of pairs")
+        for key, before in zip(items[::2], items[1::2], strict=True):
+            if type(key) is not bytes or not isinstance(before, bytes | None):
+                raise Corruption(f"undo record {undo_key.hex()} is not a list of pairs")
+            entry = schema.state_entry(key, hash_key(key))
+            if before is None:
+                deletes.append(entry)
+            else:
+                puts[entry] = before
+        kv.write(puts.items(), deletes)
+
+
 def _move_batch(kv: KeyValue, digest: bytes, height: int, number: int) -> None:
     """One write, of what block `height` ordered; of earlier blocks it was done before."""
     former, place = schema.BATCH + digest, schema.ORDERED + digest
@@ -100,6 +123,8 @@ STEPS: Final[Mapping[bytes, tuple[bytes, Callable[[KeyValue], None]]]] = Mapping
         b"medchain/store/2-3": (b"medchain/store/3", _from_2),
         b"medchain/store/3": (b"medchain/store/3-4", _nothing),
         b"medchain/store/3-4": (b"medchain/store/4", _from_3),
+        b"medchain/store/4": (b"medchain/store/4-5", _nothing),
+        b"medchain/store/4-5": (b"medchain/store/5", _from_4),
     }
 )
 """Format -> the next one, and what leads there."""

@@ -17,8 +17,7 @@ big-endian, so that keys sort as numbers do. The same table, with examples, is i
                                               detail), ...)
     T transaction id(33)                      height(8) position(4) of its first execution
     I index hash(20) height(8)                positions(4 each) in that block, ascending
-    S bucket(2) state key                     state value
-    U height(8)                               (key, value at the last root, key, value, ...) first changed here
+    S bucket(2) state key                     state value at the last root
     L bucket(2)                               hash of a state bucket (32) at the last root; absent: empty
     O height(8)                               state root (33), at checkpoints and at 0
     C height(8)                               checkpoint certificate
@@ -36,11 +35,11 @@ from functools import lru_cache
 from hashlib import sha256
 from struct import Struct, pack, unpack
 
-FORMAT = b"medchain/store/4"
+FORMAT = b"medchain/store/5"
 
 META, PROPOSAL, BATCH, ORDERED, HEADER, RESULTS = b"M", b"P", b"B", b"D", b"H", b"E"
 EXCEPTIONS, TRANSACTION, INDEX = b"R", b"T", b"I"
-STATE, UNDO, LEAF, ROOT = b"S", b"U", b"L", b"O"
+STATE, LEAF, ROOT = b"S", b"L", b"O"
 CHECKPOINT, VALIDATORS, LINK = b"C", b"V", b"K"
 
 FORMAT_KEY = META + b"format"
@@ -59,7 +58,7 @@ INDEX_HASH_SIZE_BYTES = 20  # nobody finds two names in 2^80 tries; each byte is
 # (bytes of a key, bytes of its value) where they are of one size; 0: of any.
 _SIZES = {
     PROPOSAL: (9, 0), BATCH: (11, 0), ORDERED: (34, 18), HEADER: (9, 0), RESULTS: (9, 33), EXCEPTIONS: (9, 0),
-    TRANSACTION: (34, 12), INDEX: (29, 0), STATE: (0, 0), UNDO: (9, 0), LEAF: (3, 32), ROOT: (9, 33),
+    TRANSACTION: (34, 12), INDEX: (29, 0), STATE: (0, 0), LEAF: (3, 32), ROOT: (9, 33),
     CHECKPOINT: (9, 0), VALIDATORS: (9, 0), LINK: (9, 0), META: (0, 0),
 }  # fmt: skip
 _META_SIZES = {PRUNED_KEY: 8, DIVERGED_KEY: 41, INDEXED_KEY: 8, REFETCH_KEY: 8, LOGGED_KEY: 24}

@@ -1,9 +1,9 @@
 """The state after the tip, and its commitment at the last checkpoint.
 
-Entries lie in buckets by the hash of their key. The commitment (ledger/stateproof.py) is computed at checkpoints only;
-`StateTree` keeps its digests in memory (2.2 MB) and on disk the leaves alone. Between checkpoints the state moves on
-and the tree does not, so the values at the last root of whatever has changed since are kept too (`U` records): proofs
-are always as of the last root, even after a crash, whatever the tip.
+Entries lie in buckets by the hash of their key. The commitment (ledger/stateproof.py) is computed at checkpoints only,
+and so is the state written: on disk it is always that of the last root, to which proofs lead, and what has changed
+since is in memory. Whoever opens it executes the blocks above that root again. `StateTree` keeps its digests in memory
+(2.2 MB) and on disk the leaves alone.
 
 Everything is staged first and adopted after the caller's atomic write: a write that fails leaves memory as it was.
 
@@ -19,7 +19,7 @@ from hashlib import sha256
 from itertools import groupby
 from typing import Final
 
-from ledger.codec import Value, decode, encode
+from ledger.codec import Value, decode
 from ledger.errors import CodecError
 from ledger.state import Change, Changes
 from ledger.stateproof import (
@@ -104,8 +104,7 @@ def _with_leaves(before: tuple[Rows, ...], leaves: dict[int, bytes]) -> tuple[Ro
 class StateTree:
     """The digests of all levels, and a cache of bucket contents as of the root.
 
-    `read_bucket` gives a bucket's entries (64 bytes each, sorted) when the cache has not; it may give later values for
-    keys that are in the very update it is read for.
+    `read_bucket` gives a bucket's entries (64 bytes each, sorted) when the cache has not.
     """
 
     def __init__(self, leaves: Iterable[tuple[int, bytes]], read_bucket: Callable[[int], bytes]) -> None:
@@ -193,17 +192,13 @@ def _changed(entries: bytes, key_hash: bytes, value_hash: bytes | None) -> bytes
     return entries[:at] + rest if value_hash is None else entries[:at] + key_hash + value_hash + rest
 
 
-def _value_hash(data: bytes | None) -> bytes | None:
-    return None if data is None else sha256(data).digest()
-
-
 def _hashed_values(entries: Iterable[tuple[bytes, bytes | None]]) -> Iterator[tuple[bytes, bytes | None]]:
     """(key hash, value hash) of (key hash, encoded value); neighbours are often one value."""
     last: bytes | None = None
     value_hash: bytes | None = None
     for key_hash, data in entries:
         if data is not last:
-            last, value_hash = data, _value_hash(data)
+            last, value_hash = data, None if data is None else sha256(data).digest()
         yield key_hash, value_hash
 
 
@@ -246,14 +241,12 @@ class ProvenState:
 
 @dataclass(slots=True)
 class StagedState:
-    """One block's writes, not yet made: `puts` and `deletes` for the store, the rest for memory."""
+    """One block's changes, not yet made; at a checkpoint also `puts` and `deletes` for the store, and the tree."""
 
     height: int
+    changes: Changes
     puts: dict[bytes, bytes] = field(default_factory=dict)
     deletes: list[bytes] = field(default_factory=list)
-    values: dict[bytes, tuple[bytes, bytes | None]] = field(default_factory=dict)  # key -> (key hash, encoded)
-    before: dict[bytes, bytes | None] = field(default_factory=dict)  # of keys that first changed since the root
-    changes: Changes = field(default_factory=dict)  # those that are changes indeed
     tree: TreeChange | None = None
 
 
@@ -264,88 +257,54 @@ class StateStore:
         self._kv = kv
         self.root_height = root_height
         self._cache = ValueCache()
-        self._changed: dict[bytes, tuple[bytes, bytes | None]] = {}  # since the root: key -> (key hash, encoded now)
-        self._before: dict[bytes, bytes | None] = {}  # the same keys -> encoded at the root
-        self._undo_keys: list[bytes] = []
+        self._changed: Changes = {}  # since the root
         size = len(schema.LEAF)
         leaves = ((int.from_bytes(key[size:], "big"), digest) for key, digest in kv.scan_prefix(schema.LEAF))
         self.tree = StateTree(leaves, self._read_bucket)
-        self._recover()
-
-    def _recover(self) -> None:
-        for undo_key, record in self._kv.scan_prefix(schema.UNDO):
-            self._undo_keys.append(undo_key)
-            items = decode_record(record, undo_key)
-            if type(items) is not tuple or len(items) % 2:
-                raise Corruption(f"undo record {undo_key.hex()} is not a list of pairs")
-            for key, before in zip(items[::2], items[1::2], strict=True):
-                if type(key) is not bytes or not isinstance(before, bytes | None):
-                    raise Corruption(f"undo record {undo_key.hex()} is not a list of pairs")
-                key_hash = hash_key(key)
-                self._before[key] = before
-                self._changed[key] = (key_hash, self._kv.get(schema.state_entry(key, key_hash)))
 
     def get(self, key: bytes, /) -> Value:
         """The decoded value at the tip; None when absent."""
         entry = self._cache.young.get(key)
         return self._entry(key)[0] if entry is None else entry[0]
 
+    def get_bytes(self, key: bytes) -> bytes | None:
+        """The encoded value at the tip; None when absent."""
+        entry = self._cache.young.get(key)
+        return self._entry(key)[1] if entry is None else entry[1]
+
     def _entry(self, key: bytes) -> Change:
+        """Of a key that is not in the cache's young generation."""
         entry = self._cache.get_old(key)
         if entry is None:
-            data = self._kv.get(schema.state_entry(key, hash_key(key)))
-            entry = (None, None) if data is None else (decode_record(data, key), data)
+            entry = self._changed.get(key)
+            if entry is None:
+                data = self.get_bytes_at_root(key)
+                entry = (None, None) if data is None else (decode_record(data, key), data)
             self._cache.put(key, entry)
         return entry
 
-    def _encoded(self, key: bytes) -> tuple[bytes, bytes | None]:
-        """(key hash, encoded value) of what has not changed since the root."""
-        entry = self._cache.young.get(key) or self._entry(key)
-        return hash_key(key), entry[1]
-
-    def get_bytes(self, key: bytes) -> bytes | None:
-        """The encoded value at the tip; None when absent."""
-        changed = self._changed.get(key)
-        return self._encoded(key)[1] if changed is None else changed[1]
-
     def get_bytes_at_root(self, key: bytes) -> bytes | None:
         """The encoded value as of the last root; None when absent."""
-        return self._before[key] if key in self._before else self.get_bytes(key)
-
-    def changed_since_root(self) -> list[bytes]:
-        """The keys that were written since, as the store has it."""
-        return list(self._before)
+        return self._kv.get(schema.state_entry(key, hash_key(key)))
 
     def stage(self, changes: Changes, height: int, *, seal: bool) -> StagedState:
-        """Prepare a block's changes; `seal` computes the root."""
-        staged = StagedState(height)
-        for key, change in changes.items():
-            data = change[1]
-            changed = self._changed.get(key)
-            key_hash, before = self._encoded(key) if changed is None else changed
-            if data == before:
-                continue
-            entry = schema.state_entry(key, key_hash)
-            if data is None:
-                staged.deletes.append(entry)
-            else:
-                staged.puts[entry] = data
-            staged.values[key] = (key_hash, data)
-            if changed is None:
-                staged.before[key] = before
-            staged.changes[key] = change
+        """Prepare a block's changes; `seal` computes the root, and writes all that changed since the last one."""
+        staged = StagedState(height, changes)
         if seal:
-            self._stage_root(staged)
-        elif staged.before:
-            pairs: list[Value] = []
-            for key, before in staged.before.items():
-                pairs += (key, before)
-            staged.puts[schema.at_height(schema.UNDO, height)] = encode(tuple(pairs))
+            hashed: list[tuple[bytes, bytes | None]] = []
+            for key, (_, data) in {**self._changed, **changes}.items():
+                key_hash = hash_key(key)
+                entry = schema.state_entry(key, key_hash)
+                if data is None:
+                    staged.deletes.append(entry)
+                else:
+                    staged.puts[entry] = data
+                hashed.append((key_hash, data))
+            self._stage_root(staged, self.tree.stage(_hashed_values(hashed)))
         return staged
 
-    def _stage_root(self, staged: StagedState) -> None:
-        final = {**self._changed, **staged.values}
-        tree = self.tree.stage(_hashed_values(final.values()))
+    @staticmethod
+    def _stage_root(staged: StagedState, tree: TreeChange) -> None:
         for bucket, digest in tree.leaves.items():
             key = schema.bucket_prefix(schema.LEAF, bucket)
             if tree.buckets[bucket]:
@@ -353,37 +312,33 @@ class StateStore:
             else:
                 staged.deletes.append(key)
         staged.puts[schema.at_height(schema.ROOT, staged.height)] = tree.root
-        staged.deletes += self._undo_keys
         staged.tree = tree
 
     def adopt(self, staged: StagedState) -> None:
         """Move memory on to what has been written."""
         for key, change in staged.changes.items():
             self._cache.put(key, change)
-        if staged.tree is not None:
+        if staged.tree is None:
+            self._changed.update(staged.changes)
+        else:
             self.tree.adopt(staged.tree)
             self.root_height = staged.height
-            self._changed, self._before, self._undo_keys = {}, {}, []
-            return
-        self._changed.update(staged.values)
-        self._before.update(staged.before)
-        if staged.before:
-            self._undo_keys.append(schema.at_height(schema.UNDO, staged.height))
+            self._changed = {}
 
     def write(self, changes: Changes, height: int, *, seal: bool) -> bytes | None:
         """Stage, write and adopt a state that has no chain beside it; the new root if sealed."""
         staged = self.stage(changes, height, seal=seal)
-        self._kv.write(staged.puts.items(), staged.deletes, sync=seal)
+        if seal:
+            self._kv.write(staged.puts.items(), staged.deletes, sync=True)
         self.adopt(staged)
         return None if staged.tree is None else staged.tree.root
 
     def prove(self, key: bytes) -> ProvenState:
         """The entry as of the last root. ValueError when its bucket is too full for any verifier."""
-        key_hash = hash_key(key)
-        bucket = bucket_of(key_hash)
+        bucket = bucket_of(hash_key(key))
         entries = self.tree.cached_bucket(bucket)
         if entries is None:
-            entries = self._bucket_at_root(bucket)
+            entries = self._read_bucket(bucket)
         if len(entries) > BUCKET_ENTRIES_MAX * ENTRY_SIZE_BYTES:
             raise ValueError(f"bucket {bucket} holds more than {BUCKET_ENTRIES_MAX} entries")
         return ProvenState(
@@ -391,35 +346,22 @@ class StateStore:
         )
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
-        """All (key, encoded value) at the tip, in the order they are stored."""
+        """All (key, encoded value) at the last root, in the order they are stored."""
         size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
         return ((key[size:], value) for key, value in self._kv.scan_prefix(schema.STATE))
 
     def check_leaves(self) -> None:
         """Recompute every bucket from the stored entries; Corruption names the first that differs."""
-        before: dict[int, list[tuple[bytes, bytes | None]]] = {}
-        for key, (key_hash, _) in self._changed.items():
-            before.setdefault(bucket_of(key_hash), []).append((key_hash, _value_hash(self._before[key])))
         stored: dict[int, bytes] = {}
         size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
         for prefix, rows in groupby(self._kv.scan_prefix(schema.STATE), lambda row: row[0][:size]):
-            stored[int.from_bytes(prefix[1:], "big")] = _hashed_entries(rows)
+            stored[int.from_bytes(prefix[1:], "big")] = bucket_hash(_hashed_entries(rows))
         for bucket in range(BUCKETS):
-            entries = stored.get(bucket, b"")
-            for key_hash, value_hash in before.get(bucket, ()):
-                entries = _changed(entries, key_hash, value_hash)
-            if bucket_hash(entries) != self.tree.leaf(bucket):
+            if stored.get(bucket, _EMPTY_BUCKET) != self.tree.leaf(bucket):
                 raise Corruption(f"state bucket {bucket} differs from its hash at height {self.root_height}")
 
     def _read_bucket(self, bucket: int) -> bytes:
         return _hashed_entries(self._kv.scan_prefix(schema.bucket_prefix(schema.STATE, bucket)))
-
-    def _bucket_at_root(self, bucket: int) -> bytes:
-        entries = self._read_bucket(bucket)
-        for key, (key_hash, _) in self._changed.items():
-            if bucket_of(key_hash) == bucket:
-                entries = _changed(entries, key_hash, _value_hash(self._before[key]))
-        return entries
 
 
 def _hashed_entries(rows: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from itertools import pairwise, zip_longest
 
 from ledger.block import Certificate, CertifiedBlock, Phase, Proposal, Receipt, next_results_hash, receipts_root
-from ledger.codec import Value, encode
+from ledger.codec import encode
 from ledger.crypto import verify, verify_joined
 from ledger.errors import CodecError
 from ledger.execution import BlockResult, Executor, Tip
 from ledger.genesis import Genesis
 from ledger.proofcheck import Refused, Trusted, check
-from ledger.state import Changes
 from ledger.stateproof import StateProof
 from ledger.validators import ValidatorSet
 from storage import schema
@@ -26,7 +25,7 @@ from storage.chain import VALIDATORS_KEY, ChainStore, check_agrees, index_entrie
 from storage.errors import Corruption
 from storage.kv import KeyValue, prefix_end
 from storage.memory import MemoryKeyValue
-from storage.statetree import StateStore, decode_record
+from storage.statetree import StateStore
 
 Progress = Callable[[int, int], None]
 """Hears (height, tip's height)."""
@@ -80,7 +79,6 @@ def _check_heights(kv: KeyValue, store: ChainStore) -> None:
         schema.BATCH,
         schema.RESULTS,
         schema.EXCEPTIONS,
-        schema.UNDO,
         schema.ROOT,
     ):
         first = store.pruned + 1 if prefix == schema.EXCEPTIONS else 0
@@ -279,7 +277,7 @@ def verify_kept(kv: KeyValue, store: ChainStore, executor: Executor, progress: P
             check_head(store)
         except (Unprovable, Refused) as error:
             raise Corruption(f"its certificates do not lead back to genesis ({error})") from None
-    _execute_tail(store, executor)
+    store.resume(executor)
 
 
 def _check_found(kv: KeyValue, store: ChainStore) -> None:
@@ -295,52 +293,6 @@ def _check_found(kv: KeyValue, store: ChainStore) -> None:
         height, positions = schema.indexed_height(key), read_positions(key, data)
         good = list(positions) == sorted(set(positions)) and positions[-1] < counts.get(height, 0)
         _same(f"index entry {key.hex()}", height < first or good, True)
-
-
-class _Above:
-    """The state after some blocks above the last root, as `Reader`."""
-
-    def __init__(self, store: ChainStore) -> None:
-        self._store = store
-        self.changes: Changes = {}
-
-    def get(self, key: bytes, /) -> Value:
-        change = self.changes.get(key)
-        if change is not None:
-            return change[0]
-        data = self._store.state_bytes_at_root(key)
-        return None if data is None else decode_record(data, key)
-
-    def get_bytes(self, key: bytes) -> bytes | None:
-        change = self.changes.get(key)
-        return self._store.state_bytes_at_root(key) if change is None else change[1]
-
-
-def _execute_tail(store: ChainStore, executor: Executor) -> None:
-    """Execute the blocks above the last root again: their receipts, and the state at the tip, are what they made."""
-    root_height, state = store.tip.checkpoint_height, _Above(store)
-    since = max(1, root_height - executor.genesis.parameters.validity_heights_max)
-    header, results_hash = store.header(root_height), store.results_hash(root_height)
-    if header is None or results_hash is None:
-        raise Corruption(f"block {root_height} is missing")
-    for height, transactions in store.transactions_since(since):
-        if height <= root_height:
-            executor.accept(transactions, height)
-    tip = Tip.at_checkpoint(header, store.chain_id, results_hash, state)
-    for height in range(root_height + 1, store.tip.height + 1):
-        with _naming(f"block {height}"):
-            block = store.block(height)
-            if block is None:
-                raise Corruption("the block is missing")
-            result = executor.execute(state, tip, block.proposal, block.batches)
-            _same("receipts", store.receipts(height), result.receipts)
-            executor.accept(result.transactions, height)
-            state.changes |= result.changes
-            tip = result.tip
-    with _naming(f"after block {store.tip.height}"):
-        _same("tip", store.tip, tip)
-        for key in {**dict.fromkeys(store.changed_since_root()), **state.changes}:
-            _same(f"state entry {key.hex()}", store.state_bytes(key), state.get_bytes(key))
 
 
 def _kept_results(store: ChainStore, block: CertifiedBlock, previous: bytes | None) -> bytes:

@@ -329,7 +329,7 @@ def _fill_disks(home: Path) -> None:
     _make_holes(home / "torn-db")
     shutil.rmtree(home / "other-db", ignore_errors=True)
     with closing(LevelDB(home / "other-db", create=True)) as kv:
-        for number in range(100):
+        for number in range(300):
             kv.write([(b"%d" % number, os.urandom(WRITE_BUFFER_SIZE_BYTES // 2))], sync=number % 3 == 2)
 
 

@@ -188,12 +188,13 @@ async def test_what_is_tried_out_changes_nothing_and_is_tried_at_the_time_it_is(
 ) -> None:
     """On a quiet chain the last block may be a day old, and what became due since would be turned away for ever."""
     executor, store = room.lab.replica.executor, room.lab.replica.store
-    before = store.tip, store.changed_since_root()
+    keys = [key for key, _ in store.state_entries()]
+    before = store.tip, [store.state_bytes(key) for key in keys]
     executor.try_out(transaction(1), store, store.tip, WALL_MS)
     with pytest.raises(Reject) as refused:
         executor.try_out(transfer(NOBODY_HAS, 1), store, store.tip, WALL_MS)
     assert refused.value.code is Code.INSUFFICIENT_FUNDS
-    assert (store.tip, store.changed_since_root()) == before
+    assert (store.tip, [store.state_bytes(key) for key in keys]) == before
     await fill(room)
     room.pass_time(10)
     tried: list[int] = []

@@ -290,20 +290,21 @@ def test_what_waited_for_lower_heights_is_voted_for_once_they_are_executed(monke
 def test_a_pruned_batch_that_is_ordered_again_can_be_fetched() -> None:
     lab, old = Lab(), tiny(1)
     lab.decide(1, old)
-    for height in range(2, 6):
-        lab.decide(height, tiny(height))
+    height = GENESIS.parameters.checkpoint_interval
+    for number in range(2, height + 1):
+        lab.decide(number, tiny(number))
     lab.replica.store.prune(1)
-    proposal = Proposal(6, WALL_MS, (old.digest,))
+    proposal = Proposal(height + 1, WALL_MS, (old.digest,))
     lab.propose(proposal)
     for phase in Phase:
         for member in (0, 1, 2):
             lab.give(vote(member, proposal, phase))
-    assert lab.replica.store.tip.height == 5
+    assert lab.replica.store.tip.height == height
     lab.out.now += 100
     lab.replica.on_timer("tick")
     assert Kind.BATCH_REQUEST in [kind for kind, _ in lab.out.sent]
     lab.frame(Kind.BATCH_RESPONSE, old.wire)
-    assert lab.replica.store.tip.height == 6
+    assert lab.replica.store.tip.height == height + 1
 
 
 def test_a_peers_batches_of_nothing_that_could_be_executed_are_not_taken() -> None:

@@ -37,7 +37,7 @@ from ledger.replay import ReplayWindow
 from node.history import History
 from node.replica import Replica
 from p2p.batches import BatchPool
-from storage.statetree import StateStore
+from storage.chain import ChainStore
 from tests.simulation import disk
 
 WAL = disk._wal  # the simulated disks run a copy of storage/wal.py, on files in memory
@@ -152,8 +152,10 @@ MUTANTS = (
     _one("restart", "the view is not taken back", Views, "restore", "match record:", "match None:"),
     _one("restart", "votes of an epoch not yet reached are forgotten", Restart, "restore",
          "tuple(record for record in known if _epoch_of(record) > epoch)", "()"),
-    _one("restart", "executed transactions are forgotten", Replica, "start",
-         "self.executor.accept(transactions, height)", "pass"),
+    _one("restart", "executed transactions are forgotten", ChainStore, "resume",
+         "executor.accept(transactions, height)", "pass"),
+    _one("restart", "blocks above the last root are not executed again", ChainStore, "resume",
+         "executed = self._execute_again(executor, executed)", "executed, self._state_height = self._tip, height"),
     _one("write-ahead log", "durable before the sync", WAL.WriteAheadLog, "_write_group",
          "os.fdatasync(self._descriptor)", "pass"),
     _one("write-ahead log", "a new segment's name is not synced", WAL.WriteAheadLog, "_make_segment",
@@ -199,8 +201,6 @@ MUTANTS = (
          "waited_ms >= REQUEST_TIMEOUT_MS", "False"),
     _one("catching up", "the last block is not fetched", BlockSync, "plan", "self.target - height",
          "self.target - height - 1"),
-    _one("catching up", "the log of changes since the last root is not read", StateStore, "_recover",
-         "self._kv.scan_prefix(schema.UNDO)", "()"),
     # Membership and evidence
     _one("membership", "a removed member goes on signing", State, "enter_epoch",
          "else validators.index(self.config.key)", "else validators.index(self.config.key) or 0"),

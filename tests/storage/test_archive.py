@@ -141,14 +141,6 @@ def forged(source: Path, tmp_path: Path, forge: Callable[[LevelDB], None]) -> by
     return out.getvalue()
 
 
-def forge_state(kv: LevelDB) -> None:
-    """An entry, with a record that says what it was when the last root was made."""
-    entry, value = next(iter(kv.scan_prefix(schema.STATE)))
-    key = entry[len(schema.STATE) + schema.BUCKET_SIZE_BYTES :]
-    undo = schema.at_height(schema.UNDO, ChainStore(kv).tip.checkpoint_height)
-    kv.write([(entry, encode("forged")), (undo, encode((key, value)))])
-
-
 def forge_receipt(kv: LevelDB) -> None:
     store = ChainStore(kv)
     height = next(height for height in range(1, store.tip.height) if store.receipts(height))
@@ -173,19 +165,18 @@ def forge_index(kv: LevelDB) -> None:
 @pytest.mark.parametrize(
     "forge",
     [
-        forge_state,
         forge_receipt,
         forge_row(schema.TRANSACTION),
         forge_index,
         forge_row(schema.BATCH),
         forge_row(schema.ORDERED),
     ],
-    ids=["state", "receipt", "place", "index", "batch", "place of a batch"],
+    ids=["receipt", "place", "index", "batch", "place of a batch"],
 )
 def test_what_is_under_no_certified_root_is_checked_as_well(
     forge: Callable[[LevelDB], None], source: Path, tmp_path: Path
 ) -> None:
-    """Whoever makes an archive could put any balance above the last root, any receipt, any place."""
+    """Whoever makes an archive could put any receipt, any place."""
     with pytest.raises(StorageError):
         restore(io.BytesIO(forged(source, tmp_path, forge)), tmp_path / "data", executor(), OWN, with_log=False)
     assert not (tmp_path / "data" / "FORMAT").exists()

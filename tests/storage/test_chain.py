@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ledger.block import (
     Certificate,
@@ -18,9 +20,9 @@ from ledger.block import (
     decode_certified,
     encode_certified,
 )
-from ledger.codec import decode, encode
+from ledger.codec import Value, decode, encode
 from ledger.crypto import KeyPair
-from ledger.errors import Code, CodecError
+from ledger.errors import Code, CodecError, Reject
 from ledger.execution import BlockResult, Executor
 from ledger.fields import Blob, Integer, Operation, Text
 from ledger.genesis import Genesis, Parameters
@@ -62,6 +64,10 @@ def _put(op: Put, ctx: Context) -> None:
         ctx.delete("note", op.name)
     else:
         ctx.put("note", op.name, value=(op.value, ctx.sender))
+
+
+def _refuse(op: Put, ctx: Context) -> None:
+    raise Reject(Code.NOT_FOUND)
 
 
 NOTES = RuleModule("notes", 1, (Rule(Put, _put),))
@@ -134,8 +140,7 @@ class Node:
             self.store = ChainStore.create(kv, GENESIS.to_json(), *self.executor.begin())
         else:
             self.store = ChainStore(kv)
-            for height, transactions in self.store.transactions_since(1):
-                self.executor.accept(transactions, height)
+            self.store.resume(self.executor)
 
     def apply(self, block: CertifiedBlock, *, sync: bool = False) -> BlockResult:
         result = self.executor.execute(self.store, self.store.tip, block.proposal, block.batches)
@@ -192,6 +197,7 @@ def test_everything_derived_is_found_after_reopening(node: Node):
     tip, chain_id = node.store.tip, node.store.chain_id
     results = node.store.receipts(9)
     again = ChainStore(node.kv)
+    again.resume(executor())
     assert (again.tip, again.chain_id, again.genesis_json) == (tip, chain_id, GENESIS.to_json())
     assert again.receipts(9) == results
     assert [receipt.ok for receipt in results] == [True] * 4
@@ -206,6 +212,71 @@ def test_everything_derived_is_found_after_reopening(node: Node):
     assert again.transaction(b"\x01" * 33) is None
     assert again.receipt(b"\x01" * 33) is None
     assert again.batch(b"\x01" * 33) is None
+
+
+def notes(read: Callable[[bytes], Value]) -> dict[bytes, Value]:
+    """All that `busy` writes."""
+    keys = [note_key("shared"), *(note_key(f"n{group}-{index}") for group in range(7) for index in range(3))]
+    return {key: read(key) for key in keys}
+
+
+def test_what_is_opened_has_the_state_of_the_last_root_until_the_blocks_above_are_executed_again(node: Node):
+    busy(node, CHECKPOINT_INTERVAL)
+    at_root = notes(node.store.get)
+    encoded = {key: None if value is None else encode(value) for key, value in at_root.items()}
+    busy(node, CHECKPOINT_INTERVAL - 1)
+    now = notes(node.store.get)
+    again, fresh = ChainStore(node.kv), executor()
+    assert again.tip == node.store.tip
+    assert notes(again.get) == at_root != now
+    with pytest.raises(ValueError, match="once the state is at the tip"):
+        again.may_have_signed(bytes(33))
+    block = node.cluster.block(node.store)
+    result = node.executor.execute(node.store, node.store.tip, block.proposal, block.batches)
+    with pytest.raises(ValueError, match="with the state at 4"):
+        again.commit(block, result)
+    again.resume(fresh)
+    assert notes(again.get) == notes(node.store.get) == now
+    assert notes(again.state_bytes_at_root) == notes(node.store.state_bytes_at_root) == encoded
+    assert len(fresh.replay) == len(node.executor.replay) > 0
+    assert again.commit(block, result) == node.store.commit(block, result)
+    assert again.tip.checkpoint_height == 8
+    assert notes(again.state_bytes) == notes(again.state_bytes_at_root)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=12))
+def test_who_is_killed_after_any_blocks_and_resumes_goes_on_as_who_was_not(lives: list[tuple[int, bool]]):
+    """The last write of a life may be lost, as a crash of the process leaves any number of whole ones."""
+    steady, other = (Node(MemoryKeyValue(), Cluster()) for _ in range(2))
+    for blocks, loses in lives:
+        busy(steady, blocks)
+        for block in steady.cluster.blocks[other.store.tip.height :]:
+            last = dict(other.kv.scan(b""))
+            other.apply(block)
+        if loses and blocks:
+            other.kv = MemoryKeyValue()
+            other.kv.write(last.items())
+        other = Node(other.kv, other.cluster)
+        for block in steady.cluster.blocks[other.store.tip.height :]:
+            other.apply(block)
+        assert other.store.tip == steady.store.tip
+        assert notes(other.store.get) == notes(steady.store.get)
+        assert dict(other.kv.scan(b"")) == dict(steady.kv.scan(b""))
+
+
+@pytest.mark.parametrize("what", ["rule", "header", "results"])
+def test_a_block_that_gives_another_result_than_it_did_is_no_chain_to_go_on_with(node: Node, what: str):
+    """Software that executes otherwise, or rows that are not the block's."""
+    busy(node, 7)
+    rule = Rule(Put, _refuse if what == "rule" else _put)
+    if what != "rule":
+        prefix = schema.HEADER if what == "header" else schema.RESULTS
+        before = node.kv.get(schema.at_height(prefix, 5))
+        assert before is not None
+        node.kv.write([(schema.at_height(prefix, 6), before)])
+    with pytest.raises(Corruption, match="block 6: executed again"):
+        ChainStore(node.kv).resume(Executor(GENESIS, Registry([members.MODULE, RuleModule("notes", 1, (rule,))])))
 
 
 def test_a_store_without_a_chain_is_not_opened_and_a_chain_is_not_overwritten(node: Node):

@@ -130,23 +130,9 @@ def test_what_is_sound_is_restored(sound: dict[bytes, bytes], tmp_path: Path) ->
         assert dict(restored.scan(b"")) == sound
 
 
-def test_a_state_entry_above_the_last_root(rows: dict[bytes, bytes], tmp_path: Path) -> None:
-    """The true value is given as the one at the root, so that the tree is as certified."""
+def test_a_state_entry(rows: dict[bytes, bytes], tmp_path: Path) -> None:
     _, store = store_of(rows)
-    changed = set(store.changed_since_root())
-    key = next(key for key, _ in store.state_entries() if key not in changed and key != note_key("shared"))
-    entry = schema.state_entry(key, hash_key(key))
-    undo = schema.at_height(schema.UNDO, store.tip.height)
-    before = decode_record(rows[undo], undo)
-    assert isinstance(before, tuple)
-    rows[undo] = encode((*before, key, rows[entry]))
-    rows[entry] = encode((777_777, b"forged"))
-    refused(rows, tmp_path / "data", "state")
-
-
-def test_a_state_entry_that_is_not_undone(rows: dict[bytes, bytes], tmp_path: Path) -> None:
-    _, store = store_of(rows)
-    key = store.changed_since_root()[0]
+    key = next(key for key, _ in store.state_entries() if key != note_key("shared"))
     rows[schema.state_entry(key, hash_key(key))] = encode((777_777, b"forged"))
     refused(rows, tmp_path / "data", "state")
 
@@ -292,7 +278,7 @@ def test_a_checkpoint_of_another_height_above_the_tip(rows: dict[bytes, bytes], 
     refused(rows, tmp_path / "data", "certified by nobody")
 
 
-@pytest.mark.parametrize("prefix", [schema.EXCEPTIONS, schema.HEADER, schema.PROPOSAL, schema.UNDO])
+@pytest.mark.parametrize("prefix", [schema.EXCEPTIONS, schema.HEADER, schema.PROPOSAL])
 def test_a_row_of_a_height_that_is_not_kept(prefix: bytes, rows: dict[bytes, bytes], tmp_path: Path) -> None:
     """Whoever reads one row after another would show it."""
     _, store = store_of(rows)

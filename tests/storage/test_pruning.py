@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 from ledger.codec import encode
 from ledger.crypto import verify
+from ledger.execution import BlockResult, Executor, Tip
 from ledger.proofcheck import Trusted, check
+from ledger.state import Reader
+from ledger.stateproof import hash_key
 from storage import migrations, schema
 from storage.bundles import Bundler
 from storage.chain import ChainStore, exceptions_of
@@ -256,19 +259,9 @@ def test_a_place_of_another_transaction_or_an_index_entry_of_none_is_found(prune
     verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
 
 
-def test_a_state_above_the_last_root_is_what_its_blocks_made_of_it(pruned: Node) -> None:
-    """It is under no root yet: a record that says what an entry was there lets anything stand in its place."""
+def test_what_blocks_above_the_last_root_made_is_what_they_make_again(pruned: Node) -> None:
+    """It is under no root yet."""
     store = pruned.store
-    size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
-    since = store.changed_since_root()
-    entry, data = next(row for row in rows(pruned.kv, schema.STATE).items() if row[0][size:] not in since)
-    undo = schema.at_height(schema.UNDO, store.tip.checkpoint_height)
-    pruned.kv.write([(entry, encode("forged")), (undo, encode((entry[size:], data)))])
-    ChainStore(pruned.kv).check_state()
-    with pytest.raises(Corruption, match="state entry"):
-        verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
-    pruned.kv.write([(entry, data)], [undo])
-    verify_kept(pruned.kv, ChainStore(pruned.kv), executor())
     above = range(store.tip.checkpoint_height + 1, store.tip.height + 1)
     height, receipt = next((at, store.receipts(at)[0]) for at in above if store.receipts(at))
     forged = replace(receipt, code=2405)
@@ -294,9 +287,33 @@ def present() -> Node:
     return node
 
 
+def as_format_4(node: Node) -> MemoryKeyValue:
+    """The same store as that software wrote it: the state at the tip, and with each block above the last root what the
+    keys that it was the first to change since had held there."""
+    kv, store, undo = copy_of(node.kv), ChainStore(node.kv), dict[bytes, bytes | None]()
+
+    class Watched(Executor):
+        def execute(self, state: Reader, tip: Tip, *arguments: Any) -> BlockResult:
+            result = super().execute(state, tip, *arguments)
+            fresh = {key: store.state_bytes_at_root(key) for key in result.changes if key not in undo}
+            undo.update(fresh)
+            if fresh:
+                pairs = tuple(item for pair in fresh.items() for item in pair)
+                kv.write([(schema.at_height(b"U", result.tip.height), encode(pairs))])
+            return result
+
+    store.resume(Watched(GENESIS, executor().registry))
+    assert rows(kv, b"U")
+    for key in undo:
+        entry, data = schema.state_entry(key, hash_key(key)), store.state_bytes(key)
+        kv.write([] if data is None else [(entry, data)], [entry] if data is None else [])
+    kv.write([(schema.FORMAT_KEY, b"medchain/store/4")])
+    return kv
+
+
 def as_format_3(node: Node) -> MemoryKeyValue:
-    """The same store as that software wrote it: batches under their digests, each receipt's id."""
-    kv, store = copy_of(node.kv), node.store
+    """And as that of format 3: batches under their digests, each receipt's id."""
+    kv, store = as_format_4(node), node.store
     puts: dict[bytes, bytes] = {schema.FORMAT_KEY: b"medchain/store/3"}
     deletes = [*rows(kv, schema.BATCH), *rows(kv, schema.ORDERED)]
     for height in range(store.pruned + 1, store.tip.height + 1):
@@ -330,7 +347,7 @@ def former() -> MemoryKeyValue:
     return as_format_1(present())
 
 
-@pytest.mark.parametrize("of_format", [as_format_1, as_format_3])
+@pytest.mark.parametrize("of_format", [as_format_1, as_format_3, as_format_4])
 def test_a_store_of_a_former_format_is_taken_over_whole(of_format: Callable[[Node], MemoryKeyValue]) -> None:
     node = present()
     former = of_format(node)

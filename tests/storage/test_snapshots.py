@@ -91,8 +91,7 @@ def again(kv: KeyValue, cluster: Cluster) -> Node:
     node = Node.__new__(Node)
     node.kv, node.cluster, node.executor = kv, cluster, executor()
     node.store = ChainStore(kv)
-    for height, transactions in node.store.transactions_since(1):
-        node.executor.accept(transactions, height)
+    node.store.resume(node.executor)
     return node
 
 

@@ -158,7 +158,7 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=12, deadline=None)
 @given(OPERATIONS)
-def test_a_store_proves_the_last_root_whatever_was_written_or_reopened_since(operations):
+def test_a_store_proves_the_last_root_whatever_was_written_since_and_opened_anew_it_is_there(operations):
     kv = MemoryKeyValue()
     store = StateStore(kv, 0)
     store.write({}, 0, seal=True)
@@ -171,13 +171,14 @@ def test_a_store_proves_the_last_root_whatever_was_written_or_reopened_since(ope
         now = {**now, **update}
         at_root = dict(now) if seal else at_root
         if reopen:
-            store = StateStore(kv, store.root_height)
+            store, now = StateStore(kv, store.root_height), dict(at_root)
         encoded = {key_of(number): encode(value) for number, value in at_root.items() if value is not None}
         assert not seal or store.tree.root == fresh_tree([encoded]).root
         for number in range(10):
             proven = store.prove(key_of(number))
             assert proven.value_bytes == encoded.get(key_of(number))
             assert proven.proof.verify(store.tree.root, key_of(number), proven.value_bytes)
+            assert store.get_bytes_at_root(key_of(number)) == encoded.get(key_of(number))
             assert store.get(key_of(number)) == now.get(number)
     store.check_leaves()
 
@@ -185,15 +186,33 @@ def test_a_store_proves_the_last_root_whatever_was_written_or_reopened_since(ope
 def test_a_list_is_read_back_as_a_tuple_before_and_after_a_restart():
     kv = MemoryKeyValue()
     store = StateStore(kv, 0)
-    store.write(changes_of({b"k": (1, [2, 3])}), 1, seal=False)  # type: ignore[dict-item]
+    store.write(changes_of({b"k": (1, [2, 3])}), 1, seal=True)  # type: ignore[dict-item]
     assert store.get(b"k") == (1, (2, 3)) == StateStore(kv, 0).get(b"k")
 
 
-def test_a_rewritten_equal_value_costs_no_write():
+def test_between_roots_nothing_is_written_and_with_the_next_the_last_value_of_each():
     kv = MemoryKeyValue()
     store = StateStore(kv, 0)
-    store.write(changes_of({b"k": (1, b"x")}), 1, seal=True)
-    assert store.stage(changes_of({b"k": (1, b"x"), b"absent": None}), 2, seal=False).puts == {}
+    store.write(changes_of({b"k": 1, b"gone": 1}), 1, seal=True)
+    rows = dict(kv.scan(b""))
+    for height in range(2, 5):
+        store.write(changes_of({b"k": height, b"gone": None, b"new%d" % height: 1}), height, seal=False)
+        store.write(changes_of({b"new2": None}), height, seal=False)
+        assert dict(kv.scan(b"")) == rows
+    staged = store.stage(changes_of({b"k": 9}), 5, seal=True)
+    entries = {key[3:]: value for key, value in staged.puts.items() if key.startswith(schema.STATE)}
+    assert entries == {b"k": encode(9), b"new3": encode(1), b"new4": encode(1)}
+    store.write(changes_of({b"k": 9}), 5, seal=True)
+    assert dict(StateStore(kv, 5).entries()) == entries
+
+
+def test_what_changed_since_the_root_is_not_lost_with_the_cache(monkeypatch):
+    monkeypatch.setattr("storage.statetree.VALUE_CACHE_SIZE_BYTES_MAX", 1_000)
+    store = StateStore(MemoryKeyValue(), 0)
+    store.write(changes_of({key_of(number): 0 for number in range(50)}), 1, seal=True)
+    store.write(changes_of({key_of(number): number for number in range(1, 50)}), 2, seal=False)
+    for number in (*range(50), *range(50)):
+        assert store.get(key_of(number)) == number
 
 
 def test_check_leaves_finds_a_changed_value():
