@@ -15,7 +15,8 @@ LevelDB itself is asked.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -54,10 +55,10 @@ def cut(folder: Path, opens: Callable[[Path], bool]) -> bool:
     logs = logs_of(folder)
     for position, log in reversed(list(enumerate(logs))):
         data = log.read_bytes()
-        end = _readable(folder / _TRIAL, data, opens)
+        end, following = _readable(folder / _TRIAL, data, opens)
         if end == len(data):
             continue
-        if not _has_hole(data, end):
+        if not _has_hole(data, end, following):
             return False
         for later in reversed(logs[position + 1 :]):
             later.rename(later.with_name(later.name + ".torn"))
@@ -74,8 +75,11 @@ def _cut(log: Path, data: bytes, end: int) -> None:
     replace(log, data[:end])
 
 
-def _readable(trial: Path, data: bytes, opens: Callable[[Path], bool]) -> int:
-    """How many bytes of a log a database can be opened with. What opens still does when it ends earlier."""
+def _readable(trial: Path, data: bytes, opens: Callable[[Path], bool]) -> tuple[int, int]:
+    """Where reading ends: the last record's begin (or the log's end) up to which a database opens, and where the next
+    one begins. What opens still does when it ends earlier. Each question is a second for 64 MB, so what is asked first
+    is whether the first hole is to blame.
+    """
 
     def is_sound(size_bytes: int) -> bool:
         shutil.rmtree(trial, ignore_errors=True)
@@ -88,26 +92,33 @@ def _readable(trial: Path, data: bytes, opens: Callable[[Path], bool]) -> int:
             shutil.rmtree(trial, ignore_errors=True)
 
     if is_sound(len(data)):
-        return len(data)
-    low, high = 0, len(data)
+        return len(data), len(data)
+    ends = [*_records(data, 0, len(data)), len(data)]
+    hole = next(_zeros(data, range(0, len(data), _SECTOR_BYTES)), 0) // _BLOCK_BYTES * _BLOCK_BYTES
+    guesses = [bisect_left(ends, hole), bisect_left(ends, hole + 2 * _BLOCK_BYTES)]
+    low, high = 0, len(ends) - 1
     while high - low > 1:
-        middle = (low + high) // 2
-        if is_sound(middle):
+        middle = guesses.pop() if guesses else (low + high) // 2
+        if not low < middle < high:
+            continue
+        if is_sound(ends[middle]):
             low = middle
         else:
             high = middle
-    return low
+    return ends[low], ends[high]
 
 
-def _has_hole(data: bytes, end: int) -> bool:
-    """Whether zeros stand in a whole sector up to where reading ends, or from a record's begin to its sector's end; in
-    the same block or, since LevelDB passes over zeros where a record would begin, in the one before."""
+def _has_hole(data: bytes, end: int, following: int) -> bool:
+    """Whether zeros stand in a whole sector of what cannot be read, or from a record's begin to its sector's end; or,
+    since LevelDB passes over zeros where a record would begin, of what is before it in the same block and the last."""
     begin = max(0, end // _BLOCK_BYTES - 1) * _BLOCK_BYTES
-    sectors = range(begin, end + 1, _SECTOR_BYTES)
-    return any(
-        not any(data[at : at + _SECTOR_BYTES - at % _SECTOR_BYTES])
-        for at in (*sectors, *_records(data, begin, end + 1))
-    )
+    sectors = range(begin, following, _SECTOR_BYTES)
+    return any(True for _ in _zeros(data, (*sectors, *_records(data, begin, following))))
+
+
+def _zeros(data: bytes, places: Iterable[int]) -> Iterator[int]:
+    """Those from which on there are only zeros to the sector's end."""
+    return (at for at in places if not any(data[at : at + _SECTOR_BYTES - at % _SECTOR_BYTES]))
 
 
 def _records(data: bytes, begin: int, end: int) -> Iterator[int]:
