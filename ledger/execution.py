@@ -26,7 +26,7 @@ from ledger.rules import (
     Registry,
 )
 from ledger.state import Changes, EmptyState, Overlay, Reader
-from ledger.transaction import Batch, Transaction, check_admissible
+from ledger.transaction import HEIGHT_MAX, Batch, Transaction, check_admissible
 from ledger.validators import ValidatorSet
 
 # Together below RECEIPT_SIZE_BYTES_MAX. A key as text takes 66 bytes, a pack's identifier up to 95.
@@ -89,6 +89,8 @@ class Tip:
                 parameters,
                 end,
             ):
+                if not 0 <= checkpoint <= height <= HEIGHT_MAX:
+                    raise CodecError("a tip of an impossible height")
                 valid, agreed = ValidatorSet.from_value(validators), Parameters.from_value(parameters)
                 return cls(height, block_hash, time_ms, results, checkpoint, valid, agreed, end)  # type: ignore[arg-type]
         raise CodecError("not a tip")

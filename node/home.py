@@ -55,9 +55,10 @@ class Home:
         raises. StateDiverged where that has turned out meanwhile."""
         self.wal.close()
         self.kv.reopen()
-        self.store = ChainStore(self.kv)
+        store, executor = ChainStore(self.kv), Executor(self.genesis, self.registry)
+        store.resume(executor)  # first of all: whoever reads goes on with it, also where the rest fails
+        self.store, self.executor = store, executor
         _check_certified(self.store, self.folder.db)
-        self.executor = Executor(self.genesis, self.registry)
         self.wal = WriteAheadLog(self.folder.wal, create=False)
 
     def close(self) -> None:

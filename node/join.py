@@ -44,6 +44,7 @@ from storage.assembly import Assembly, BadPiece
 from storage.chain import ChainStore
 from storage.datadir import complete
 from storage.leveldb import LevelDB
+from storage.migrations import upgrade
 from storage.shortening import mute_if_signed
 
 JOINING = "joining"
@@ -544,6 +545,7 @@ async def join(
             progress = attempt.progress
             await attempt.run(assembly)
             assembly.finish()
+        upgrade(kv)  # of an attempt that was killed just before its end, and software since
         store = ChainStore(kv)
         height = store.tip.height
         if not keep_key:

@@ -205,9 +205,12 @@ class ChainStore:
     def resume(self, executor: Executor) -> None:
         """Execute the blocks above the last root again, in memory, so that the state is that after the tip; and fill
         the window of `executor`, which is a fresh one. Until then the state is as of that root, and no block can be
-        added. Corruption where a block gives another result than it did: such a store is of no use.
+        added. Corruption where a block gives another result than it did: such a store is of no use. Called again, it
+        only fills a window.
         """
         root_height = self._tip.checkpoint_height
+        if self._state_height not in (root_height, self._tip.height):
+            raise ValueError("it was begun before, and failed")
         executed = self._tip_at_root(executor) if self._state_height == root_height else self._tip
         first = max(root_height - executor.genesis.parameters.validity_heights_max, self._pruned) + 1
         for height, transactions in self.transactions_since(first):
@@ -224,12 +227,15 @@ class ChainStore:
         header, results_hash = self.header(height), self.results_hash(height)
         if header is None or results_hash is None:
             raise Corruption(f"block {height} is missing")
-        return Tip.at_checkpoint(header, self.chain_id, results_hash, self)
+        try:
+            return Tip.at_checkpoint(header, self.chain_id, results_hash, self)
+        except CodecError as error:
+            raise Corruption(f"the state at height {height}: {error}") from None
 
     def _execute_again(self, executor: Executor, tip: Tip) -> Tip:
         height = tip.height + 1
         block = self.block(height)
-        if block is None:
+        if block is None or block.proposal.height != height:
             raise Corruption(f"block {height} is missing")
         result = executor.execute(self, tip, block.proposal, block.batches)
         if (self.header(height), self.results_hash(height)) != (result.header, result.tip.results_hash):

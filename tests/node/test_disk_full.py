@@ -238,7 +238,8 @@ def test_who_stopped_for_another_state_does_not_begin_again_once_there_is_room(
     async def scenario() -> None:
         async with Node(config) as node:
             assert (await node.submit(payment(node))).ok
-            height = node.desk.store.tip.height
+            height, before = node.desk.store.tip.height, await get(node, "/v1/accounts/pharmacy?currency=CNY")
+            assert height > node.desk.store.tip.checkpoint_height
             node.replica.engine._halt(height, bytes(33), b"\x01" * 33)
             node.driver.diverged(height, bytes(33), b"\x01" * 33)
             node.driver.fail(DiskFull(tmp_path))
@@ -248,6 +249,7 @@ def test_who_stopped_for_another_state_does_not_begin_again_once_there_is_room(
             with pytest.raises(Reject) as refused:
                 await node.submit(payment(node))
             assert refused.value.code is Code.NOT_ACCEPTING
+            assert await get(node, "/v1/accounts/pharmacy?currency=CNY") == before, "it reads on at its tip"
 
     asyncio.run(scenario())
     with pytest.raises(StateDiverged):

@@ -30,7 +30,7 @@ from ledger.modules import members
 from ledger.modules.parties import VALIDATORS, join_statement
 from ledger.rules import Context, Registry, Rule, RuleModule
 from ledger.state import state_key
-from ledger.stateproof import STATE_PROOF_SIZE_BYTES_MAX, ReceiptProof, StateProof, TransactionProof
+from ledger.stateproof import STATE_PROOF_SIZE_BYTES_MAX, ReceiptProof, StateProof, TransactionProof, hash_key
 from ledger.transaction import Batch, Transaction
 from storage import chain, schema
 from storage.chain import ChainStore
@@ -263,6 +263,39 @@ def test_who_is_killed_after_any_blocks_and_resumes_goes_on_as_who_was_not(lives
         assert other.store.tip == steady.store.tip
         assert notes(other.store.get) == notes(steady.store.get)
         assert dict(other.kv.scan(b"")) == dict(steady.kv.scan(b""))
+
+
+def swap_proposals(node: Node) -> None:
+    keys = [schema.at_height(schema.PROPOSAL, height) for height in (5, 6)]
+    first, second = map(node.kv.get, keys)
+    assert first
+    assert second
+    node.kv.write([(keys[0], second), (keys[1], first)])
+
+
+def lose_validators(node: Node) -> None:
+    node.kv.write((), [schema.state_entry(chain.VALIDATORS_KEY, hash_key(chain.VALIDATORS_KEY))])
+
+
+def spoil_validators(node: Node) -> None:
+    node.kv.write([(schema.state_entry(chain.VALIDATORS_KEY, hash_key(chain.VALIDATORS_KEY)), encode(5))])
+
+
+@pytest.mark.parametrize("damage", [swap_proposals, lose_validators, spoil_validators])
+def test_what_cannot_be_executed_again_is_damage(node: Node, damage: Callable[[Node], None]):
+    busy(node, 7)
+    damage(node)
+    with pytest.raises(Corruption):
+        ChainStore(node.kv).resume(executor())
+
+
+@pytest.mark.parametrize("heights", [(-1, -1), (7, -1), (7, 8), (1 << 63, 4)])
+def test_a_tip_of_an_impossible_height_is_damage(node: Node, heights: tuple[int, int]):
+    busy(node, 7)
+    forged = replace(node.store.tip, height=heights[0], checkpoint_height=heights[1])
+    node.kv.write([(schema.TIP_KEY, encode(forged.to_value()))])
+    with pytest.raises(Corruption):
+        ChainStore(node.kv)
 
 
 @pytest.mark.parametrize("what", ["rule", "header", "results"])
