@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 from ledger import merkle
 from ledger.codec import Value, decode, encode, encode_trusted
@@ -233,8 +234,7 @@ class Header:
         raise CodecError("not a header")
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What execution made of one transaction: code 0 or the refusal, with its typed detail."""
 
     tx_id: bytes

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from ledger.codec import Value
@@ -22,6 +23,7 @@ from ledger.state import KeyPart, Overlay, Reader, state_key
 WRITES_PER_TX_MAX = 8_192  # a thousand serials with a few entries each; bounds a block's memory and its atomic write
 WRITES_SIZE_BYTES_PER_TX_MAX = 1024 * 1024  # the same, with room for a thousand packs in containers of a few levels
 INDEXES_PER_TX_MAX = 4_096
+MEMBERS_KEYS_CACHED_MAX = 4_096
 
 
 class Role(StrEnum):
@@ -49,14 +51,18 @@ class Member(NamedTuple):
         return tuple(self)
 
 
+# Asked for with every transaction. By type, too: True is no 1, whatever was asked for before.
+_members_key = lru_cache(MEMBERS_KEYS_CACHED_MAX, typed=True)(partial(state_key, "members"))
+
+
 def member_by_id(state: Reader, member_id: str) -> Member | None:
-    value = state.get(state_key("members", "institution", member_id))
+    value = state.get(_members_key("institution", member_id))
     return Member._make(value) if type(value) is tuple else None
 
 
 def member_by_key(state: Reader, key: bytes) -> Member | None:
     """The institution that `key` may sign for; None for a patient or stranger."""
-    member_id = state.get(state_key("members", "key", key))
+    member_id = state.get(_members_key("key", key))
     return member_by_id(state, member_id) if type(member_id) is str else None
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from ledger import merkle
 from ledger.codec import Value, decode, encode
@@ -33,8 +34,7 @@ BATCH_TXS_MAX = 2_000
 _BODY_OFFSET = SIGNATURE_SIZE_BYTES + PUBLIC_KEY_SIZE_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(NamedTuple):
     """A decoded transaction. `fields` are the operation's values in the order its module declares."""
 
     wire: bytes

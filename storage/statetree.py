@@ -149,6 +149,11 @@ class StateTree:
         entries = self._buckets.get(bucket)
         return b"" if entries is None and self.leaf(bucket) == _EMPTY_BUCKET else entries
 
+    def lacks(self, key_hash: bytes) -> bool:
+        """Whether it is known at once that the root has no such key, as of most that are new: nothing is read then."""
+        entries = self.cached_bucket(bucket_of(key_hash))
+        return entries is not None and key_hash not in entries
+
     def _entries_at_hand(self, bucket: int) -> bytes:
         entries = self.cached_bucket(bucket)
         return self._read_bucket(bucket) if entries is None else entries
@@ -228,6 +233,15 @@ class ValueCache:
             self._old, self.young, self._size_bytes = self.young, {}, 0
         self.young[key] = entry
 
+    def put_all(self, entries: Changes) -> None:
+        """A block's at once."""
+        size_bytes = _VALUE_OVERHEAD_BYTES * len(entries)
+        size_bytes += sum([len(key) + (0 if data is None else len(data)) for key, (_, data) in entries.items()])
+        self._size_bytes += size_bytes
+        if self._size_bytes > VALUE_CACHE_SIZE_BYTES_MAX:
+            self._old, self.young, self._size_bytes = self.young, {}, size_bytes
+        self.young.update(entries)
+
 
 @dataclass(frozen=True, slots=True)
 class ProvenState:
@@ -285,7 +299,8 @@ class StateStore:
 
     def get_bytes_at_root(self, key: bytes) -> bytes | None:
         """The encoded value as of the last root; None when absent."""
-        return self._kv.get(schema.state_entry(key, hash_key(key)))
+        key_hash = hash_key(key)
+        return None if self.tree.lacks(key_hash) else self._kv.get(schema.state_entry(key, key_hash))
 
     def stage(self, changes: Changes, height: int, *, seal: bool) -> StagedState:
         """Prepare a block's changes; `seal` computes the root, and writes all that changed since the last one."""
@@ -316,8 +331,7 @@ class StateStore:
 
     def adopt(self, staged: StagedState) -> None:
         """Move memory on to what has been written."""
-        for key, change in staged.changes.items():
-            self._cache.put(key, change)
+        self._cache.put_all(staged.changes)
         if staged.tree is None:
             self._changed.update(staged.changes)
         else:

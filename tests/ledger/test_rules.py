@@ -189,6 +189,17 @@ def test_members_are_read_from_the_state_or_are_absent() -> None:
     assert member_by_id(state, "other") is None
 
 
+def test_what_an_institution_is_asked_for_with_does_not_hang_on_what_was_asked_before() -> None:
+    """Else nodes that remember different questions would execute differently."""
+    state = Overlay(EmptyState())
+    for _ in range(2):
+        assert member_by_id(state, 1) is None  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            member_by_id(state, True)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            member_by_id(state, 1.0)  # type: ignore[arg-type]
+
+
 def test_index_entries_are_text_or_bytes() -> None:
     ctx = context()
     ctx.index("serial", "ä")

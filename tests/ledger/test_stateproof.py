@@ -119,9 +119,9 @@ def test_a_receipt_proof_holds_for_what_was_executed_only() -> None:
     """A refusal cannot be shown as a success, nor at another height."""
     proof = receipt_proof()
     altered = [
-        replace(proof, receipt=replace(proof.receipt, code=0)),
-        replace(proof, receipt=replace(proof.receipt, tx_id=IDS[2])),
-        replace(proof, receipt=replace(proof.receipt, detail=("x",))),
+        replace(proof, receipt=proof.receipt._replace(code=0)),
+        replace(proof, receipt=proof.receipt._replace(tx_id=IDS[2])),
+        replace(proof, receipt=proof.receipt._replace(detail=("x",))),
         replace(proof, inclusion=replace(proof.inclusion, index=0)),
         replace(proof, inclusion=replace(proof.inclusion, count=0)),
         replace(proof, previous_results=CHAIN),

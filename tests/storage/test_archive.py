@@ -144,7 +144,7 @@ def forged(source: Path, tmp_path: Path, forge: Callable[[LevelDB], None]) -> by
 def forge_receipt(kv: LevelDB) -> None:
     store = ChainStore(kv)
     height = next(height for height in range(1, store.tip.height) if store.receipts(height))
-    receipts = tuple(dataclass_replace(one, code=2405) for one in store.receipts(height))
+    receipts = tuple(one._replace(code=2405) for one in store.receipts(height))
     kv.write([(schema.at_height(schema.EXCEPTIONS, height), encode(exceptions_of(receipts)))])
 
 

@@ -442,7 +442,7 @@ def test_a_receipt_is_proved_by_the_next_certified_checkpoint(node: Node):
         proof = ReceiptProof.from_value(decode(encode(proof.to_value()), size_bytes_max=1 << 18))
         assert (proof.height, proof.receipt.tx_id, proof.receipt.code) == (height, tx.id, code)
         assert proof.verify(GENESIS.chain_id, GENESIS.validator_set)
-        forged = replace(proof, receipt=replace(proof.receipt, code=1 - min(code, 1)))
+        forged = replace(proof, receipt=proof.receipt._replace(code=1 - min(code, 1)))
         assert not forged.verify(GENESIS.chain_id, GENESIS.validator_set)
         moved = replace(proof, previous_results=b"\x01" + b"z" * 32)
         assert not moved.verify(GENESIS.chain_id, GENESIS.validator_set)

@@ -264,7 +264,7 @@ def test_what_blocks_above_the_last_root_made_is_what_they_make_again(pruned: No
     store = pruned.store
     above = range(store.tip.checkpoint_height + 1, store.tip.height + 1)
     height, receipt = next((at, store.receipts(at)[0]) for at in above if store.receipts(at))
-    forged = replace(receipt, code=2405)
+    forged = receipt._replace(code=2405)
     pruned.kv.write(
         [(schema.at_height(schema.EXCEPTIONS, height), encode(exceptions_of((forged, *store.receipts(height)[1:]))))]
     )

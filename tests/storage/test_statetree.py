@@ -215,6 +215,18 @@ def test_what_changed_since_the_root_is_not_lost_with_the_cache(monkeypatch):
         assert store.get(key_of(number)) == number
 
 
+def test_of_a_key_that_the_root_has_not_nothing_is_read():
+    kv = MemoryKeyValue()
+    store = StateStore(kv, 0)
+    store.write(changes_of({b"k": 1}), 1, seal=True)
+    found = {key: store.get(key) for key in (b"k", b"other", *map(key_of, range(50)))}
+    assert {key for key, value in found.items() if value is not None} == {b"k"}
+    assert store.tree.lacks(hash_key(b"other"))
+    assert not store.tree.lacks(hash_key(b"k"))
+    assert not StateStore(kv, 1).tree.lacks(hash_key(b"k")), "its bucket was not read yet"
+    assert StateStore(kv, 1).tree.lacks(hash_key(b"other")), "its bucket is empty"
+
+
 def test_check_leaves_finds_a_changed_value():
     kv = MemoryKeyValue()
     store = StateStore(kv, 0)
@@ -247,5 +259,10 @@ def test_the_value_cache_is_bounded_and_keeps_what_is_asked_for(monkeypatch):
         cache.put(b"%d" % number, (number, b"10 bytes .."))
         if b"hot" not in cache.young:
             assert cache.get_old(b"hot") == (1, b"10 bytes ..")
+        assert len(cache.young) < 60
+    assert cache.get_old(b"0") is None
+    for number in range(0, 2_000, 20):
+        cache.put_all({b"%d" % each: (each, b"10 bytes ..") for each in range(number, number + 20)})
+        assert cache.young[b"%d" % number] == (number, b"10 bytes ..")
         assert len(cache.young) < 60
     assert cache.get_old(b"0") is None
