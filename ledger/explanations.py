@@ -280,8 +280,9 @@ _STORAGE: dict[Code, Explanation] = {
         "Run `medchain repair` with software that executes as theirs does: it keeps the state for examination.",
     ),
     Code.KEY_FORGOTTEN: Explanation(
-        "Blocks bear votes of this validator's key that its log does not know of; it signs nothing any more.",
-        "It was started from an older copy of its folder, or twice: stop the other one, and have the key replaced.",
+        "This validator's key may have signed what its log does not know of; it signs nothing any more.",
+        "It was restored, joined anew or repaired, or started from an older copy of its folder or twice: stop the "
+        "other one if there is one, and have the validators replace the key.",
     ),
     Code.INTERNAL: Explanation("A fault of this software.", "Report it with what it printed, or the node's log."),
 }

@@ -83,9 +83,10 @@ def _sentence(facts: Facts) -> tuple[bool, str]:
         return True, f"This node has stopped signing: {facts.stopped}"
     if facts.muted:
         return stalled, (
-            "This node signs nothing: blocks bear votes of its key that are not in its log, so it was started from an "
-            "older copy of its folder, or another process has its key (MC5007). It follows the chain. Stop the other "
-            f"one, and have the validators replace the key.{_absent(facts)}"
+            "This node signs nothing, and follows the chain: its key may have signed what its log does not know of "
+            "(MC5007). It was restored, joined anew or repaired, was started from an older copy of its folder, or "
+            "another process has its key, which must stop then. Have the validators replace the key."
+            f"{_absent(facts)}"
         )
     if facts.refetching:
         return stalled, (

@@ -78,6 +78,9 @@ def _draft(path: Path, data: bytes) -> Path:
 
 def _open_draft(path: Path) -> tuple[Path, int]:
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}{DRAFT_SUFFIX}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:  # nobody asked for a file of that name
+        raise FileNotFoundError(error.errno, error.strerror, str(path.parent)) from None
     os.fchmod(descriptor, 0o600)
     return draft, descriptor

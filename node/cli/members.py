@@ -117,7 +117,7 @@ def institution(
 
     \b
     Example:
-        medchain member propose institution clinic --name Clinic --role hospital --public-key 01ab...:01cd...
+        medchain member propose institution clinic --name Clinic --role hospital --public-key 01ab...:01cd... \\
             --key cluster/hospital/node.key
     """
     (key,), (proof,) = _joining([public_key])

@@ -53,7 +53,7 @@ def confirm(claim_id: str, provider: str, policy: str, amount: int, treatment: s
 
     \b
     Example:
-        medchain claim confirm 01ef... --provider hospital --policy 01ab... --amount 12000
+        medchain claim confirm 01ef... --provider hospital --policy 01ab... --amount 12000 \\
             --treatment 01cd... --key dev:patient
     """
     document = {"claim": claim_id, "policy": policy, "provider": provider, "amount": amount, "treatment": treatment}

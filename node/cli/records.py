@@ -74,7 +74,7 @@ def add(file: Any, patient: str, kind: str, media_type: str, home: Path, **optio
 
     \b
     Example:
-        medchain record add observation.json --patient 01ab... --kind Observation --key dev:hospital
+        medchain record add observation.json --patient 01ab... --kind Observation --key dev:hospital \\
             --home cluster/hospital
     """
     from node import keys, vault

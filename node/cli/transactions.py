@@ -41,7 +41,7 @@ def submit(operation: str, fields: str, **options: Any) -> int:
 
     \b
     Example:
-        medchain tx submit payments.transfer --key dev:insurer
+        medchain tx submit payments.transfer --key dev:insurer \\
             '{"currency": "CNY", "to": "hospital", "amount": 100, "reference": "invoice 7"}'
     """
     return send(operation, read_json(fields), **options)
