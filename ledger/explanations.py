@@ -281,8 +281,7 @@ _STORAGE: dict[Code, Explanation] = {
     ),
     Code.KEY_FORGOTTEN: Explanation(
         "This validator's key may have signed what its log does not know of; it signs nothing any more.",
-        "It was restored, joined anew or repaired, or started from an older copy of its folder or twice: stop the "
-        "other one if there is one, and have the validators replace the key.",
+        "It was restored, repaired, started from an older copy or twice: stop the other one and have the key replaced.",
     ),
     Code.INTERNAL: Explanation("A fault of this software.", "Report it with what it printed, or the node's log."),
 }

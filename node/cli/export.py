@@ -69,7 +69,7 @@ def _export(table: str, home: Path, out: str, form: str, first: int | None, last
         oldest = opened.store.pruned + 1
         first = oldest if first is None else first
         if not oldest <= first <= last <= tip_height:
-            raise click.UsageError(f"--from and --to lie in what this node has: heights {oldest} to {tip_height}")
+            raise click.UsageError(f"--from and --to: this node has {oldest} to {tip_height}")
         with bar("blocks", last - first + 1) as done:
             rows = TABLES[table](opened.store, opened.registry, _told(range(first, last + 1), done))
             with output(out) as file:

@@ -137,7 +137,9 @@ def examples() -> Iterator[tuple[str, list[str]]]:
     for path, command, _ in reference.commands():
         _, found, example = (command.help or "").partition("Example:\n")
         if found:
-            yield path, shlex.split(example)[1:]
+            line, *others = example.strip().replace("\\\n", " ").splitlines()
+            assert not others, f"{path}: copied, it is several commands"
+            yield path, shlex.split(line)[1:]
 
 
 @pytest.mark.parametrize(("path", "arguments"), [pytest.param(*item, id=item[0]) for item in examples()])
