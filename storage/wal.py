@@ -38,11 +38,13 @@ from struct import Struct
 from storage.errors import Backlog, Closed, Corruption, StorageError, VersionMismatch, from_os_error
 
 VERSION = 3
-SEGMENT_BYTES_MAX = 64 * 1024 * 1024  # whole segments are dropped, so this is what a stable checkpoint may leave behind
+# Whole segments are dropped, so about this is what a stable checkpoint may leave behind; a record may be larger and has
+# one of its own then. Under load a new one comes every ten seconds.
+SEGMENT_BYTES_MAX = 4 * 1024 * 1024
 RECORD_BYTES_MAX = 16 * 1024 * 1024  # four times the largest consensus message; a longer length is garbage
 PENDING_BYTES_MAX = 128 * 1024 * 1024  # eight of the largest records: a disk that lets more pile up has stopped
 # An obsolete segment smaller than this is kept on: a new one costs two syncs.
-_OBSOLETE_SHARE = 8
+_OBSOLETE_SHARE = 2
 
 _MAGIC = b"medchain-wal"
 _HEADER = Struct(">12sIQI4sI")

@@ -343,7 +343,7 @@ def test_truncation_drops_only_whole_old_segments_from_the_front(tmp_path: Path)
 
 def test_an_obsolete_current_segment_goes_once_another_has_begun(tmp_path: Path) -> None:
     log = WriteAheadLog(tmp_path, segment_bytes_max=4_000)
-    log.append(0, 1, bytes(1_000))
+    log.append(0, 1, bytes(2_500))
     log.flush()
     log.truncate_before(2)
     assert len(segments(tmp_path)) == 1
