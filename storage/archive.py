@@ -41,7 +41,7 @@ from storage.wal import WriteAheadLog
 
 FORMAT: Final = "medchain/backup/1"
 ROWS_SIZE_BYTES_TARGET: Final = 4 * 1024 * 1024
-FILE_SIZE_BYTES_MAX: Final = 256 * 1024 * 1024  # of one member; a log's segment had 64 MiB, a row file has little over 4
+FILE_SIZE_BYTES_MAX: Final = 256 * 1024 * 1024  # of one member; segments had 64 MiB once, rows have some 4
 MANIFEST_SIZE_BYTES_MAX: Final = 64 * 1024
 SUMS_SIZE_BYTES_MAX: Final = 256 * 1024 * 1024  # of a vault with a million records
 
