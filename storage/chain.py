@@ -212,11 +212,11 @@ class ChainStore:
         if self._state_height not in (root_height, self._tip.height):
             raise ValueError("it was begun before, and failed")
         executed = self._tip_at_root(executor) if self._state_height == root_height else self._tip
-        first = max(root_height - executor.genesis.parameters.validity_heights_max, self._pruned) + 1
-        for height, transactions in self.transactions_since(first):
-            if height > self._state_height:
-                executed = self._execute_again(executor, executed)
+        first = root_height - executor.genesis.parameters.validity_heights_max + 1
+        for height, transactions in self.transactions_since(first, self._state_height):
             executor.accept(transactions, height)
+        while executed.height < self._tip.height:
+            executed = self._execute_again(executor, executed)
         if executed != self._tip:
             raise Corruption(f"block {self._tip.height}: executed again, it leads to another tip")
 
@@ -242,6 +242,7 @@ class ChainStore:
             raise Corruption(f"block {height}: executed again, it gives another result")
         self._state.adopt(self._state.stage(result.changes, height, seal=False))
         self._state_height = height
+        executor.accept(result.transactions, height)
         return result.tip
 
     # Writing
@@ -519,9 +520,10 @@ class ChainStore:
                 break
         return found
 
-    def transactions_since(self, height: int) -> Iterator[tuple[int, tuple[Transaction, ...]]]:
-        """(height, transactions) of each block from `height` on: what `Executor.accept` takes to rebuild its window."""
-        for each in range(max(height, self._pruned + 1), self._tip.height + 1):
+    def transactions_since(self, height: int, last: int | None = None) -> Iterator[tuple[int, tuple[Transaction, ...]]]:
+        """(height, transactions) of each block from `height` to `last`, the tip's if not given: what `Executor.accept`
+        takes to rebuild its window."""
+        for each in range(max(height, self._pruned + 1), (self._tip.height if last is None else last) + 1):
             yield each, tuple(map(Transaction.decode, self._wires(each)))
 
     def place(self, tx_id: bytes) -> Place | None:

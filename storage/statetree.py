@@ -121,7 +121,7 @@ class StateTree:
             bucket = bucket_of(key_hash)
             entries = buckets.get(bucket)
             if entries is None:
-                entries = self._entries_at_hand(bucket)
+                entries = self.entries(bucket)
             buckets[bucket] = _changed(entries, key_hash, value_hash)
         leaves = {bucket: bucket_hash(entries) for bucket, entries in buckets.items()}
         levels = _with_leaves(self._levels, leaves)
@@ -149,14 +149,15 @@ class StateTree:
         entries = self._buckets.get(bucket)
         return b"" if entries is None and self.leaf(bucket) == _EMPTY_BUCKET else entries
 
+    def entries(self, bucket: int) -> bytes:
+        """The same, read where they are not at hand."""
+        entries = self.cached_bucket(bucket)
+        return self._read_bucket(bucket) if entries is None else entries
+
     def lacks(self, key_hash: bytes) -> bool:
         """Whether it is known at once that the root has no such key, as of most that are new: nothing is read then."""
         entries = self.cached_bucket(bucket_of(key_hash))
         return entries is not None and key_hash not in entries
-
-    def _entries_at_hand(self, bucket: int) -> bytes:
-        entries = self.cached_bucket(bucket)
-        return self._read_bucket(bucket) if entries is None else entries
 
     def leaf(self, bucket: int) -> bytes:
         number, place = divmod(bucket, FANOUT)
@@ -350,9 +351,7 @@ class StateStore:
     def prove(self, key: bytes) -> ProvenState:
         """The entry as of the last root. ValueError when its bucket is too full for any verifier."""
         bucket = bucket_of(hash_key(key))
-        entries = self.tree.cached_bucket(bucket)
-        if entries is None:
-            entries = self._read_bucket(bucket)
+        entries = self.tree.entries(bucket)
         if len(entries) > BUCKET_ENTRIES_MAX * ENTRY_SIZE_BYTES:
             raise ValueError(f"bucket {bucket} holds more than {BUCKET_ENTRIES_MAX} entries")
         return ProvenState(

@@ -113,7 +113,7 @@ def _has_hole(data: bytes, end: int, following: int) -> bool:
     since LevelDB passes over zeros where a record would begin, of what is before it in the same block and the last."""
     begin = max(0, end // _BLOCK_BYTES - 1) * _BLOCK_BYTES
     sectors = range(begin, following, _SECTOR_BYTES)
-    return any(True for _ in _zeros(data, (*sectors, *_records(data, begin, following))))
+    return next(_zeros(data, (*sectors, *_records(data, begin, following))), None) is not None
 
 
 def _zeros(data: bytes, places: Iterable[int]) -> Iterator[int]:
