@@ -48,6 +48,7 @@ from storage import schema
 from storage.chain import PLAIN, VALIDATORS_KEY, exceptions_at, exceptions_of, read_batch
 from storage.errors import Corruption
 from storage.kv import KeyValue
+from storage.leaves import Digests, LeafLog
 from storage.snapshots import PART_BUCKETS, PARTS
 from storage.statetree import StateStore, decode_record
 
@@ -83,9 +84,9 @@ class Assembly:
         while (data := kv.get(schema.at_height(schema.VALIDATORS, len(self._sets)))) is not None:
             self._sets.append(ValidatorSet.from_value(decode_record(data, schema.VALIDATORS)))
         self._have = bytearray(_EMPTY * BUCKETS)  # digests of what is here
-        size = len(schema.LEAF)
-        for key, digest in kv.scan_prefix(schema.LEAF):
-            self._put_digest(self._have, int.from_bytes(key[size:], "big"), digest)
+        self._leaf_log = LeafLog()
+        for bucket, digest in self._leaf_log.read(kv).items():
+            self._put_digest(self._have, bucket, digest)
         self._leaves: dict[int, bytes] = {}
         self._missing: set[int] = set()
         self._above: tuple[bytes, bytes] | None = None  # hash and results hash that the next block down must have
@@ -205,7 +206,7 @@ class Assembly:
             raise BadPiece("not a list of buckets")
         puts: list[tuple[bytes, bytes]] = []
         deletes: list[bytes] = []
-        changed: list[tuple[int, bytes]] = []
+        changed: dict[int, bytes] = {}
         count = 0
         for bucket, value in enumerate(values, first):
             leaves = self._leaves.get(bucket // PART_BUCKETS)
@@ -216,18 +217,28 @@ class Assembly:
             count += 1
             if digest == self._digest_at(self._have, bucket):
                 continue
-            leaf = schema.bucket_prefix(schema.LEAF, bucket)
-            deletes += [key for key, _ in self._kv.scan_prefix(schema.bucket_prefix(schema.STATE, bucket))]
-            deletes.append(leaf)
+            deletes += [key for key, _ in self._kv.scan_prefix(schema.bucket_prefix(bucket))]
             puts += [(schema.state_entry(key, key_hash), data) for key, key_hash, data in rows]
-            if rows:
-                puts.append((leaf, digest))
-            changed.append((bucket, digest))
-        self._kv.write(puts, deletes)
-        for bucket, digest in changed:
+            changed[bucket] = digest
+        if changed:
+            self._write_buckets(changed, puts, deletes)
+        return count
+
+    def _write_buckets(self, changed: dict[int, bytes], puts: list[tuple[bytes, bytes]], deletes: list[bytes]) -> None:
+        def every() -> Digests:
+            return {**dict(self._digests()), **changed}.items()
+
+        row = self._leaf_log.add(self._leaf_log.next_number, changed, every)
+        self._kv.write([*puts, (row.key, row.data)], [*deletes, *row.replaced])
+        self._leaf_log.adopt(row)
+        for bucket, digest in changed.items():
             self._put_digest(self._have, bucket, digest)
             self._missing.discard(bucket)
-        return count
+
+    def _digests(self) -> Iterator[tuple[int, bytes]]:
+        """Digests of the buckets that are here and not empty."""
+        digests = ((bucket, self._digest_at(self._have, bucket)) for bucket in range(BUCKETS))
+        return ((bucket, digest) for bucket, digest in digests if digest != _EMPTY)
 
     @staticmethod
     def _digest_at(digests: bytes | bytearray, index: int) -> bytes:
@@ -318,7 +329,9 @@ class Assembly:
             schema.at_height(schema.VALIDATORS, 0): encode(self._sets[0].to_value()),
             schema.at_height(schema.VALIDATORS, validators.epoch): encode(validators.to_value()),
         }
-        self._kv.write(puts.items(), sync=True)
+        row = self._leaf_log.whole(certificate.height, self._digests())  # below those of the checkpoints to come
+        puts[row.key] = row.data
+        self._kv.write(puts.items(), row.replaced, sync=True)
         self._kv.write([(schema.FORMAT_KEY, schema.FORMAT)], sync=True)
         return tip
 

@@ -122,6 +122,8 @@ class ChainStore:
             raise Corruption("the tip at height 0 is not this genesis")
         if self.state_root(tip.checkpoint_height) != self._state.tree.root:
             raise Corruption(f"state tree differs from its root at height {tip.checkpoint_height}")
+        if self._state.leaves_height > tip.checkpoint_height:
+            raise Corruption(f"digests of the state at height {self._state.leaves_height}, which has no root")
 
     @property
     def tip(self) -> Tip:

@@ -25,6 +25,7 @@ from storage.statetree import decode_record
 ROWS_AT_ONCE = 10_000
 
 UNDO = b"U"  # in formats up to 4
+LEAF_SIZE_BYTES = len(schema.LEAF) + schema.BUCKET_SIZE_BYTES  # of a key, in formats up to 5
 
 
 def _batches(key: bytes, data: bytes) -> tuple[bytes, ...]:
@@ -101,6 +102,15 @@ def _from_4(kv: KeyValue) -> None:
         kv.write(puts.items(), deletes)
 
 
+def join_leaves(kv: KeyValue) -> None:
+    """Digests of buckets with a row for each, `L bucket`, become one row of all. Also for what is not finished yet and
+    thus has no format."""
+    former = [(key, digest) for key, digest in kv.scan_prefix(schema.LEAF) if len(key) == LEAF_SIZE_BYTES]
+    if former:
+        data = b"".join([key[len(schema.LEAF) :] + digest for key, digest in former])
+        kv.write([(schema.at_height(schema.LEAF, 0), data)], [key for key, _ in former])
+
+
 def _move_batch(kv: KeyValue, digest: bytes, height: int, number: int) -> None:
     """One write, of what block `height` ordered; of earlier blocks it was done before."""
     former, place = schema.BATCH + digest, schema.ORDERED + digest
@@ -125,6 +135,8 @@ STEPS: Final[Mapping[bytes, tuple[bytes, Callable[[KeyValue], None]]]] = Mapping
         b"medchain/store/3-4": (b"medchain/store/4", _from_3),
         b"medchain/store/4": (b"medchain/store/4-5", _nothing),
         b"medchain/store/4-5": (b"medchain/store/5", _from_4),
+        b"medchain/store/5": (b"medchain/store/5-6", _nothing),
+        b"medchain/store/5-6": (b"medchain/store/6", join_leaves),
     }
 )
 """Format -> the next one, and what leads there."""

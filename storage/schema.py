@@ -18,7 +18,8 @@ big-endian, so that keys sort as numbers do. The same table, with examples, is i
     T transaction id(33)                      height(8) position(4) of its first execution
     I index hash(20) height(8)                positions(4 each) in that block, ascending
     S bucket(2) state key                     state value at the last root
-    L bucket(2)                               hash of a state bucket (32) at the last root; absent: empty
+    L height(8)                               bucket(2) hash(32), for each state bucket that the checkpoint changed;
+                                              in the first row perhaps all that are not empty
     O height(8)                               state root (33), at checkpoints and at 0
     C height(8)                               checkpoint certificate
     V epoch(8)                                validator set
@@ -35,7 +36,7 @@ from functools import lru_cache
 from hashlib import sha256
 from struct import Struct, pack, unpack
 
-FORMAT = b"medchain/store/5"
+FORMAT = b"medchain/store/6"
 
 META, PROPOSAL, BATCH, ORDERED, HEADER, RESULTS = b"M", b"P", b"B", b"D", b"H", b"E"
 EXCEPTIONS, TRANSACTION, INDEX = b"R", b"T", b"I"
@@ -58,7 +59,7 @@ INDEX_HASH_SIZE_BYTES = 20  # nobody finds two names in 2^80 tries; each byte is
 # (bytes of a key, bytes of its value) where they are of one size; 0: of any.
 _SIZES = {
     PROPOSAL: (9, 0), BATCH: (11, 0), ORDERED: (34, 18), HEADER: (9, 0), RESULTS: (9, 33), EXCEPTIONS: (9, 0),
-    TRANSACTION: (34, 12), INDEX: (29, 0), STATE: (0, 0), LEAF: (3, 32), ROOT: (9, 33),
+    TRANSACTION: (34, 12), INDEX: (29, 0), STATE: (0, 0), LEAF: (9, 0), ROOT: (9, 33),
     CHECKPOINT: (9, 0), VALIDATORS: (9, 0), LINK: (9, 0), META: (0, 0),
 }  # fmt: skip
 _META_SIZES = {PRUNED_KEY: 8, DIVERGED_KEY: 41, INDEXED_KEY: 8, REFETCH_KEY: 8, LOGGED_KEY: 24}
@@ -66,12 +67,14 @@ _META_SIZES = {PRUNED_KEY: 8, DIVERGED_KEY: 41, INDEXED_KEY: 8, REFETCH_KEY: 8, 
 _HEIGHT = Struct(">Q")
 _PLACE = Struct(">QI")
 _POSITION = Struct(">I")
+_BUCKET = Struct(">H")
 _BATCH = Struct(">QH")
 _ORDERED = Struct(">QHQ")
 ORDERED_SIZE_BYTES = _ORDERED.size
 
 pack_height = _HEIGHT.pack
 pack_place = _PLACE.pack
+pack_bucket = _BUCKET.pack
 
 
 def unpack_height(data: bytes) -> int:
@@ -160,6 +163,6 @@ def state_entry(key: bytes, key_hash: bytes) -> bytes:
     return STATE + key_hash[:BUCKET_SIZE_BYTES] + key
 
 
-def bucket_prefix(prefix: bytes, bucket: int) -> bytes:
-    """The key of a bucket's leaf hash, or what its entries start with."""
-    return prefix + bucket.to_bytes(BUCKET_SIZE_BYTES, "big")
+def bucket_prefix(bucket: int) -> bytes:
+    """What the entries of a bucket start with."""
+    return STATE + pack_bucket(bucket)

@@ -67,7 +67,7 @@ class Snapshot:
         prefix_size = len(schema.STATE) + schema.BUCKET_SIZE_BYTES
         for bucket in range(first, last + 1):
             entries: list[Value] = []
-            for key, value in self._reader.scan_prefix(schema.bucket_prefix(schema.STATE, bucket)):
+            for key, value in self._reader.scan_prefix(schema.bucket_prefix(bucket)):
                 entries += (key[prefix_size:], value)
                 size_bytes += len(key) + len(value) + 8
             found.append(tuple(entries))

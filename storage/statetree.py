@@ -12,7 +12,7 @@ Must not know: blocks, or what a key means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
@@ -40,6 +40,7 @@ from ledger.stateproof import (
 from storage import schema
 from storage.errors import Corruption
 from storage.kv import KeyValue
+from storage.leaves import LeafLog, LeafRow
 
 BUCKET_CACHE_SIZE_BYTES_MAX = 96 * 1024 * 1024  # bucket contents as hashes: 1.4 million entries without re-reading
 VALUE_CACHE_SIZE_BYTES_MAX = 32 * 1024 * 1024  # of encoded size, in each of two generations; decoded about three times
@@ -65,6 +66,14 @@ class TreeChange:
     buckets: dict[int, bytes]
     levels: tuple[Rows, ...]
 
+    def every_leaf(self) -> Iterator[tuple[int, bytes]]:
+        """The digests of all buckets that are not empty."""
+        for number, row in enumerate(self.levels[0]):
+            for place in range(FANOUT):
+                digest = row[place * DIGEST_SIZE_BYTES : (place + 1) * DIGEST_SIZE_BYTES]
+                if digest != _EMPTY_BUCKET:
+                    yield number * FANOUT + place, digest
+
     def prove(self, key: bytes) -> StateProof:
         """A proof, under `root`, of an entry that is among the changes."""
         bucket = bucket_of(hash_key(key))
@@ -83,7 +92,7 @@ def _empty_levels() -> tuple[Rows, ...]:
     return tuple(levels)
 
 
-def _with_leaves(before: tuple[Rows, ...], leaves: dict[int, bytes]) -> tuple[Rows, ...]:
+def _with_leaves(before: tuple[Rows, ...], leaves: Mapping[int, bytes]) -> tuple[Rows, ...]:
     """All levels with other leaves, and everything above them computed anew; `before` stays."""
     levels = tuple(map(list, before))
     above = leaves
@@ -107,11 +116,11 @@ class StateTree:
     `read_bucket` gives a bucket's entries (64 bytes each, sorted) when the cache has not.
     """
 
-    def __init__(self, leaves: Iterable[tuple[int, bytes]], read_bucket: Callable[[int], bytes]) -> None:
+    def __init__(self, leaves: Mapping[int, bytes], read_bucket: Callable[[int], bytes]) -> None:
         self._read_bucket = read_bucket
         self._buckets: dict[int, bytes] = {}
         self._buckets_size_bytes = 0
-        self._levels = _with_leaves(_empty_levels(), dict(leaves))
+        self._levels = _with_leaves(_empty_levels(), leaves)
         self.root = root_hash(parent_hash(self.top()))
 
     def stage(self, changes: Iterable[tuple[bytes, bytes | None]]) -> TreeChange:
@@ -263,6 +272,7 @@ class StagedState:
     puts: dict[bytes, bytes] = field(default_factory=dict)
     deletes: list[bytes] = field(default_factory=list)
     tree: TreeChange | None = None
+    leaves: LeafRow | None = None
 
 
 class StateStore:
@@ -273,9 +283,13 @@ class StateStore:
         self.root_height = root_height
         self._cache = ValueCache()
         self._changed: Changes = {}  # since the root
-        size = len(schema.LEAF)
-        leaves = ((int.from_bytes(key[size:], "big"), digest) for key, digest in kv.scan_prefix(schema.LEAF))
-        self.tree = StateTree(leaves, self._read_bucket)
+        self._leaves = LeafLog()
+        self.tree = StateTree(self._leaves.read(kv), self._read_bucket)
+
+    @property
+    def leaves_height(self) -> int:
+        """The last one whose changes are among the digests on disk; -1 if none is."""
+        return self._leaves.next_number - 1
 
     def get(self, key: bytes, /) -> Value:
         """The decoded value at the tip; None when absent."""
@@ -319,14 +333,11 @@ class StateStore:
             self._stage_root(staged, self.tree.stage(_hashed_values(hashed)))
         return staged
 
-    @staticmethod
-    def _stage_root(staged: StagedState, tree: TreeChange) -> None:
-        for bucket, digest in tree.leaves.items():
-            key = schema.bucket_prefix(schema.LEAF, bucket)
-            if tree.buckets[bucket]:
-                staged.puts[key] = digest
-            else:
-                staged.deletes.append(key)
+    def _stage_root(self, staged: StagedState, tree: TreeChange) -> None:
+        if tree.leaves:
+            row = staged.leaves = self._leaves.add(staged.height, tree.leaves, tree.every_leaf)
+            staged.puts[row.key] = row.data
+            staged.deletes += row.replaced
         staged.puts[schema.at_height(schema.ROOT, staged.height)] = tree.root
         staged.tree = tree
 
@@ -337,6 +348,8 @@ class StateStore:
             self._changed.update(staged.changes)
         else:
             self.tree.adopt(staged.tree)
+            if staged.leaves is not None:
+                self._leaves.adopt(staged.leaves)
             self.root_height = staged.height
             self._changed = {}
 
@@ -374,7 +387,7 @@ class StateStore:
                 raise Corruption(f"state bucket {bucket} differs from its hash at height {self.root_height}")
 
     def _read_bucket(self, bucket: int) -> bytes:
-        return _hashed_entries(self._kv.scan_prefix(schema.bucket_prefix(schema.STATE, bucket)))
+        return _hashed_entries(self._kv.scan_prefix(schema.bucket_prefix(bucket)))
 
 
 def _hashed_entries(rows: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -286,6 +286,15 @@ def test_a_row_of_a_height_that_is_not_kept(prefix: bytes, rows: dict[bytes, byt
     refused(rows, tmp_path / "data", "not kept")
 
 
+def test_digests_of_the_state_at_a_height_to_come(rows: dict[bytes, bytes], tmp_path: Path) -> None:
+    """True now, and in the way of what that checkpoint will say."""
+    _, store = store_of(rows)
+    last = max(key for key in rows if key[:1] == schema.LEAF)
+    rows[schema.at_height(schema.LEAF, store.tip.height + 9)] = rows[last]
+    with pytest.raises(StorageError, match="has no root"):
+        restore(io.BytesIO(forged_archive(rows)), tmp_path / "data", executor(), KEYS[0].public, with_log=False)
+
+
 def test_receipts_of_a_block_that_is_gone(rows: dict[bytes, bytes], tmp_path: Path) -> None:
     _, store = store_of(rows)
     if store.pruned:

@@ -23,6 +23,7 @@ from storage.bundles import Bundler
 from storage.chain import ChainStore, exceptions_of
 from storage.errors import Corruption, VersionMismatch
 from storage.kv import KeyValue
+from storage.leaves import LeafLog
 from storage.memory import MemoryKeyValue
 from storage.migrations import upgrade
 from storage.pruning import keep_blocks_min, prune
@@ -64,6 +65,11 @@ def copy_of(kv: KeyValue) -> MemoryKeyValue:
 
 def rows(kv: KeyValue, prefix: bytes) -> dict[bytes, bytes]:
     return dict(kv.scan_prefix(prefix))
+
+
+def records(kv: KeyValue) -> tuple[dict[bytes, bytes], dict[int, bytes]]:
+    """Everything there is: the rows, but of the digests of buckets what they say together."""
+    return {key: data for key, data in kv.scan(b"") if key[:1] != schema.LEAF}, LeafLog().read(kv)
 
 
 @pytest.fixture
@@ -287,10 +293,19 @@ def present() -> Node:
     return node
 
 
+def as_format_5(node: Node) -> MemoryKeyValue:
+    """And as that of format 5: a row for each bucket's digest."""
+    kv = copy_of(node.kv)
+    leaves = LeafLog().read(kv)
+    puts = [(schema.LEAF + schema.pack_bucket(bucket), digest) for bucket, digest in leaves.items()]
+    kv.write([*puts, (schema.FORMAT_KEY, b"medchain/store/5")], list(rows(kv, schema.LEAF)))
+    return kv
+
+
 def as_format_4(node: Node) -> MemoryKeyValue:
     """The same store as that software wrote it: the state at the tip, and with each block above the last root what the
     keys that it was the first to change since had held there."""
-    kv, store, undo = copy_of(node.kv), ChainStore(node.kv), dict[bytes, bytes | None]()
+    kv, store, undo = as_format_5(node), ChainStore(node.kv), dict[bytes, bytes | None]()
 
     class Watched(Executor):
         def execute(self, state: Reader, tip: Tip, *arguments: Any) -> BlockResult:
@@ -347,7 +362,7 @@ def former() -> MemoryKeyValue:
     return as_format_1(present())
 
 
-@pytest.mark.parametrize("of_format", [as_format_1, as_format_3, as_format_4])
+@pytest.mark.parametrize("of_format", [as_format_1, as_format_3, as_format_4, as_format_5])
 def test_a_store_of_a_former_format_is_taken_over_whole(of_format: Callable[[Node], MemoryKeyValue]) -> None:
     node = present()
     former = of_format(node)
@@ -356,7 +371,7 @@ def test_a_store_of_a_former_format_is_taken_over_whole(of_format: Callable[[Nod
         ChainStore(former)
     assert upgrade(former) == name
     assert upgrade(former) is None
-    assert dict(former.scan(b"")) == dict(node.kv.scan(b""))
+    assert records(former) == records(node.kv)
     verify_chain(former, ChainStore(former), executor())
 
 
@@ -376,7 +391,7 @@ def test_a_pruned_store_of_a_former_format_is_taken_over_whole() -> None:
     upgrade(former)
     # Which of the blocks that ordered it names its place is the only difference: what is gone says nothing of it.
     verify_kept(former, ChainStore(former), executor())
-    assert len(list(former.scan(b""))) == len(list(node.kv.scan(b"")))
+    assert len(records(former)[0]) == len(records(node.kv)[0])
 
 
 @pytest.mark.parametrize("row", [(schema.PROPOSAL + b"short", b""), (schema.at_height(schema.PROPOSAL, 3), b"none")])

@@ -29,7 +29,7 @@ from storage.errors import Corruption
 from storage.memory import MemoryKeyValue
 from storage.statetree import StateStore, StateTree, ValueCache
 
-EMPTY_TREE = StateTree((), lambda bucket: b"")
+EMPTY_TREE = StateTree({}, lambda bucket: b"")
 
 
 def hashed(entries: Mapping[bytes, bytes | None]) -> list[tuple[bytes, bytes | None]]:
@@ -49,7 +49,7 @@ def root_from_scratch(entries: Mapping[bytes, bytes]) -> bytes:
 
 
 def fresh_tree(updates: Iterable[Mapping[bytes, bytes | None]]) -> StateTree:
-    tree = StateTree((), lambda bucket: b"")
+    tree = StateTree({}, lambda bucket: b"")
     for update in updates:
         tree.update(hashed(update))
     return tree
