@@ -32,6 +32,7 @@ WANTED_MAX = 8_192  # two log windows of full proposals; beyond it the longest-s
 # Two until a batch is spread, proposed, prepared and committed; a leader who begins no more blocks than are decided
 # lets it wait for as long again.
 ROUND_TRIPS = 4
+ROUND_TRIPS_MIN = 2
 _HEAD_BYTES = 64  # of a batch, beyond its transactions
 _STRANGERS = "strangers"  # all that have no vote, as one peer
 # A chain that makes transactions wait so many times too long takes that much less. Not less still: where they wait for
@@ -46,7 +47,8 @@ class PoolConfig:
 
     batch_txs_max: int = 500  # genesis: parameters.batch_txs_max
     batch_bytes_max: int = BATCH_SIZE_BYTES_MAX - _HEAD_BYTES
-    batch_age_ms_max: int = 25  # the longest a transaction waits for company; not at all while none of ours is ordered
+    # The longest a transaction waits for company where blocks are quick; not at all while none of ours is ordered.
+    batch_age_ms_max: int = 25
     batch_txs_soon: int = 100  # enough for a batch of its own, however young: its fixed costs are spread by then
     # More unexecuted work than this is refused, beside what is on its way: waiting longer helps nobody.
     backlog_ms_max: int = 220
@@ -141,9 +143,17 @@ class BatchPool:
         """How long a transaction may wait."""
         return max(1, self.config.backlog_ms_max + ROUND_TRIPS * self.round_trip_ms)
 
+    @property
+    def _age_ms_max(self) -> int:
+        """How long a transaction may wait for company. Half as long as our last batches then waited for their blocks,
+        distances apart: where that is long they wait for processors, which fewer batches leave more to, or for a leader
+        to begin another block, which company costs nothing."""
+        waited_ms = self._waited_ms - ROUND_TRIPS_MIN * self.round_trip_ms
+        return max(self.config.batch_age_ms_max, waited_ms // 2)
+
     def cut_due_ms(self) -> int | None:
         """When the open batch must be cut at the latest; None when there is none."""
-        return self._open_since_ms + self.config.batch_age_ms_max if self._open else None
+        return self._open_since_ms + self._age_ms_max if self._open else None
 
     def cut(self, now_ms: int) -> list[Batch]:
         """The batches that are due now, each already held; spread them. Natural batching: at once when none of ours is
@@ -153,7 +163,7 @@ class BatchPool:
         while self._open:
             enough = len(self._open) >= min(self.config.batch_txs_soon, self.config.batch_txs_max)
             enough = enough or self._open_bytes >= self.config.batch_bytes_max
-            old = now_ms - self._open_since_ms >= self.config.batch_age_ms_max
+            old = now_ms - self._open_since_ms >= self._age_ms_max
             if not enough and not old and self._held_count[None]:
                 break
             batches.append(self._cut_one(now_ms))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -223,6 +224,32 @@ def test_the_backlog_follows_how_fast_the_chain_executes() -> None:
     for now_ms in range(20_000, 60_000, 50):
         pool.ordered([], now_ms)
     assert pool.backlog_max == 10
+
+
+@pytest.mark.parametrize(
+    ("wait_ms", "round_trip_ms", "age_ms"),
+    [(10, 0, 8), (200, 0, 96), (200, 60, 37), (200, 200, 8), (9_000, 0, 220)],
+    ids=["quick", "slow", "slow and far", "far", "stuck"],
+)
+def test_where_blocks_take_long_company_is_waited_for_half_as_long(
+    wait_ms: int, round_trip_ms: int, age_ms: int
+) -> None:
+    """Each batch costs every node some work, whatever it holds. Distances are no reason to wait longer still."""
+    pool, now_ms = BatchPool(PoolConfig(batch_age_ms_max=8, backlog_ms_max=220)), 0
+    pool.round_trip_ms = round_trip_ms
+    for _ in range(40):
+        pool.submit(tx(now_ms), now_ms)
+        assert len(pool.cut(now_ms)) == 1, "none of ours is on its way: at once"
+        now_ms += wait_ms
+        pool.ordered(pool.held(), now_ms)
+    pool.submit(tx(now_ms), now_ms)
+    pool.cut(now_ms)
+    pool.submit(tx(now_ms + 1), now_ms)
+    due_ms = pool.cut_due_ms()
+    assert due_ms is not None
+    assert due_ms - now_ms == pytest.approx(age_ms, abs=4)
+    assert not pool.cut(due_ms - 1)
+    assert len(pool.cut(due_ms)) == 1
 
 
 def test_a_large_transaction_takes_the_room_of_several() -> None:
