@@ -2,7 +2,7 @@
 
 A row for each bucket would be as many as the state's own, written again and again at random places. These are read
 together, when a store opens, a later one over an earlier one. Once they are longer in all than `LOG_SIZE_BYTES_MAX`,
-one row with all buckets takes their place.
+or too many, one row with all buckets takes their place.
 
 Must not know: the tree above, or what is in a bucket.
 """
@@ -18,6 +18,7 @@ from storage.errors import Corruption
 from storage.kv import KeyValue
 
 LOG_SIZE_BYTES_MAX = 8 * 1024 * 1024  # read in 0.1 s; a row with all buckets has 2.2 MB at most, and is seldom written
+LOG_ROWS_MAX = 4_096  # checkpoints of a chain that changes little are many before they are long
 _ITEM_SIZE_BYTES: Final = schema.BUCKET_SIZE_BYTES + DIGEST_SIZE_BYTES
 
 Digests: TypeAlias = Iterable[tuple[int, bytes]]  # of buckets, by number
@@ -58,7 +59,8 @@ class LeafLog:
     def add(self, number: int, changed: Mapping[int, bytes], every: Callable[[], Digests]) -> LeafRow:
         """The row `number`, above all others, with what changed; or, where the log would be too long, with what `every`
         gives: all buckets that are not empty."""
-        if self._size_bytes + len(changed) * _ITEM_SIZE_BYTES > LOG_SIZE_BYTES_MAX:
+        size_bytes = self._size_bytes + len(changed) * _ITEM_SIZE_BYTES
+        if size_bytes > LOG_SIZE_BYTES_MAX or len(self._sizes_bytes) >= LOG_ROWS_MAX:
             return self.whole(number, every())
         return LeafRow(schema.at_height(schema.LEAF, number), pack(changed.items()))
 

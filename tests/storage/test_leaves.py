@@ -71,6 +71,17 @@ def test_a_state_of_many_checkpoints_has_few_rows_and_opens_with_the_same_root(m
     store.check_leaves()
 
 
+def test_rows_of_few_buckets_do_not_become_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a quiet chain would replace a quarter of a million of them at once."""
+    monkeypatch.setattr(leaves, "LOG_ROWS_MAX", 5)
+    kv = MemoryKeyValue()
+    store = StateStore(kv, 0)
+    for height in range(1, 30):
+        store.write(changes_of({b"k": height, b"other": 1}), height, seal=True)
+        assert StateStore(kv, height).tree.root == store.tree.root
+        assert len(list(kv.scan_prefix(schema.LEAF))) <= 5
+
+
 def test_a_checkpoint_that_changed_nothing_has_no_row() -> None:
     kv = MemoryKeyValue()
     StateStore(kv, 0).write({}, 1, seal=True)
