@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ledger.crypto import KeyPair, verify_joined
 
 BODY_SIZE_BYTES = 155  # with signature and key about 250, as a transaction of the mix
-SECONDS = 5.0  # cores of a host that is shared change by a tenth within a second: two made a quarter of all runs void
+SECONDS = 5.0  # cores of a host that is shared change by a tenth within a second: two made every third run void
 
 
 def checks_per_s(seconds: float) -> float:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
+from typing import Final
 
 from ledger import merkle
 from ledger.block import (
@@ -70,6 +71,9 @@ def bucket_of(key_hash: bytes) -> int:
 def bucket_hash(entries: bytes) -> bytes:
     """The leaf over a bucket's entries, 64 bytes each, by rising key hash. An empty bucket has a constant hash."""
     return sha256(_BUCKET_TAG + entries).digest()
+
+
+EMPTY_BUCKET: Final = bucket_hash(b"")
 
 
 def parent_hash(children: bytes | bytearray) -> bytes:

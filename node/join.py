@@ -44,7 +44,7 @@ from storage.assembly import Assembly, BadPiece
 from storage.chain import ChainStore
 from storage.datadir import complete
 from storage.leveldb import LevelDB
-from storage.migrations import join_leaves, upgrade
+from storage.migrations import upgrade
 from storage.shortening import mute_if_signed
 
 JOINING = "joining"
@@ -540,7 +540,6 @@ async def join(
     progress = Progress()
     with closing(_open(draft / "db")) as kv:
         if kv.get(schema.FORMAT_KEY) is None:
-            join_leaves(kv)  # of an attempt of older software
             assembly = Assembly(kv, genesis)
             attempt = Join(config, genesis, key, log, told)
             progress = attempt.progress

@@ -145,9 +145,9 @@ class BatchPool:
 
     @property
     def _age_ms_max(self) -> int:
-        """How long a transaction may wait for company. Half as long as our last batches then waited for their blocks,
-        distances apart: where that is long they wait for processors, which fewer batches leave more to, or for a leader
-        to begin another block, which company costs nothing."""
+        """How long a transaction may wait for company: half as long as our last batches waited for their blocks, less
+        the distance. Where that is long they wait for processors, which fewer batches leave more to, or for a leader to
+        begin another block, and company costs no time."""
         waited_ms = self._waited_ms - ROUND_TRIPS_MIN * self.round_trip_ms
         return max(self.config.batch_age_ms_max, waited_ms // 2)
 

@@ -35,6 +35,7 @@ from ledger.genesis import Genesis
 from ledger.stateproof import (
     BUCKETS,
     DIGEST_SIZE_BYTES,
+    EMPTY_BUCKET,
     FANOUT,
     StateProof,
     bucket_hash,
@@ -48,13 +49,13 @@ from storage import schema
 from storage.chain import PLAIN, VALIDATORS_KEY, exceptions_at, exceptions_of, read_batch
 from storage.errors import Corruption
 from storage.kv import KeyValue
-from storage.leaves import Digests, LeafLog
+from storage.leaves import Digests, LeafLog, present
+from storage.migrations import join_leaves
 from storage.snapshots import PART_BUCKETS, PARTS
 from storage.statetree import StateStore, decode_record
 
 ROWS_AT_ONCE: Final = 10_000
 _LEVELS_IN_PART: Final = 3
-_EMPTY: Final = bucket_hash(b"")
 # What belongs to one target's blocks; the state and the history of validators serve the next target, too.
 _OF_BLOCKS: Final = (
     schema.PROPOSAL, schema.BATCH, schema.ORDERED, schema.HEADER, schema.RESULTS, schema.EXCEPTIONS, schema.TRANSACTION,
@@ -83,7 +84,8 @@ class Assembly:
         self._sets: list[ValidatorSet] = [genesis.validator_set]
         while (data := kv.get(schema.at_height(schema.VALIDATORS, len(self._sets)))) is not None:
             self._sets.append(ValidatorSet.from_value(decode_record(data, schema.VALIDATORS)))
-        self._have = bytearray(_EMPTY * BUCKETS)  # digests of what is here
+        self._have = bytearray(EMPTY_BUCKET * BUCKETS)  # digests of what is here
+        join_leaves(kv)  # where older software began it
         self._leaf_log = LeafLog()
         for bucket, digest in self._leaf_log.read(kv).items():
             self._put_digest(self._have, bucket, digest)
@@ -226,7 +228,10 @@ class Assembly:
 
     def _write_buckets(self, changed: dict[int, bytes], puts: list[tuple[bytes, bytes]], deletes: list[bytes]) -> None:
         def every() -> Digests:
-            return {**dict(self._digests()), **changed}.items()
+            have = bytearray(self._have)
+            for bucket, digest in changed.items():
+                self._put_digest(have, bucket, digest)
+            return present(bytes(have))
 
         row = self._leaf_log.add(self._leaf_log.next_number, changed, every)
         self._kv.write([*puts, (row.key, row.data)], [*deletes, *row.replaced])
@@ -234,11 +239,6 @@ class Assembly:
         for bucket, digest in changed.items():
             self._put_digest(self._have, bucket, digest)
             self._missing.discard(bucket)
-
-    def _digests(self) -> Iterator[tuple[int, bytes]]:
-        """Digests of the buckets that are here and not empty."""
-        digests = ((bucket, self._digest_at(self._have, bucket)) for bucket in range(BUCKETS))
-        return ((bucket, digest) for bucket, digest in digests if digest != _EMPTY)
 
     @staticmethod
     def _digest_at(digests: bytes | bytearray, index: int) -> bytes:
@@ -329,7 +329,8 @@ class Assembly:
             schema.at_height(schema.VALIDATORS, 0): encode(self._sets[0].to_value()),
             schema.at_height(schema.VALIDATORS, validators.epoch): encode(validators.to_value()),
         }
-        row = self._leaf_log.whole(certificate.height, self._digests())  # below those of the checkpoints to come
+        # Its number must be below those of the checkpoints to come.
+        row = self._leaf_log.whole(certificate.height, present(bytes(self._have)))
         puts[row.key] = row.data
         self._kv.write(puts.items(), row.replaced, sync=True)
         self._kv.write([(schema.FORMAT_KEY, schema.FORMAT)], sync=True)

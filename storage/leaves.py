@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
-from ledger.stateproof import DIGEST_SIZE_BYTES
+from ledger.stateproof import BUCKETS, DIGEST_SIZE_BYTES, EMPTY_BUCKET
 from storage import schema
 from storage.errors import Corruption
 from storage.kv import KeyValue
@@ -78,6 +78,12 @@ class LeafLog:
     def _note(self, key: bytes, size_bytes: int) -> None:
         self._size_bytes += size_bytes - self._sizes_bytes.get(key, 0)
         self._sizes_bytes[key] = size_bytes
+
+
+def present(joined: bytes) -> Digests:
+    """Of the digests of all buckets, joined in order, those of buckets that are not empty."""
+    digests = (joined[at : at + DIGEST_SIZE_BYTES] for at in range(0, BUCKETS * DIGEST_SIZE_BYTES, DIGEST_SIZE_BYTES))
+    return ((bucket, digest) for bucket, digest in enumerate(digests) if digest != EMPTY_BUCKET)
 
 
 def pack(digests: Digests) -> bytes:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from itertools import groupby
-from typing import Final
 
 from ledger.codec import Value, decode
 from ledger.errors import CodecError
@@ -26,6 +25,7 @@ from ledger.stateproof import (
     BUCKET_ENTRIES_MAX,
     BUCKETS,
     DIGEST_SIZE_BYTES,
+    EMPTY_BUCKET,
     ENTRY_SIZE_BYTES,
     FANOUT,
     LEVELS,
@@ -40,7 +40,7 @@ from ledger.stateproof import (
 from storage import schema
 from storage.errors import Corruption
 from storage.kv import KeyValue
-from storage.leaves import LeafLog, LeafRow
+from storage.leaves import LeafLog, LeafRow, present
 
 BUCKET_CACHE_SIZE_BYTES_MAX = 96 * 1024 * 1024  # bucket contents as hashes: 1.4 million entries without re-reading
 VALUE_CACHE_SIZE_BYTES_MAX = 32 * 1024 * 1024  # of encoded size, in each of two generations; decoded about three times
@@ -49,8 +49,6 @@ _VALUE_OVERHEAD_BYTES = 200  # what a small entry costs beside its bytes
 _RECORD_SIZE_BYTES_MAX = 1 << 30
 _RECORD_ITEMS_MAX = 1 << 26
 _RECORD_DEPTH_MAX = 64
-
-_EMPTY_BUCKET: Final = bucket_hash(b"")
 
 
 Rows = list[bytes]
@@ -66,14 +64,6 @@ class TreeChange:
     buckets: dict[int, bytes]
     levels: tuple[Rows, ...]
 
-    def every_leaf(self) -> Iterator[tuple[int, bytes]]:
-        """The digests of all buckets that are not empty."""
-        for number, row in enumerate(self.levels[0]):
-            for place in range(FANOUT):
-                digest = row[place * DIGEST_SIZE_BYTES : (place + 1) * DIGEST_SIZE_BYTES]
-                if digest != _EMPTY_BUCKET:
-                    yield number * FANOUT + place, digest
-
     def prove(self, key: bytes) -> StateProof:
         """A proof, under `root`, of an entry that is among the changes."""
         bucket = bucket_of(hash_key(key))
@@ -83,7 +73,7 @@ class TreeChange:
 @cache
 def _empty_levels() -> tuple[Rows, ...]:
     """All levels of a tree without entries; copied, never changed."""
-    digest = _EMPTY_BUCKET
+    digest = EMPTY_BUCKET
     levels: list[Rows] = []
     for depth in range(1, LEVELS + 1):
         row = digest * FANOUT
@@ -156,7 +146,7 @@ class StateTree:
     def cached_bucket(self, bucket: int) -> bytes | None:
         """The entries at the root, if at hand; those of an empty bucket always are."""
         entries = self._buckets.get(bucket)
-        return b"" if entries is None and self.leaf(bucket) == _EMPTY_BUCKET else entries
+        return b"" if entries is None and self.leaf(bucket) == EMPTY_BUCKET else entries
 
     def entries(self, bucket: int) -> bytes:
         """The same, read where they are not at hand."""
@@ -335,7 +325,9 @@ class StateStore:
 
     def _stage_root(self, staged: StagedState, tree: TreeChange) -> None:
         if tree.leaves:
-            row = staged.leaves = self._leaves.add(staged.height, tree.leaves, tree.every_leaf)
+            row = staged.leaves = self._leaves.add(
+                staged.height, tree.leaves, lambda: present(b"".join(tree.levels[0]))
+            )
             staged.puts[row.key] = row.data
             staged.deletes += row.replaced
         staged.puts[schema.at_height(schema.ROOT, staged.height)] = tree.root
@@ -383,7 +375,7 @@ class StateStore:
         for prefix, rows in groupby(self._kv.scan_prefix(schema.STATE), lambda row: row[0][:size]):
             stored[int.from_bytes(prefix[1:], "big")] = bucket_hash(_hashed_entries(rows))
         for bucket in range(BUCKETS):
-            if stored.get(bucket, _EMPTY_BUCKET) != self.tree.leaf(bucket):
+            if stored.get(bucket, EMPTY_BUCKET) != self.tree.leaf(bucket):
                 raise Corruption(f"state bucket {bucket} differs from its hash at height {self.root_height}")
 
     def _read_bucket(self, bucket: int) -> bytes:

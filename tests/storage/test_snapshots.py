@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.codec import Value, decode, encode
-from storage import schema, snapshots
+from storage import leaves, schema, snapshots
 from storage.assembly import Assembly, BadPiece
 from storage.chain import ChainStore
 from storage.errors import NotInitialised
 from storage.kv import KeyValue
 from storage.leaves import LeafLog
 from storage.memory import MemoryKeyValue
-from storage.migrations import join_leaves
 from storage.snapshots import PARTS, Snapshot, TooLarge, epochs, offer
 from storage.verification import verify_kept, verify_store
 from tests.storage.test_chain import (
@@ -228,9 +227,13 @@ def test_pieces_are_asked_for_until_all_are_there(source: Node) -> None:
 # Going on
 
 
-@pytest.mark.parametrize("older", [False, True])
-def test_a_joiner_that_was_cut_off_goes_on_where_it_stopped(older: bool, source: Node) -> None:
-    """Trap 32. Also where software of store format 5 began, which had a row for each digest."""
+@pytest.mark.parametrize(("older", "rows_max"), [(False, 4_096), (False, 3), (True, 4_096)])
+def test_a_joiner_that_was_cut_off_goes_on_where_it_stopped(
+    older: bool, rows_max: int, source: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 32. Also where one row of digests took the place of many; and where software of store format 5 began, which
+    had a row for each."""
+    monkeypatch.setattr(leaves, "LOG_ROWS_MAX", rows_max)
     kv, snapshot = MemoryKeyValue(), snapshot_of(source)
     assembly = Assembly(kv, GENESIS)
     assembly.take_epochs(0, travelled(epochs(source.store, 0)))
@@ -245,7 +248,6 @@ def test_a_joiner_that_was_cut_off_goes_on_where_it_stopped(older: bool, source:
         former = list(kv.scan_prefix(schema.LEAF))
         digests = [(schema.LEAF + schema.pack_bucket(bucket), digest) for bucket, digest in LeafLog().read(kv).items()]
         kv.write(digests, [key for key, _ in former])
-        join_leaves(kv)
     later = Assembly(kv, GENESIS)
     assert later.epoch == 1
     assert fill(later, source, snapshot) == len(every) - len(done)
