@@ -271,7 +271,10 @@ _STORAGE: dict[Code, Explanation] = {
         "Run `medchain repair`, then start the node: it fetches from its peers what is gone.",
     ),
     Code.DISK_FULL: Explanation("The disk is full.", "Make room; a running node goes on by itself.", retryable=True),
-    Code.NOT_INITIALISED: Explanation("The folder holds no node.", "Run `medchain init`."),
+    Code.NOT_INITIALISED: Explanation(
+        "The folder holds no node, or not its data.",
+        "Name the right one with --home. `medchain init` makes a new node; `join` and `restore` bring back lost data.",
+    ),
     Code.FORMAT_MISMATCH: Explanation(
         "The data was written in a format this version does not read.", "Use the version that wrote it."
     ),

@@ -480,6 +480,7 @@ class Desk:
             refetching=self.store.refetching,
             waiting_since_ms=None if waiting_since_ms is None else self._wall_of(waiting_since_ms),
             last_progress_ms=self._last_block_ms,
+            last_block_ms=self.store.tip.time_ms,
             stopped=self.stopped,
             behind=behind,
             suspecting=engine.is_discontent,

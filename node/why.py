@@ -43,7 +43,8 @@ class Facts:
     leader: str
     changing: bool
     waiting_since_ms: int | None  # when the oldest transaction that waits came, if any waits
-    last_progress_ms: int
+    last_progress_ms: int  # the last block, or this node's start
+    last_block_ms: int  # the time in its header
     stopped: str | None
     muted: bool = False  # this node's key signs nothing any more
     refetching: int = 0  # the height up to which lost blocks are fetched again
@@ -122,14 +123,15 @@ def _sentence(facts: Facts) -> tuple[bool, str]:
     if facts.changing:
         changing_s = idle_s if since_ms is None else waits_s
         return changing_s >= CHANGING_S, f"{_changing(facts, changing_s)}{_absent(facts)}"
+    ago_s = max(0, facts.now_ms - facts.last_block_ms) // 1_000
     change = "" if facts.epoch_end is None else f" A change takes effect after height {facts.epoch_end}."
     if since_ms is not None and (idle_s >= QUIET_S or facts.height == 0):
-        block = f"the last block, {facts.height}, came {idle_s} s ago" if facts.height else "there is no block yet"
+        block = f"the last block, {facts.height}, came {ago_s} s ago" if facts.height else "there is no block yet"
         return False, f"Transactions have waited for {waits_s} s; {block}.{change}{_absent(facts)}"
     if facts.height == 0:
         return False, f"The chain has begun and nobody has sent a transaction yet.{change}{_absent(facts)}"
-    quiet = "moving" if idle_s < QUIET_S else "quiet, nothing waits"
-    return False, f"The chain is {quiet}: height {facts.height}, last block {idle_s} s ago.{change}{_absent(facts)}"
+    quiet = "moving" if ago_s < QUIET_S else "quiet, nothing waits"
+    return False, f"The chain is {quiet}: height {facts.height}, last block {ago_s} s ago.{change}{_absent(facts)}"
 
 
 def _waits_since_ms(facts: Facts) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from node.cli.common import bar, home_option, json_option, option, output, show
+from node.cli.common import bar, home_option, json_option, option, output, settings_of, show
 
 DRAFT = "restoring"  # in the node's home, until it is whole
 
@@ -29,11 +29,10 @@ def backup(home: Path, out: str, with_vault: bool, as_json: bool) -> None:
     Example:
         medchain backup --home cluster/hospital --out hospital.tar
     """
-    from node import config
     from node.home import open_home
     from storage.archive import backup as write
 
-    opened = open_home(config.load(home))
+    opened = open_home(settings_of(home))
     try:
         size_bytes = sum(path.stat().st_size for path in opened.folder.db.iterdir() if path.is_file())
         with bar("bytes", size_bytes) as read, output(out) as file:
@@ -69,7 +68,7 @@ def restore(file: Path, home: Path, keep_key: bool, as_json: bool) -> None:
         medchain restore hospital.tar --home hospital
     """
     from ledger.execution import Executor
-    from node import config, keys
+    from node import keys
     from node.home import check_new, read_genesis, take_place
     from node.plugins import load_registry
     from storage.archive import restore as make
@@ -77,7 +76,7 @@ def restore(file: Path, home: Path, keep_key: bool, as_json: bool) -> None:
     from storage.datadir import DataDir
     from storage.leveldb import LevelDB
 
-    loaded = config.load(home)
+    loaded = settings_of(home)
     check_new(loaded)
     key = keys.load(loaded.key_path).public
     genesis = read_genesis(loaded.genesis_path)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ledger.genesis import Genesis
     from ledger.transaction import Transaction
     from node.api.client import SyncClient
+    from node.config import NodeConfig
 
 NAME = "medchain"
 ENVIRONMENT_PREFIX = "MEDCHAIN_CLI_"
@@ -167,6 +168,8 @@ def _describe(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (ConnectionError, TimeoutError)):
         return Code.UNREACHABLE, str(error) or type(error).__name__
     if isinstance(error, OSError):
+        if error.errno == errno.EADDRINUSE:
+            return Code.PORT_TAKEN, error.strerror or str(error)
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if is_full or error.filename is None:
             return Code.DISK_FULL if is_full else Code.BAD_CONFIGURATION, str(error)
@@ -371,6 +374,18 @@ def known_variables(group: click.Group) -> frozenset[str]:
 
     visit(group, click.Context(group, auto_envvar_prefix=ENVIRONMENT_PREFIX.rstrip("_")))
     return frozenset(found)
+
+
+def settings_of(home: Path, flags: Mapping[str, object] | None = None) -> NodeConfig:
+    """The configuration of the node in `home`. NOT_INITIALISED where none is: whoever forgot --home must not read of
+    single files that are missing."""
+    from node import config
+
+    loaded = config.load(home, flags)
+    if not loaded.key_path.exists() and not loaded.genesis_path.exists():
+        what = "it has neither key nor genesis" if home.is_dir() else "no such folder"
+        raise Failure(Code.NOT_INITIALISED, f"{home}: {what}")
+    return loaded
 
 
 def genesis_of(path: Path) -> Genesis:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from node.cli.common import bar, home_option, option, output
+from node.cli.common import bar, home_option, option, output, settings_of
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -58,11 +58,10 @@ def receipts(home: Path, out: str, form: str, first: int | None, last: int | Non
 
 
 def _export(table: str, home: Path, out: str, form: str, first: int | None, last: int | None) -> None:
-    from node import config
     from node.export import TABLES, write_ndjson, write_parquet
     from node.home import open_home
 
-    opened = open_home(config.load(home))
+    opened = open_home(settings_of(home))
     try:
         tip_height = opened.store.tip.height
         last = tip_height if last is None else last

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from node.cli.common import Failure, home_option, json_option, option, show
+from node.cli.common import Failure, home_option, json_option, option, settings_of, show
 
 if TYPE_CHECKING:
     from node.join import Progress
@@ -43,12 +43,12 @@ def join(home: Path, keep_key: bool, as_json: bool) -> None:
     """
     import asyncio
 
-    from node import config, keys
+    from node import keys
     from node.join import CannotJoin
     from node.join import join as run
     from node.logs import make_logger
 
-    loaded = config.load(home)
+    loaded = settings_of(home)
     line = _Line()
     log = make_logger("warning", loaded.log.format)
     try:

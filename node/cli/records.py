@@ -27,6 +27,7 @@ from node.cli.common import (
     option,
     send,
     send_options,
+    settings_of,
     show,
     show_page,
     submit_and_wait,
@@ -98,11 +99,11 @@ def _own_node(home: Path, api_url: str) -> tuple[SyncClient, str, bytes]:
 
     The key is the one that lies here, whatever the node says: a record sealed for a foreign node's could be read there.
     """
-    from node import config, keys
+    from node import keys
     from node.api import tokens
 
     try:
-        token, key = tokens.load(home), keys.load(config.load(home).key_path).public
+        token, key = tokens.load(home), keys.load(settings_of(home).key_path).public
     except FileError as error:
         raise FileError(f"{error}; --home takes the folder of the node that --api asks") from None
     client = connect(api_url)

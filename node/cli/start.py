@@ -18,6 +18,7 @@ from node.cli.common import (
     json_option,
     option,
     program,
+    settings_of,
     show,
 )
 
@@ -76,6 +77,9 @@ def init(home: Path, genesis: Path | None, peers: Sequence[str], p2p_port: int, 
         shown["at_peers"] = f'known_keys = ["{key.public.hex()}"]'
     shown |= {"api": f"http://127.0.0.1:{api_port}", "next": f"{program()} start --home {home}"}
     show(shown, as_json)
+    if genesis is not None and not addresses:
+        path = home / config.FILE_NAME
+        click.echo(f"no --peer was given: list who is to be dialled as [p2p] peers in {path}", err=True)
 
 
 def _peer(text: str) -> dict[str, object]:
@@ -105,7 +109,6 @@ def start(home: Path, **flags: object) -> int:
     """
     from click.core import ParameterSource
 
-    from node import config
     from node.packages import check_packages
 
     check_packages()
@@ -116,7 +119,7 @@ def start(home: Path, **flags: object) -> int:
         for name, value in flags.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    loaded = config.load(home, {name.replace("_", ".", 1): value for name, value in given.items()})
+    loaded = settings_of(home, {name.replace("_", ".", 1): value for name, value in given.items()})
     from node import node
 
     return node.run(loaded)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from node.cli.common import bar, home_option, json_option, option, show
+from node.cli.common import bar, home_option, json_option, option, settings_of, show
 
 
 @click.command()
@@ -25,12 +25,11 @@ def prune(home: Path, keep: int | None, as_json: bool) -> None:
     Example:
         medchain prune --home cluster/hospital --keep 100000
     """
-    from node import config
     from node.home import open_home
     from storage.pruning import keep_blocks_min
     from storage.pruning import prune as slices
 
-    loaded = config.load(home)
+    loaded = settings_of(home)
     opened = open_home(loaded)
     try:
         kv, store = opened.kv, opened.store
@@ -67,7 +66,6 @@ def repair(home: Path, as_json: bool) -> None:
     Example:
         medchain repair --home cluster/hospital
     """
-    from node import config
     from node.repair import repair as mend
 
     with bar("blocks", 1) as shown:
@@ -76,7 +74,7 @@ def repair(home: Path, as_json: bool) -> None:
             shown.length = max(tip_height, 1)
             shown.update(height - shown.pos)
 
-        report = mend(config.load(home), progress)
+        report = mend(settings_of(home), progress)
     document = {
         "home": str(home),
         "damages": list(report.damages),

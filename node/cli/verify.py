@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from node.cli.common import bar, home_option, json_option, show
+from node.cli.common import bar, home_option, json_option, settings_of, show
 
 
 @click.command()
@@ -23,11 +23,10 @@ def verify(home: Path, as_json: bool) -> None:
     Example:
         medchain verify --home cluster/hospital
     """
-    from node import config
     from node.home import open_home
     from storage.verification import verify_store
 
-    opened = open_home(config.load(home))
+    opened = open_home(settings_of(home))
     try:
         tip_height = opened.store.tip.height
         opened.records()  # as far as store and log know of each other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -290,6 +291,7 @@ def test_a_refusal_by_a_rule_is_data_on_stdout_an_explanation_on_stderr_and_stat
         (vault.NotHeld("not here"), Exit.REFUSED, "MC4006"),
         (ConfigError("genesis: wrong"), Exit.USAGE, "MC4001"),
         (RuntimeError("bug"), Exit.BUG, "MC9001"),
+        (OSError(errno.EADDRINUSE, "port 26600: in use"), Exit.USAGE, "MC4002 port 26600: in use"),
         (KeyboardInterrupt(), Exit.INTERRUPTED, "interrupted"),
     ],
 )
@@ -670,9 +672,27 @@ def test_start_gives_its_flags_to_the_configuration(
     monkeypatch.setattr("node.node.run", lambda loaded: seen.append(loaded) or 0)
     monkeypatch.setattr("node.packages.check_packages", lambda: None)
     monkeypatch.setenv("MEDCHAIN_P2P__PORT", "11")
+    make_home(tmp_path)
     result = medchain("start", "--home", str(tmp_path), "--api-port", "12", "--log-level", "error")
     assert result.status == 0, result.err
     assert (seen[0].p2p.port, seen[0].api.port, seen[0].log.level) == (11, 12, "error")
+
+
+@pytest.mark.parametrize(
+    "command", ["start", "verify", "join", "backup --out x", "restore -", "prune", "repair", "export blocks --out x"]
+)
+def test_what_needs_a_node_says_that_the_folder_holds_none(
+    medchain: Medchain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    monkeypatch.setattr("node.packages.check_packages", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    forgotten = medchain(*command.split())
+    assert (forgotten.status, forgotten.out) == (Exit.USAGE, "")
+    assert forgotten.err.startswith("MC5004 medchain-data: no such folder\n"), forgotten.err
+    assert "--home" in forgotten.err
+    empty = medchain(*command.split(), "--home", str(tmp_path))
+    assert empty.err.startswith(f"MC5004 {tmp_path}: it has neither key nor genesis\n"), empty.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_cluster_commands_without_a_cluster_say_how_to_start_one(medchain: Medchain, tmp_path: Path) -> None:

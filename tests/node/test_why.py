@@ -23,11 +23,12 @@ MOVING = Facts(
     changing=False,
     waiting_since_ms=NOW_MS - 90_000,
     last_progress_ms=NOW_MS - 1_000,
+    last_block_ms=NOW_MS - 1_000,
     stopped=None,
     decided=100,
 )
-STALLED = replace(MOVING, last_progress_ms=NOW_MS - 60_000)
-IDLE = replace(MOVING, last_progress_ms=NOW_MS - 3_600_000)
+STALLED = replace(MOVING, last_progress_ms=NOW_MS - 60_000, last_block_ms=NOW_MS - 60_000)
+IDLE = replace(MOVING, last_progress_ms=NOW_MS - 3_600_000, last_block_ms=NOW_MS - 3_600_000)
 YOUNG = replace(MOVING, started_ms=NOW_MS - 2_000, last_progress_ms=NOW_MS - 2_000, waiting_since_ms=None)
 UNHEARD = tuple(Missing(name, "01", NOW_MS - 2_000) for name in ("maker", "pharmacy", "insurer"))
 GONE = tuple(Missing(name, "01", NOW_MS - 90_000) for name in ("pharmacy", "insurer"))
@@ -38,6 +39,7 @@ GONE = tuple(Missing(name, "01", NOW_MS - 90_000) for name in ("pharmacy", "insu
     [
         (MOVING, False, ["moving", "100"]),
         (replace(STALLED, waiting_since_ms=None), False, ["quiet"]),
+        (replace(YOUNG, last_block_ms=NOW_MS - 3_600_000), False, ["quiet", "last block 3600 s ago"]),
         (replace(MOVING, missing=GONE[:1]), False, ["moving", "pharmacy", "2023-11-14 22:11:50Z"]),
         (replace(MOVING, epoch_end=130), False, ["moving", "130"]),
         (replace(MOVING, missing=GONE), True, ["2 of 4", "3 are needed", "pharmacy", "insurer", "start them"]),
