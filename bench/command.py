@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import search
+from bench.machine import program, versions
 from bench.observer import BenchError, Unavailable
 from bench.outcome import Outcome
 from bench.stage import RESULTS, Say
@@ -59,7 +60,8 @@ def sayer(command: str) -> Say:
 def keep(found: Found, name: str, say: Say) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}.json"
-    path.write_text(json.dumps(found.document, indent=2) + "\n", "utf-8")
+    document = {**found.document, "program": program(), "versions": versions()}
+    path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     say(f"kept in {RESULTS.name}/{path.name}")
 
 

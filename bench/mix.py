@@ -26,7 +26,8 @@ PATIENTS = 600
 SENDERS = sum(STAFF.values()) + PATIENTS
 
 CURRENCY = "CNY"
-BALANCE_START = 1_000_000_000
+BALANCE_START = 1_000_000_000  # of a patient
+BALANCE_INSTITUTION = 100_000 * BALANCE_START  # the insurer pays most claims, and would not last for half an hour
 PREFIX = "4012345"  # the development maker's company prefix
 PACKS_PER_LOT = 1_000  # one commissioning transaction each
 SPARE_PACKS = PACKS_PER_LOT  # stay with the maker and are only observed
@@ -118,14 +119,14 @@ class World:
         return self.name("nonce", i)[1:17]
 
     def genesis_modules(self, development: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """The `modules` of genesis: the development institutions with the staff's keys, the patients' balances."""
+        """The `modules` of genesis: the development institutions with the staff's keys, all balances."""
         modules = {name: dict(module) for name, module in development.items()}
         modules["members"]["institutions"] = [
             {**item, "keys": [*item["keys"], *self._staff_keys(item["id"])]}
             for item in development["members"]["institutions"]
         ]
         modules["payments"]["balances"] = [
-            *development["payments"]["balances"],
+            *({**item, "amount": BALANCE_INSTITUTION} for item in development["payments"]["balances"]),
             *(
                 {"currency": CURRENCY, "owner": self.patient(number).hex(), "amount": BALANCE_START}
                 for number in range(PATIENTS)

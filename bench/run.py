@@ -19,7 +19,7 @@ from bench.checks import Check, all_checks
 from bench.client import read_out
 from bench.faults import inflict
 from bench.figures import Sent, seen_at
-from bench.mix import BALANCE_START, CURRENCY, PATIENTS, World
+from bench.mix import CURRENCY, World
 from bench.observer import Watch
 from bench.options import Options
 from bench.processes import answer_of, end, going_first, processor_s, send_start
@@ -202,7 +202,7 @@ async def _check(options: Options, measured: Measured, urls: Sequence[str], sent
 
 def _money(world: World) -> tuple[list[str], int]:
     """The accounts of genesis, and all the money there is."""
-    balances = [item for item in development_modules()["payments"]["balances"] if item["currency"] == CURRENCY]
-    owners = [item["owner"] for item in balances] + [world.patient(number).hex() for number in range(PATIENTS)]
-    supply = sum(item["amount"] for item in balances) + PATIENTS * BALANCE_START + world.accounts * accounts.BALANCE
-    return owners, supply
+    listed = world.genesis_modules(development_modules())["payments"]["balances"]
+    balances = [item for item in listed if item["currency"] == CURRENCY]
+    supply = sum(item["amount"] for item in balances) + world.accounts * accounts.BALANCE
+    return [item["owner"] for item in balances], supply

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.mix import FAMILY, MIXES, SENDERS, SERIALS_PER_TX, World
+from bench.mix import CURRENCY, FAMILY, MIXES, SENDERS, SERIALS_PER_TX, World
 from bench.signing import sign
 from ledger.block import Proposal
 from ledger.execution import Executor
@@ -56,6 +56,14 @@ def test_operations_depend_on_the_seed_and_number_alone() -> None:
     assert [one.operation(i) for i in reversed(range(50))] == [same.operation(i) for i in range(50)][::-1]
     assert one.nonce(0) != other.nonce(0)
     assert one.key("maker/0").public != other.key("maker/0").public
+
+
+def test_the_insurer_can_pay_for_an_hour() -> None:
+    confirmed = [call.fields for call in map(a_world("payments").operation, range(COUNT)) if call.kind == "confirm"]
+    an_hour = 3_600 * 10_000 // COUNT  # times as much
+    listed = a_world().genesis_modules(development_modules())["payments"]["balances"]
+    held = {(item["owner"], item["currency"]): item["amount"] for item in listed}
+    assert held["insurer", CURRENCY] > an_hour * sum(int(str(amount)) for _, _, _, amount, _ in confirmed) > 10**10
 
 
 def test_steps_of_one_chain_are_the_spacing_apart() -> None:

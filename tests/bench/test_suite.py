@@ -44,10 +44,16 @@ def row(name: str) -> Row:
 
 
 def test_what_the_rules_refuse_is_told_from_what_the_cluster_does_not_carry() -> None:
-    knee, overload = a_run(2_000), a_run(1_500)
+    knee, overload = a_run(2_000), a_run(1_200)
     for run, refused in ((knee, 0), (overload, 500)):
         run["results"]["tally"] |= {"committed": 1_000, "refused_by_rule": {"2102": refused}}
-    assert row("executed").value({"standard": knee, "overload": overload}) == pytest.approx(1_500 * 1.5 / 2_000)
+    assert row("executed").value({"standard": knee, "overload": overload}) == pytest.approx(1_200 * 1.5 / 2_000)
+
+
+def test_goodput_is_measured_against_the_most_that_was_committed_in_its_round() -> None:
+    runs = {"standard": a_run(2_000), "overload": a_run(2_100), "half": a_run(2_400), "n7": a_run(4_000)}
+    assert row("goodput").value(runs) == pytest.approx(2_100 / 2_400)
+    assert row("goodput").value(runs | {"half": a_run(1_900)}) == 1
 
 
 def test_rows_have_names_of_their_own_and_scenarios_that_exist() -> None:
